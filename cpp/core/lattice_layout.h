@@ -1,0 +1,56 @@
+// Where the cells of each sequence stand, and which sequences make sense. Shared by host and device.
+//
+// Padded: arcs (N, T, U), cell (t, u) of sequence n at (n T + t) U + u.
+// Compact: arcs (groups, S), cell (t, u) at group S + offset_n + t (U_n + 1) + u; a group is one packed
+// batch of N sequences (there are several of them under vmap only).
+#ifndef JAX_RNNT_CORE_LATTICE_LAYOUT_H_
+#define JAX_RNNT_CORE_LATTICE_LAYOUT_H_
+
+#include <cstdint>
+
+#include "core/scaled.h"
+
+namespace jax_rnnt {
+
+// One sequence's cells: (t, u) at first + t * stride + u, 0 <= t < frames, 0 <= u < columns.
+struct LatticeSequence {
+  bool valid;        // false: the cost is NaN, nothing else is read
+  int64_t first;     // index of cell (0, 0)
+  int64_t stride;    // cells from one frame to the next
+  int32_t frames;    // T_n
+  int32_t columns;   // U_n + 1
+};
+
+struct LatticeLayout {
+  int64_t sequences;              // in all groups together
+  int64_t max_frames;             // T; compact: S
+  int64_t max_columns;            // U; compact: an upper bound of U_n + 1
+  const int32_t* frames_lengths;  // (sequences)
+  const int32_t* labels_lengths;  // (sequences)
+  // Compact only, else null.
+  const int32_t* offsets = nullptr;  // (sequences), relative to their group
+  int64_t sequences_per_group = 0;   // N
+  int64_t rows_per_group = 0;        // S
+
+  JAX_RNNT_HOST_DEVICE bool compact() const { return offsets != nullptr; }
+
+  // Any value of the lengths is safe: a sequence outside its array is not valid.
+  JAX_RNNT_HOST_DEVICE LatticeSequence Sequence(int64_t n) const {
+    const int64_t frames = frames_lengths[n];
+    const int64_t columns = static_cast<int64_t>(labels_lengths[n]) + 1;
+    bool valid = frames >= 1 && frames <= max_frames && columns >= 1 && columns <= max_columns;
+    int64_t first = n * max_frames * max_columns;
+    int64_t stride = max_columns;
+    if (compact()) {
+      const int64_t offset = offsets[n];
+      valid = valid && offset >= 0 && offset + frames * columns <= rows_per_group;
+      first = n / sequences_per_group * rows_per_group + offset;
+      stride = columns;
+    }
+    return {valid, first, stride, static_cast<int32_t>(frames), static_cast<int32_t>(columns)};
+  }
+};
+
+}  // namespace jax_rnnt
+
+#endif  // JAX_RNNT_CORE_LATTICE_LAYOUT_H_

@@ -1,0 +1,182 @@
+// Non-negative numbers as mantissa * 2^exponent, for products and sums over thousands of steps.
+//
+// A float32 logarithm of a whole prefix is good to 0.001 when it is near 10,000. Here no step takes a
+// logarithm: the mantissa keeps the 24 bits of its type at any length, and the exponent is a whole
+// number kept as a float, which holds every sum of arcs that a float32 log-probability can express.
+//
+// Invariants: the exponent is finite and whole. Zero is mantissa 0 with an exponent at or below
+// kZeroExponent, so that the sum of zero and a number aligns to the number. A NaN lives in the mantissa.
+#ifndef JAX_RNNT_CORE_SCALED_H_
+#define JAX_RNNT_CORE_SCALED_H_
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define JAX_RNNT_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+// Always inlined: files compiled for different instruction sets must not share one copy.
+#define JAX_RNNT_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace jax_rnnt {
+
+template <typename Real>
+struct Scaled {
+  Real mantissa;
+  Real exponent;
+};
+
+// Far below any exponent that arises from finite arcs, and far enough from the lowest float32 that
+// kMaxUnnormalizedSteps additions of it stay finite.
+template <typename Real>
+inline constexpr Real kZeroExponent = Real(-1e37);
+
+// Between two calls of Normalize a mantissa is multiplied by arcs in [2^-0.5, 2^0.5] and doubled by a
+// sum, at most this often: it then stays within 2^-8 and 2^24 of where it was.
+inline constexpr int kMaxUnnormalizedSteps = 16;
+
+// The layout of a floating-point type, for exact powers of two by integer shifts.
+template <typename Real>
+struct FloatBits;
+template <>
+struct FloatBits<float> {
+  using Word = uint32_t;
+  static constexpr int kMantissaBits = 23;
+  static constexpr int kBias = 127;
+  static constexpr float kRoundingConstant = 12582912.0f;  // 1.5 * 2^23: x + c rounds x to whole
+  static constexpr float kLargestRounded = 4194304.0f;     // 2^22: for |x| below it
+};
+template <>
+struct FloatBits<double> {
+  using Word = uint64_t;
+  static constexpr int kMantissaBits = 52;
+  static constexpr int kBias = 1023;
+  static constexpr double kRoundingConstant = 6755399441055744.0;
+  static constexpr double kLargestRounded = 2251799813685248.0;
+};
+
+template <typename Real>
+JAX_RNNT_HOST_DEVICE typename FloatBits<Real>::Word ToBits(Real x) {
+  typename FloatBits<Real>::Word bits;
+  memcpy(&bits, &x, sizeof(x));
+  return bits;
+}
+
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Real FromBits(typename FloatBits<Real>::Word bits) {
+  Real x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// exp(log_prob) / 2^whole, where whole is log_prob * log2(e) rounded: in [2^-0.5, 2^0.5].
+JAX_RNNT_HOST_DEVICE float SplitMantissa(float log_prob, float whole) {
+#if defined(__CUDA_ARCH__)
+  // log2(e) in two parts; the products are not rounded before the sum.
+  const float fraction = fmaf(log_prob, 1.92596299e-8f, fmaf(log_prob, 1.44269502f, -whole));
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(fraction));
+  return result;
+#else
+  // ln(2) in two parts, the first of ten bits, so that its product is exact without a fused multiply.
+  const float x = (log_prob - whole * 0.693359375f) - whole * -2.12194440e-4f;
+  // Taylor's coefficients 1 / k!: the first one left out is 5e-9 at the ends of the interval.
+  float p = 1.98412698e-4f;
+  p = p * x + 1.38888889e-3f;
+  p = p * x + 8.33333333e-3f;
+  p = p * x + 4.16666667e-2f;
+  p = p * x + 1.66666667e-1f;
+  p = p * x + 0.5f;
+  p = p * x + 1.0f;
+  return p * x + 1.0f;
+#endif
+}
+JAX_RNNT_HOST_DEVICE double SplitMantissa(double log_prob, double whole) {
+  return exp((log_prob - whole * 0.693145751953125) - whole * 1.42860682030941723e-6);
+}
+
+// exp(log_prob) with the mantissa in [2^-0.5, 2^0.5]; -inf is zero, NaN and +inf are NaN.
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Scaled<Real> Split(Real log_prob) {
+  using Bits = FloatBits<Real>;
+  const Real log2_prob = log_prob * Real(1.4426950408889634);
+  const Real rounded = (log2_prob + Bits::kRoundingConstant) - Bits::kRoundingConstant;
+  // Beyond the reach of the rounding constant a number without its lowest bit is whole, and a
+  // relative error of one bit is what the log-probability itself carries.
+  const bool far = log2_prob <= -Bits::kLargestRounded;
+  const bool zero = log2_prob < kZeroExponent<Real>;
+  const Real whole = FromBits<Real>(ToBits(log2_prob) & ~typename Bits::Word{1});
+  const Real near_mantissa = SplitMantissa(log_prob, rounded);
+  const Real far_mantissa = zero ? Real(0) : Real(1);
+  const Real exponent = far ? whole : rounded;
+  return {far ? far_mantissa : near_mantissa,
+          exponent > kZeroExponent<Real> ? exponent : kZeroExponent<Real>};
+}
+
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Scaled<Real> Multiply(Scaled<Real> a, Scaled<Real> b) {
+  return {a.mantissa * b.mantissa, a.exponent + b.exponent};
+}
+
+// 2^x for whole x <= 0, no smaller than the type's smallest normal number.
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Real PowerOfTwoUpToOne(Real x) {
+  using Bits = FloatBits<Real>;
+  const Real lowest = Real(1 - Bits::kBias);
+  const Real clamped = x > lowest ? x : lowest;
+  // The sum's low bits are the biased exponent; the shift drops the rest.
+  const auto bits = ToBits(clamped + (Bits::kRoundingConstant + Real(Bits::kBias)));
+  return FromBits<Real>(bits << Bits::kMantissaBits);
+}
+
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Scaled<Real> Add(Scaled<Real> a, Scaled<Real> b) {
+  const Real difference = a.exponent - b.exponent;
+  const bool a_leads = difference >= 0;
+  const Real leading = a_leads ? a.mantissa : b.mantissa;
+  const Real trailing = a_leads ? b.mantissa : a.mantissa;
+  const Real scale = PowerOfTwoUpToOne(a_leads ? -difference : difference);
+  return {trailing * scale + leading, a_leads ? a.exponent : b.exponent};
+}
+
+// The same number with its mantissa in [1, 2), or zero with kZeroExponent.
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Scaled<Real> Normalize(Scaled<Real> a) {
+  using Bits = FloatBits<Real>;
+  constexpr auto kExponentMask =
+      ((typename Bits::Word{1} << (8 * sizeof(Real) - 1 - Bits::kMantissaBits)) - 1);
+  const int shift = static_cast<int>(ToBits(a.mantissa) >> Bits::kMantissaBits & kExponentMask);
+  const bool zero = a.mantissa == 0;
+  // NaN has the largest exponent, whose reciprocal power is still a number: NaN stays NaN.
+  const auto reciprocal = static_cast<typename Bits::Word>(2 * Bits::kBias - shift)
+                          << Bits::kMantissaBits;
+  return {zero ? Real(0) : a.mantissa * FromBits<Real>(reciprocal),
+          zero ? kZeroExponent<Real> : a.exponent + Real(shift - Bits::kBias)};
+}
+
+// a / b as a plain number for a <= b (up to rounding); 0 where either is zero.
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Real Ratio(Scaled<Real> a, Scaled<Real> b) {
+  if (a.mantissa == 0 || b.mantissa == 0) return 0;
+  const Real difference = a.exponent - b.exponent;
+  // The mantissas' quotient may be as large as 2^3 where the exponents differ by -3.
+  const bool above = difference > 0;
+  const Real power = PowerOfTwoUpToOne(above ? -difference : difference);
+  const bool negligible = difference < Real(1 - FloatBits<Real>::kBias);
+  const Real quotient = a.mantissa / b.mantissa;
+  return negligible ? quotient * 0 : above ? quotient / power : quotient * power;
+}
+
+// -log of the number in nats; +inf for zero.
+template <typename Real>
+JAX_RNNT_HOST_DEVICE double NegativeLog(Scaled<Real> a) {
+  constexpr double kLn2 = 0.69314718055994530942;
+  if (a.mantissa == 0) return HUGE_VAL;
+  return -(log(static_cast<double>(a.mantissa)) + kLn2 * static_cast<double>(a.exponent));
+}
+
+}  // namespace jax_rnnt
+
+#endif  // JAX_RNNT_CORE_SCALED_H_

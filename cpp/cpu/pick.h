@@ -1,0 +1,37 @@
+// Rows on CPU: two entries of each row's log-softmax, and the gradient back.
+#ifndef JAX_RNNT_CPU_PICK_H_
+#define JAX_RNNT_CPU_PICK_H_
+
+#include <cstdint>
+
+#include "core/half.h"
+#include "core/row_label.h"
+#include "cpu/parallel_for.h"
+
+namespace jax_rnnt::cpu {
+
+// For each row x of logits (rows, V) with labels (rows), see core/row_label.h, in nats:
+//   m = max_v x_v,  log_sum = log sum_v exp(x_v - m)
+//   blank_log_prob = (x_blank - m) - log_sum,  label_log_prob = (x_label - m) - log_sum
+// A padding row is not read: m = log_sum = 0 and both log-probabilities -inf. So are those of a row of
+// nothing but -inf, and the label's where the row has none. The normaliser is kept as its two terms:
+// rounded to one float32 it would cost a row near 1e4 three digits.
+// T is float, BFloat16, Float16 (Real float) or double (Real double).
+template <typename T, typename Real>
+void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const int32_t* labels,
+                 Real* blank_log_probs, Real* label_log_probs, Real* maxima, Real* log_sums,
+                 const ParallelFor& parallel_for);
+
+// With c the cotangents of the two log-probabilities,
+//   g_v = c_blank [v = blank] + c_label [v = label] - exp((x_v - m) - log_sum) (c_blank + c_label).
+// A row whose cotangents are both zero, or a padding row, is written as zeros and not read.
+// logits_cotangents may be logits.
+template <typename T, typename Real>
+void PickBackward(int64_t rows, int64_t V, int64_t blank, const T* logits, const int32_t* labels,
+                  const Real* maxima, const Real* log_sums, const Real* blank_cotangents,
+                  const Real* label_cotangents, T* logits_cotangents,
+                  const ParallelFor& parallel_for);
+
+}  // namespace jax_rnnt::cpu
+
+#endif  // JAX_RNNT_CPU_PICK_H_

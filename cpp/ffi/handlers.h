@@ -1,0 +1,281 @@
+// The custom calls, for any backend: each handler checks its buffers and calls one function.
+//
+// A Backend names what differs between devices:
+//   Context                      what XLA hands to a handler (a thread pool, a stream)
+//   BFloat16, Float16            its 16-bit types
+//   PickForward, PickBackward, LatticeCost, LatticePosteriors    the functions, returning ffi::Error
+// All leading dimensions of a buffer are batch, and nothing depends on the values of an array: a
+// shard of an uneven batch arrives with undefined rows.
+#ifndef JAX_RNNT_FFI_HANDLERS_H_
+#define JAX_RNNT_FFI_HANDLERS_H_
+
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "core/lattice_layout.h"
+#include "core/scaled.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jax_rnnt::ffi {
+
+using xla::ffi::AnyBuffer;
+using xla::ffi::DataType;
+using xla::ffi::Error;
+using xla::ffi::ErrorCode;
+using Int32Buffer = xla::ffi::Buffer<xla::ffi::S32>;
+using AnyResult = xla::ffi::Result<AnyBuffer>;
+
+inline Error WrongBuffer(const char* name, const std::string& expected) {
+  return Error(ErrorCode::kInvalidArgument,
+               "jax_rnnt: buffer " + std::string(name) + " must be " + expected + ".");
+}
+
+// An error unless the buffer has this type and number of elements.
+template <typename Buffer>
+Error Check(const char* name, Buffer& buffer, DataType dtype, int64_t count) {
+  if (buffer.element_type() != dtype) return WrongBuffer(name, "of another type");
+  if (static_cast<int64_t>(buffer.element_count()) != count) {
+    return WrongBuffer(name, "of " + std::to_string(count) + " elements, not " +
+                                 std::to_string(buffer.element_count()));
+  }
+  return Error::Success();
+}
+
+#define JAX_RNNT_RETURN_IF_ERROR(expression)                         \
+  do {                                                               \
+    if (Error error = (expression); error.failure()) return error;   \
+  } while (false)
+
+template <typename T>
+struct TypeTag {
+  using Type = T;
+};
+
+// Calls body(TypeTag<T>, TypeTag<Real>) for the type of logits and the type that they are summed in.
+template <typename Backend, typename Body>
+Error DispatchLogits(DataType dtype, const Body& body) {
+  switch (dtype) {
+    case DataType::F32:
+      return body(TypeTag<float>(), TypeTag<float>());
+    case DataType::BF16:
+      return body(TypeTag<typename Backend::BFloat16>(), TypeTag<float>());
+    case DataType::F16:
+      return body(TypeTag<typename Backend::Float16>(), TypeTag<float>());
+    case DataType::F64:
+      return body(TypeTag<double>(), TypeTag<double>());
+    default:
+      return WrongBuffer("logits", "float32, bfloat16, float16 or float64");
+  }
+}
+
+template <typename Body>
+Error DispatchArcs(DataType dtype, const Body& body) {
+  switch (dtype) {
+    case DataType::F32:
+      return body(TypeTag<float>());
+    case DataType::F64:
+      return body(TypeTag<double>());
+    default:
+      return WrongBuffer("blank_log_probs", "float32 or float64");
+  }
+}
+
+template <typename Real>
+constexpr DataType kDataType = sizeof(Real) == sizeof(float) ? DataType::F32 : DataType::F64;
+
+// The pointer of a buffer whose type has been checked.
+template <typename T, typename Buffer>
+T* Data(Buffer& buffer) {
+  return reinterpret_cast<T*>(buffer.untyped_data());
+}
+
+// Rows of V logits; V and the blank's index are 32-bit numbers for the kernels.
+inline Error CheckRows(const AnyBuffer& logits, int64_t rows, int64_t blank, int64_t* V) {
+  const auto dimensions = logits.dimensions();
+  if (dimensions.size() == 0) return WrongBuffer("logits", "of at least one dimension");
+  *V = dimensions.back();
+  if (static_cast<int64_t>(logits.element_count()) != rows * *V) {
+    return WrongBuffer("logits", "as many rows as there are labels");
+  }
+  if (*V > std::numeric_limits<int32_t>::max() || blank < 0 || (rows > 0 && blank >= *V)) {
+    return Error(ErrorCode::kInvalidArgument, "jax_rnnt: blank must be in [0, V), V below 2^31.");
+  }
+  return Error::Success();
+}
+
+template <typename Backend>
+Error PickForward(typename Backend::Context context, AnyBuffer logits, Int32Buffer labels,
+                  AnyResult blank_log_probs, AnyResult label_log_probs, AnyResult maxima,
+                  AnyResult log_sums, int64_t blank) {
+  const int64_t rows = labels.element_count();
+  int64_t V;
+  JAX_RNNT_RETURN_IF_ERROR(CheckRows(logits, rows, blank, &V));
+  return DispatchLogits<Backend>(logits.element_type(), [&](auto t, auto real) -> Error {
+    using T = typename decltype(t)::Type;
+    using Real = typename decltype(real)::Type;
+    constexpr DataType kReal = kDataType<Real>;
+    JAX_RNNT_RETURN_IF_ERROR(Check("blank_log_probs", *blank_log_probs, kReal, rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", *label_log_probs, kReal, rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("maxima", *maxima, kReal, rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", *log_sums, kReal, rows));
+    if (rows == 0) return Error::Success();
+    return Backend::template PickForward<T, Real>(
+        context, rows, V, blank, Data<const T>(logits), labels.typed_data(),
+        Data<Real>(*blank_log_probs), Data<Real>(*label_log_probs), Data<Real>(*maxima),
+        Data<Real>(*log_sums));
+  });
+}
+
+template <typename Backend>
+Error PickBackward(typename Backend::Context context, AnyBuffer logits, Int32Buffer labels,
+                   AnyBuffer maxima, AnyBuffer log_sums, AnyBuffer blank_cotangents,
+                   AnyBuffer label_cotangents, AnyResult logits_cotangents, int64_t blank) {
+  const int64_t rows = labels.element_count();
+  int64_t V;
+  JAX_RNNT_RETURN_IF_ERROR(CheckRows(logits, rows, blank, &V));
+  JAX_RNNT_RETURN_IF_ERROR(
+      Check("logits_cotangents", *logits_cotangents, logits.element_type(), rows * V));
+  return DispatchLogits<Backend>(logits.element_type(), [&](auto t, auto real) -> Error {
+    using T = typename decltype(t)::Type;
+    using Real = typename decltype(real)::Type;
+    constexpr DataType kReal = kDataType<Real>;
+    JAX_RNNT_RETURN_IF_ERROR(Check("maxima", maxima, kReal, rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", log_sums, kReal, rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("blank_cotangents", blank_cotangents, kReal, rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("label_cotangents", label_cotangents, kReal, rows));
+    if (rows == 0) return Error::Success();
+    return Backend::template PickBackward<T, Real>(
+        context, rows, V, blank, Data<const T>(logits), labels.typed_data(),
+        Data<const Real>(maxima), Data<const Real>(log_sums), Data<const Real>(blank_cotangents),
+        Data<const Real>(label_cotangents), Data<T>(*logits_cotangents));
+  });
+}
+
+// The layout of arcs (..., T, U) or, with offsets, of arcs (..., S) and lengths (..., N).
+inline Error MakeLayout(const AnyBuffer& arcs, const Int32Buffer& frames_lengths,
+                        const Int32Buffer& labels_lengths, const Int32Buffer* offsets,
+                        int64_t max_labels, LatticeLayout* layout) {
+  const auto dimensions = arcs.dimensions();
+  layout->sequences = frames_lengths.element_count();
+  layout->frames_lengths = frames_lengths.typed_data();
+  layout->labels_lengths = labels_lengths.typed_data();
+  JAX_RNNT_RETURN_IF_ERROR(
+      Check("labels_lengths", labels_lengths, DataType::S32, layout->sequences));
+  if (offsets == nullptr) {
+    if (dimensions.size() < 2) return WrongBuffer("blank_log_probs", "(..., T, U)");
+    layout->max_frames = dimensions[dimensions.size() - 2];
+    layout->max_columns = dimensions.back();
+    const int64_t cells = layout->max_frames * layout->max_columns;
+    if (static_cast<int64_t>(arcs.element_count()) != layout->sequences * cells) {
+      return WrongBuffer("blank_log_probs", "one (T, U) for each length");
+    }
+  } else {
+    const auto batch = frames_lengths.dimensions();
+    if (dimensions.size() < 1 || batch.size() < 1) {
+      return WrongBuffer("blank_log_probs", "(..., S), with lengths (..., N)");
+    }
+    JAX_RNNT_RETURN_IF_ERROR(Check("offsets", *offsets, DataType::S32, layout->sequences));
+    layout->max_frames = dimensions.back();
+    layout->max_columns = max_labels + 1;
+    layout->offsets = offsets->typed_data();
+    layout->rows_per_group = dimensions.back();
+    layout->sequences_per_group = batch.back();
+  }
+  constexpr int64_t kLimit = std::numeric_limits<int32_t>::max();
+  if (layout->max_frames > kLimit || layout->max_columns > kLimit || layout->max_columns < 1) {
+    return WrongBuffer("blank_log_probs", "of fewer than 2^31 frames and columns");
+  }
+  return Error::Success();
+}
+
+template <typename Backend>
+Error LatticeCost(typename Backend::Context context, const LatticeLayout& layout,
+                  AnyBuffer& blank_log_probs, AnyBuffer& label_log_probs, AnyBuffer& costs) {
+  return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
+    using Real = typename decltype(real)::Type;
+    constexpr DataType kReal = kDataType<Real>;
+    const int64_t cells = blank_log_probs.element_count();
+    JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
+    JAX_RNNT_RETURN_IF_ERROR(Check("costs", costs, kReal, layout.sequences));
+    if (layout.sequences == 0) return Error::Success();
+    return Backend::template LatticeCost<Real>(context, layout, Data<const Real>(blank_log_probs),
+                                               Data<const Real>(label_log_probs),
+                                               Data<Real>(costs));
+  });
+}
+
+template <typename Backend>
+Error LatticeCostPadded(typename Backend::Context context, AnyBuffer blank_log_probs,
+                        AnyBuffer label_log_probs, Int32Buffer frames_lengths,
+                        Int32Buffer labels_lengths, AnyResult costs) {
+  LatticeLayout layout;
+  JAX_RNNT_RETURN_IF_ERROR(
+      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, nullptr, 0, &layout));
+  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs);
+}
+
+template <typename Backend>
+Error LatticeCostCompact(typename Backend::Context context, AnyBuffer blank_log_probs,
+                         AnyBuffer label_log_probs, Int32Buffer frames_lengths,
+                         Int32Buffer labels_lengths, Int32Buffer offsets, AnyResult costs,
+                         int64_t max_labels) {
+  LatticeLayout layout;
+  JAX_RNNT_RETURN_IF_ERROR(
+      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, &offsets, max_labels, &layout));
+  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs);
+}
+
+// Scratch: the backend's own buffers, of Scaled numbers, `scratch_count` of them in each.
+template <typename Backend, typename... Scratch>
+Error LatticePosteriors(typename Backend::Context context, const LatticeLayout& layout,
+                        AnyBuffer& blank_log_probs, AnyBuffer& label_log_probs, AnyBuffer& costs,
+                        AnyBuffer& blank_posteriors, AnyBuffer& label_posteriors,
+                        Scratch&... scratch) {
+  return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
+    using Real = typename decltype(real)::Type;
+    constexpr DataType kReal = kDataType<Real>;
+    const int64_t cells = blank_log_probs.element_count();
+    JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
+    JAX_RNNT_RETURN_IF_ERROR(Check("costs", costs, kReal, layout.sequences));
+    JAX_RNNT_RETURN_IF_ERROR(Check("blank_posteriors", blank_posteriors, kReal, cells));
+    JAX_RNNT_RETURN_IF_ERROR(Check("label_posteriors", label_posteriors, kReal, cells));
+    for (const auto& [buffer, count] : Backend::ScratchCounts(cells, layout, scratch...)) {
+      JAX_RNNT_RETURN_IF_ERROR(Check("scratch", *buffer, kReal, 2 * count));
+    }
+    return Backend::template LatticePosteriors<Real>(
+        context, layout, cells, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
+        Data<Real>(costs), Data<Real>(blank_posteriors), Data<Real>(label_posteriors),
+        Data<Scaled<Real>>(scratch)...);
+  });
+}
+
+template <typename Backend, typename... Scratch>
+Error LatticePosteriorsPadded(typename Backend::Context context, AnyBuffer blank_log_probs,
+                              AnyBuffer label_log_probs, Int32Buffer frames_lengths,
+                              Int32Buffer labels_lengths, AnyResult costs,
+                              AnyResult blank_posteriors, AnyResult label_posteriors,
+                              Scratch... scratch) {
+  LatticeLayout layout;
+  JAX_RNNT_RETURN_IF_ERROR(
+      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, nullptr, 0, &layout));
+  return LatticePosteriors<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
+                                    *blank_posteriors, *label_posteriors, *scratch...);
+}
+
+template <typename Backend, typename... Scratch>
+Error LatticePosteriorsCompact(typename Backend::Context context, AnyBuffer blank_log_probs,
+                               AnyBuffer label_log_probs, Int32Buffer frames_lengths,
+                               Int32Buffer labels_lengths, Int32Buffer offsets, AnyResult costs,
+                               AnyResult blank_posteriors, AnyResult label_posteriors,
+                               Scratch... scratch, int64_t max_labels) {
+  LatticeLayout layout;
+  JAX_RNNT_RETURN_IF_ERROR(
+      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, &offsets, max_labels, &layout));
+  return LatticePosteriors<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
+                                    *blank_posteriors, *label_posteriors, *scratch...);
+}
+
+}  // namespace jax_rnnt::ffi
+
+#endif  // JAX_RNNT_FFI_HANDLERS_H_

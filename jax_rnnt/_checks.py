@@ -1,0 +1,102 @@
+"""What callers may pass: shapes and dtypes always, values where they are there to be seen."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FLOATS = ("float32", "bfloat16", "float16", "float64")
+
+
+def floats(name: str, value: Any) -> jax.Array:
+    """value as an array of a dtype that we take, or TypeError."""
+    array = _array(name, value)
+    if array.dtype.name not in FLOATS:
+        raise TypeError(f"{name} must be of dtype {', '.join(FLOATS)}, got {array.dtype.name}.")
+    return array
+
+
+def integers(name: str, value: Any) -> jax.Array:
+    """value as an int32 array, integers beyond int32 clipped, or TypeError."""
+    array = value if hasattr(value, "dtype") and hasattr(value, "shape") else np.asarray(value)
+    if array.size == 0 and not hasattr(value, "dtype"):
+        array = array.astype(np.int32)  # an empty list has no dtype of its own
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}.")
+    limits = np.iinfo(np.int32)
+    if np.iinfo(array.dtype).max > limits.max or np.iinfo(array.dtype).min < limits.min:
+        low = max(limits.min, np.iinfo(array.dtype).min)
+        clip = jnp.clip if isinstance(array, jax.Array) else np.clip
+        array = clip(array, low, limits.max)
+    return jnp.asarray(array).astype(jnp.int32)
+
+
+def choice(name: str, value: Any, allowed: tuple) -> None:
+    """ValueError unless value is one of allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def blank_index(blank: Any, vocabulary: int) -> int:
+    """blank in [0, vocabulary) from an index that may count from the end."""
+    try:
+        index = blank.__index__()
+    except (AttributeError, TypeError):
+        raise TypeError(f"blank must be an integer, got {blank!r}.") from None
+    if not -vocabulary <= index < vocabulary:
+        raise ValueError(
+            f"blank must be in [{-vocabulary}, {vocabulary}) for V = {vocabulary} symbols, got {blank}."
+        )
+    return index % vocabulary
+
+
+def shape(name: str, array: Any, expected: tuple[int, ...], meaning: str) -> None:
+    """ValueError unless array.shape is as expected."""
+    if array.shape != expected:
+        raise ValueError(f"{name} must have shape {expected} ({meaning}), got {array.shape}.")
+
+
+def lengths_values(
+    name: str, value: jax.Array, low: int, high: int, meaning: str
+) -> np.ndarray | None:
+    """The lengths as a NumPy array if they are concrete, ValueError if one is outside [low, high]."""
+    lengths = concrete(value)
+    if lengths is not None:
+        _first_bad(name, lengths, (lengths < low) | (lengths > high), f"[{low}, {high}] ({meaning})")
+    return lengths
+
+
+def labels_values(
+    labels: jax.Array, labels_lengths: np.ndarray | None, vocabulary: int
+) -> None:
+    """ValueError if a concrete label (..., U-1) within its concrete length is outside [0, V)."""
+    values = concrete(labels)
+    if values is None or labels_lengths is None:
+        return
+    used = np.arange(values.shape[-1]) < labels_lengths[..., None]
+    bad = used & ((values < 0) | (values >= vocabulary))
+    _first_bad("labels", values, bad, f"[0, {vocabulary}) within their lengths")
+
+
+def concrete(value: jax.Array) -> np.ndarray | None:
+    """value on the host, or None if it is traced or not all here."""
+    if isinstance(value, jax.core.Tracer) or not value.is_fully_addressable:
+        return None
+    return np.asarray(value)
+
+
+def _first_bad(name: str, values: np.ndarray, bad: np.ndarray, expected: str) -> None:
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        place = f"{name}[{', '.join(map(str, where))}]" if where else name
+        raise ValueError(f"{name} must be in {expected}, got {place} = {values[where]}.")
+
+
+def _array(name: str, value: Any) -> jax.Array:
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}.") from error

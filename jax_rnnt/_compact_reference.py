@@ -1,0 +1,107 @@
+"""The compact lattice in jax.numpy: cells packed one sequence after the other, lengths traced.
+
+A walk over anti-diagonals whose number is known at run time only (so it is a while loop, which
+reverse-mode autodiff does not pass: the posteriors are computed beside the cost). The state is one
+value for each sequence and label column; alphas are kept packed as the arcs are.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jax_rnnt.reference import ZERO_EXPONENT, Scaled, add, log, multiply, normalize, split
+
+
+def lattice_posteriors(
+    blank_log_probs: jax.Array,
+    label_log_probs: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+    offsets: jax.Array,
+    *,
+    max_labels: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Costs (..., N) and arc posteriors (..., S) of arcs (..., S); see lattice.compact_cells."""
+    walk = jnp.vectorize(
+        lambda *operands: _walk(*operands, columns=max_labels + 1),
+        signature="(s),(s),(n),(n),(n)->(n),(s),(s)",
+    )
+    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
+    return walk(*operands)
+
+
+def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets, *, columns):
+    (rows,) = blank_log_probs.shape
+    dtype = blank_log_probs.dtype
+    stride = labels_lengths + 1
+    room = (rows - offsets) // jnp.maximum(stride, 1)  # frames that fit behind the offset
+    valid = (frames_lengths >= 1) & (labels_lengths >= 0) & (labels_lengths < columns)
+    valid &= (offsets >= 0) & (frames_lengths <= room)
+    frames = jnp.where(valid, frames_lengths, 0)[:, None]
+    last_label = jnp.where(valid, labels_lengths, 0)[:, None]
+    last_diagonal = frames + last_label - 1
+    column = jnp.arange(columns, dtype=jnp.int32)
+
+    def cells(diagonal):
+        """Packed index of each column's cell on the diagonal, `rows` outside the lattice."""
+        frame = diagonal - column
+        inside = (frame >= 0) & (frame < frames) & (column <= last_label)
+        return jnp.where(inside, offsets[:, None] + frame * stride[:, None] + column, rows)
+
+    def arcs(index):
+        take = dict(mode="fill", fill_value=-jnp.inf)
+        return (split(jnp.take(x, index, **take)) for x in (blank_log_probs, label_log_probs))
+
+    def where(condition, a, b):
+        return Scaled(*(jnp.where(condition, x, y) for x, y in zip(a, b)))
+
+    zero = Scaled(jnp.zeros(frames.shape, dtype), jnp.full(frames.shape, ZERO_EXPONENT, dtype))
+    zeros = Scaled(*(jnp.broadcast_to(x, (len(frames), columns)) for x in zero))
+    one = Scaled(jnp.ones_like(zeros.mantissa), jnp.zeros_like(zeros.exponent))
+    diagonals = jnp.max(last_diagonal, initial=-1) + 1
+
+    def forward(diagonal, carry):
+        alpha, alphas, total = carry
+        index = cells(diagonal)
+        alphas = Scaled(*(a.at[index].set(x, mode="drop") for a, x in zip(alphas, alpha)))
+        blank, label = arcs(index)
+        leave, emit = multiply(alpha, blank), multiply(alpha, label)
+        ends = (diagonal == last_diagonal) & (column == last_label)
+        total = where(ends.any(-1, keepdims=True), _last(ends, leave), total)
+        moved = Scaled(*(jnp.roll(x, 1, -1) for x in emit))
+        return add(leave, where(column == 0, zeros, moved)), alphas, total
+
+    def backward(step, carry):
+        beta, blank_posteriors, label_posteriors = carry
+        index = cells(diagonals - 1 - step)
+        blank, label = arcs(index)
+        ends = (diagonals - 1 - step == last_diagonal) & (column == last_label)
+        leave = multiply(blank, where(ends, one, beta))
+        moved = Scaled(*(jnp.roll(x, -1, -1) for x in beta))
+        emit = multiply(label, where(column >= last_label, zeros, moved))
+        alpha = Scaled(*(jnp.take(x, index, mode="fill", fill_value=0) for x in alphas))
+
+        def put(posteriors, arc):
+            share = _ratio(multiply(alpha, arc), total)
+            return posteriors.at[index].set(share, mode="drop")
+
+        posteriors = put(blank_posteriors, leave), put(label_posteriors, emit)
+        return add(leave, emit), *posteriors
+
+    start = where((column == 0) & valid[:, None], one, zeros)
+    packed = jnp.zeros(rows, dtype)
+    carry = (start, Scaled(packed, packed), zero)
+    _, alphas, total = jax.lax.fori_loop(0, diagonals, forward, carry)
+    _, *posteriors = jax.lax.fori_loop(0, diagonals, backward, (zeros, packed, packed))
+    costs = jnp.where(valid, -log(normalize(Scaled(*(x[:, 0] for x in total)))), jnp.nan)
+    return costs, *posteriors
+
+
+def _last(ends, x):
+    return Scaled(*(jnp.where(ends, y, 0).sum(-1, keepdims=True) for y in x))
+
+
+def _ratio(a: Scaled, b: Scaled) -> jax.Array:
+    """a / b as a plain number, 0 where b is."""
+    share = a.mantissa / jnp.where(b.mantissa == 0, 1, b.mantissa)
+    power = jnp.exp2(jnp.clip(a.exponent - b.exponent, -126, 126))
+    return jnp.where((b.mantissa == 0) | (a.mantissa == 0), 0, share * power)

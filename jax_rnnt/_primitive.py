@@ -1,0 +1,261 @@
+"""One JAX primitive for each native kernel.
+
+A kernel treats every leading dimension of its operands as batch, so vmap only adds a dimension and a
+sharded batch never has to be merged with another axis. For a partitioner to keep the batch sharded
+without communication, a custom call needs three things at once: the batch-partitionable registration
+(see `_ffi`), the attribute `num_batch_dims` and a Shardy rule. That, and types that follow explicit
+sharding and shard_map's varying axes, is why these are primitives and not calls of `jax.ffi.ffi_call`.
+
+Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jax.sharding import PartitionSpec
+
+from jax_rnnt import _ffi
+
+KERNELS: dict[str, "Kernel"] = {}
+
+
+def accumulator_dtype(dtype: Any) -> np.dtype:
+    """What costs and arcs are computed in: float64 for float64, else float32."""
+    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+
+
+class Kernel:
+    """A native kernel as a primitive, with a fallback in jax.numpy for platforms that have none.
+
+    Args:
+        name: of the primitive, and stem of the custom call targets.
+        operands: the dimensions of each operand behind the batch dimensions.
+        results: the dimensions of each result; a digit stands for itself.
+        result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
+        fallback: the same function of the same operands and attributes in jax.numpy.
+        scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
+            its handler takes as further results and nobody else sees.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        operands: Sequence[str],
+        results: Sequence[str],
+        result_dtype: str,
+        fallback: Callable[..., Sequence[jax.Array]],
+        scratch: dict[str, Sequence[str]] | None = None,
+    ):
+        self.name, self.operands, self.results = name, tuple(operands), tuple(results)
+        self._result_dtype, self._fallback, self._scratch = result_dtype, fallback, scratch or {}
+        self._primitive = Primitive(f"rnnt_{name}")
+        self._primitive.multiple_results = True
+        self._primitive.def_impl(self._run_eagerly)
+        self._primitive.def_abstract_eval(self._abstract_eval)
+        batching.primitive_batchers[self._primitive] = self._batch
+        mlir.register_lowering(self._primitive, self._lower_fallback)
+        for platform in ("cpu", "cuda"):
+            rule = functools.partial(self._lower_native, platform)
+            mlir.register_lowering(self._primitive, rule, platform=platform)
+        KERNELS[name] = self
+
+    def __call__(self, *operands: jax.Array, insist: bool, **attributes: Any) -> list[jax.Array]:
+        """Run on operands whose leading dimensions agree.
+
+        Args:
+            insist: raise NotImplementedError on a platform without the kernel.
+            attributes: numbers that the handler and the fallback take.
+        """
+        num_batch_dims = operands[0].ndim - len(self.operands[0])
+        return self._primitive.bind(
+            *operands, num_batch_dims=num_batch_dims, insist=insist, attributes=_freeze(attributes)
+        )
+
+    def _run_eagerly(self, *operands, **params):
+        with jax.disable_jit(False):
+            return _jitted(self._primitive, _freeze(params))(*operands)
+
+    def _abstract_eval(self, *operands, num_batch_dims, insist, attributes):
+        del insist, attributes
+        sizes: dict[str, int] = {}
+        batch = operands[0].shape[:num_batch_dims]
+        for operand, dims in zip(operands, self.operands, strict=True):
+            wrong = operand.ndim != num_batch_dims + len(dims) or operand.shape[:num_batch_dims] != batch
+            for dim, size in zip(dims, operand.shape[num_batch_dims:]):
+                wrong |= sizes.setdefault(dim, size) != size
+            if wrong:
+                shapes = ", ".join(str(o.shape) for o in operands)
+                raise ValueError(f"{self.name}: operands of shapes {shapes} do not fit together.")
+        spec = _batch_spec(self.name, operands, num_batch_dims)
+        return [
+            self._aval(operands[0], dims, dtype, sizes, num_batch_dims, spec)
+            for dims, dtype in self._result_types(operands[0].dtype)
+        ]
+
+    def _result_types(self, dtype, platform=None):
+        accumulator = accumulator_dtype(dtype)
+        own = accumulator if self._result_dtype == "accumulator" else dtype
+        yield from ((dims, own) for dims in self.results)
+        yield from ((dims, accumulator) for dims in self._scratch.get(platform, ()))
+
+    def _aval(self, like, dims, dtype, sizes, num_batch_dims, spec):
+        shape = like.shape[:num_batch_dims] + tuple(_size(dim, sizes) for dim in dims)
+        sharding = like.sharding.update(spec=PartitionSpec(*spec, *(None,) * len(dims)))
+        return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+    def _batch(self, operands, batch_dims, **params):
+        size = next(x.shape[d] for x, d in zip(operands, batch_dims) if d is not None)
+        operands = [
+            jnp.broadcast_to(x, (size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
+            for x, d in zip(operands, batch_dims)
+        ]
+        params["num_batch_dims"] += 1
+        results = self._primitive.bind(*operands, **params)
+        return results, [0] * len(results)
+
+    def _lower_fallback(self, ctx, *operands, num_batch_dims, insist, attributes):
+        del num_batch_dims
+        if insist:
+            platforms = ctx.platforms or ctx.module_context.platforms
+            raise NotImplementedError(
+                f"implementation='native': jax_rnnt has no {self.name} kernel for "
+                f"{', '.join(platforms)} here; `python -m jax_rnnt` lists what there is."
+            )
+
+        def fallback(*arrays):
+            return list(self._fallback(*arrays, **dict(attributes)))
+
+        return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
+
+    def _lower_native(self, platform, ctx, *operands, num_batch_dims, insist, attributes):
+        if not _ffi.register(platform):
+            return self._lower_fallback(
+                ctx,
+                *operands,
+                num_batch_dims=num_batch_dims,
+                insist=insist,
+                attributes=attributes,
+            )
+        like = ctx.avals_in[0]
+        sizes = _sizes(ctx.avals_in, self.operands, num_batch_dims)
+        types = list(self._result_types(like.dtype, platform))
+        spec = (None,) * num_batch_dims
+        results = [
+            self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
+            for dims, dtype in types[len(self.results) :]
+        ]
+        avals_out = [*ctx.avals_out, *results]
+        extra = None
+        static = all(isinstance(size, int) for aval in ctx.avals_in for size in aval.shape)
+        if num_batch_dims and static:
+            rule = _sharding_rule(
+                [(aval, dims) for aval, dims in zip(ctx.avals_in, self.operands)],
+                [(aval, dims) for aval, (dims, _) in zip(avals_out, types)],
+                num_batch_dims,
+            )
+            extra = {
+                "mhlo.frontend_attributes": mlir.ir_attribute({"num_batch_dims": str(num_batch_dims)}),
+                "sdy.sharding_rule": mlir.ir.Attribute.parse(rule),
+            }
+        lower = jax.ffi.ffi_lowering(_ffi.target_name(self.name, platform), extra_attributes=extra)
+        values = lower(ctx.replace(avals_out=avals_out), *operands, **dict(attributes))
+        return values[: len(self.results)]
+
+
+def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays, each varying over every manual mesh axis over which any of them varies.
+
+    Inside shard_map with check_vma a primitive's operands must agree in this.
+    """
+    varying = [_varying_axes(x) for x in arrays]
+    union = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(x, tuple(union - axes), to="varying") if union - axes else x
+        for x, axes in zip(arrays, varying)
+    ]
+
+
+def _varying_axes(x) -> frozenset:
+    aval = jax.typeof(x)
+    if hasattr(aval, "manual_axis_type"):  # JAX 0.11 and newer
+        return aval.manual_axis_type.varying
+    return aval.vma
+
+
+@functools.lru_cache(maxsize=None)
+def _jitted(primitive, params):
+    def run(*operands):
+        return primitive.bind(*operands, **dict(params))
+
+    run.__name__ = primitive.name
+    run._apply_primitive = True  # as JAX marks its own: debug_nans must not re-run it op by op
+    return jax.jit(run)
+
+
+def _freeze(params: dict) -> tuple:
+    return tuple(sorted(params.items()))
+
+
+def _size(dim: str, sizes: dict[str, int]) -> int:
+    return int(dim) if dim.isdigit() else sizes[dim]
+
+
+def _sizes(avals, operands, num_batch_dims) -> dict[str, int]:
+    return {
+        dim: size
+        for aval, dims in zip(avals, operands)
+        for dim, size in zip(dims, aval.shape[num_batch_dims:])
+    }
+
+
+def _batch_spec(name, operands, num_batch_dims) -> tuple:
+    """The explicit sharding of the batch dimensions, from whichever operand has one."""
+    spec: list = [None] * num_batch_dims
+    for operand in operands:
+        own = tuple(operand.sharding.spec)
+        own += (None,) * (operand.ndim - len(own))
+        if any(axis is not None for axis in own[num_batch_dims:]):
+            raise ValueError(
+                f"{name}: an operand of shape {operand.shape} is sharded as {operand.sharding.spec}; "
+                f"only its first {num_batch_dims} dimensions may be: reshard it first "
+                "(jax.sharding.reshard)."
+            )
+        for dim, axis in enumerate(own[:num_batch_dims]):
+            if axis is not None and spec[dim] not in (None, axis):
+                raise ValueError(
+                    f"{name}: operands are sharded over different mesh axes in dimension {dim}: "
+                    f"{spec[dim]} and {axis}; reshard one of them first (jax.sharding.reshard)."
+                )
+            spec[dim] = spec[dim] if axis is None else axis
+    return tuple(spec)
+
+
+def _sharding_rule(operands, results, num_batch_dims) -> str:
+    """The Shardy rule: batch dimensions may be sharded alike everywhere, all others are whole."""
+    names: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+
+    def factor(key: str, size: int) -> str:
+        # Shardy's own names of factors, in order: i, j, ..., z, z_1, z_2, ...
+        index = len(names)
+        name = names.setdefault(key, chr(ord("i") + index) if index < 18 else f"z_{index - 17}")
+        sizes[name] = size
+        return name
+
+    def tensor(aval, dims) -> str:
+        keys = [f"batch{i}" for i in range(num_batch_dims)] + list(dims)
+        return "[" + ", ".join(factor(k, s) for k, s in zip(keys, aval.shape, strict=True)) + "]"
+
+    left = ", ".join(tensor(*operand) for operand in operands)
+    right = ", ".join(tensor(*result) for result in results)
+    all_sizes = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    whole = [name for key, name in names.items() if not key.startswith("batch")]
+    replicated = f" need_replication={{{', '.join(whole)}}}," if whole else ""
+    return f"#sdy.op_sharding_rule<({left})->({right}) {{{all_sizes}}}{replicated} custom>"

@@ -1,0 +1,209 @@
+"""The lattice: from the arcs' log-probabilities to the cost, and the arcs' posteriors back.
+
+Nothing here knows of V. Two layouts share one mathematics: padded, (..., T, U), and compact, where
+the cells of sequence n stand at rows offset_n + t (U_n + 1) + u of one axis.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jax_rnnt import _checks, _compact, _compact_reference, reference
+from jax_rnnt._primitive import Kernel, accumulator_dtype, vary_alike
+
+# Scratch is (mantissa, exponent) pairs. CPU: alpha. CUDA: alpha, beta and each sequence's total.
+_cost = Kernel(
+    "lattice_cost",
+    operands=("TU", "TU", "", ""),
+    results=("",),
+    result_dtype="accumulator",
+    fallback=lambda *operands: [reference.lattice_cost(*operands)],
+)
+_posteriors = Kernel(
+    "lattice_posteriors",
+    operands=("TU", "TU", "", ""),
+    results=("", "TU", "TU"),
+    result_dtype="accumulator",
+    fallback=reference.lattice_posteriors,
+    scratch={"cpu": ("TU2",), "cuda": ("TU2", "TU2", "2")},
+)
+_compact_cost = Kernel(
+    "lattice_cost_compact",
+    operands=("S", "S", "N", "N", "N"),
+    results=("N",),
+    result_dtype="accumulator",
+    fallback=lambda *operands, **sizes: [_compact_reference.lattice_posteriors(*operands, **sizes)[0]],
+)
+_compact_posteriors = Kernel(
+    "lattice_posteriors_compact",
+    operands=("S", "S", "N", "N", "N"),
+    results=("N", "S", "S"),
+    result_dtype="accumulator",
+    fallback=_compact_reference.lattice_posteriors,
+    scratch={"cpu": ("S2",), "cuda": ("S2", "S2", "N2")},
+)
+
+
+def lattice_cost(
+    blank_log_probs: jax.Array,
+    label_log_probs: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+    *,
+    compact: bool = False,
+    max_labels: int | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    r"""-log P(labels | frames) from the log-probabilities of a lattice's arcs.
+
+    .. math::
+        \alpha(t, u) = \alpha(t-1, u) P_{blank}(t-1, u) + \alpha(t, u-1) P_{label}(t, u-1),
+        \quad cost = -\log \alpha(T_n-1, U_n) P_{blank}(T_n-1, U_n)
+
+    The lattice half of the RNN-T loss. Minus its gradient is the posterior probability that the
+    alignment takes each arc; the blank posteriors of a frame and the label posteriors of a label
+    each sum to one. Probabilities are carried as a mantissa and an exponent apart, so neither the
+    cost nor the posteriors lose precision with the length.
+
+    Args:
+        blank_log_probs: (..., T, U) nats, the arcs (t, u) -> (t + 1, u). Compact: (S,), the cells of
+            one sequence after the other, T_n (U_n + 1) each, frame by frame.
+        label_log_probs: the same shape, the arcs (t, u) -> (t, u + 1); those at u = U_n are unused.
+        frames_lengths: (...) integers T_n in [1, T]. Compact: (N,).
+        labels_lengths: (...) integers U_n in [0, U - 1]. Compact: (N,).
+        compact: whether the cells are packed; lengths may be traced all the same.
+        max_labels: compact only, an upper bound of the labels' lengths known in advance.
+        implementation: None for the native kernel where there is one, "native" to insist on it,
+            "reference" for plain JAX (differentiable twice where not compact).
+
+    Returns:
+        (...) nats, float32 (float64 for float64 arcs). +inf with zero gradients where no alignment
+        is possible; NaN with zero gradients where a traced length makes no sense.
+
+    Raises:
+        TypeError: If arcs are not floats or lengths not integers.
+        ValueError: If shapes do not fit, or a concrete length makes no sense.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jax_rnnt
+        >>> arcs = jnp.log(jnp.full((2, 2), 0.5))  # two frames, one label: two alignments
+        >>> print(jnp.exp(-jax_rnnt.lattice_cost(arcs, arcs, 2, 1)))
+        0.25
+
+    See Graves (2012), "Sequence Transduction with Recurrent Neural Networks", arXiv:1211.3711.
+    """
+    blank_log_probs = _checks.floats("blank_log_probs", blank_log_probs)
+    label_log_probs = _checks.floats("label_log_probs", label_log_probs)
+    frames_lengths = _checks.integers("frames_lengths", frames_lengths)
+    labels_lengths = _checks.integers("labels_lengths", labels_lengths)
+    _checks.choice("implementation", implementation, (None, "native", "reference"))
+    core = 1 if compact else 2
+    if blank_log_probs.ndim < core or 0 in blank_log_probs.shape[blank_log_probs.ndim - core :][:1]:
+        expected = "(S,)" if compact else "(..., T, U) with T at least 1"
+        raise ValueError(f"blank_log_probs must be {expected}, got {blank_log_probs.shape}.")
+    _checks.shape("label_log_probs", label_log_probs, blank_log_probs.shape, "as blank_log_probs")
+    dtype = accumulator_dtype(jnp.promote_types(blank_log_probs.dtype, label_log_probs.dtype))
+    arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
+    if compact:
+        sizes = _compact.check_lengths(blank_log_probs.shape, frames_lengths, labels_lengths)
+        max_labels = sizes.rows - 1 if max_labels is None else max_labels
+        offsets = _compact.offsets(frames_lengths, labels_lengths, sizes.rows)
+        return compact_cells(
+            *arcs, frames_lengths, labels_lengths, offsets, max_labels, implementation
+        )
+    *batch, T, U = blank_log_probs.shape
+    _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
+    _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
+    _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
+    _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
+    return padded_cells(*arcs, frames_lengths, labels_lengths, implementation)
+
+
+def padded_cells(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, implementation):
+    """lattice_cost on checked arguments (..., T, U); a length outside its range gives NaN."""
+    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths
+    if implementation == "reference":
+        return reference.lattice_cost(*operands)
+    return _lattice_cost(*vary_alike(*operands), implementation == "native")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _lattice_cost(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, insist):
+    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths
+    return _cost(*operands, insist=insist)[0]
+
+
+def _lattice_cost_forward(*arguments):
+    *operands, insist = arguments
+    costs, *posteriors = _posteriors(*operands, insist=insist)
+    return costs, posteriors
+
+
+def _lattice_cost_backward(insist, posteriors, cotangents):
+    del insist
+    return *(_arc_cotangents(p, cotangents[..., None, None]) for p in posteriors), None, None
+
+
+_lattice_cost.defvjp(_lattice_cost_forward, _lattice_cost_backward)
+
+
+def compact_cells(
+    blank_log_probs,
+    label_log_probs,
+    frames_lengths,
+    labels_lengths,
+    offsets,
+    max_labels: int,
+    implementation,
+):
+    """lattice_cost on checked arguments (S,); a length that makes no sense gives NaN.
+
+    offsets: (N,) int32, the row at which each sequence begins.
+    """
+    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
+    return _compact_lattice_cost(*vary_alike(*operands), max_labels, implementation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _compact_lattice_cost(
+    blank_log_probs,
+    label_log_probs,
+    frames_lengths,
+    labels_lengths,
+    offsets,
+    max_labels,
+    implementation,
+):
+    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
+    return _run_compact(_compact_cost, operands, max_labels, implementation)[0]
+
+
+def _compact_lattice_cost_forward(*arguments):
+    *operands, max_labels, implementation = arguments
+    results = _run_compact(_compact_posteriors, operands, max_labels, implementation)
+    return results[0], (results[1:], operands[2:])
+
+
+def _compact_lattice_cost_backward(max_labels, implementation, residuals, cotangents):
+    del max_labels, implementation
+    posteriors, geometry = residuals
+    sequence, _ = _compact.sequence_of_rows(*geometry, posteriors[0].shape[-1])
+    cotangents = jnp.take(cotangents, sequence, mode="fill", fill_value=0)
+    return *(_arc_cotangents(p, cotangents) for p in posteriors), None, None, None
+
+
+_compact_lattice_cost.defvjp(_compact_lattice_cost_forward, _compact_lattice_cost_backward)
+
+
+def _run_compact(kernel, operands, max_labels, implementation):
+    if implementation == "reference":
+        return _compact_reference.lattice_posteriors(*operands, max_labels=max_labels)
+    return kernel(*operands, insist=implementation == "native", max_labels=max_labels)
+
+
+def _arc_cotangents(posteriors, cotangents):
+    """-posterior x cotangent, zero wherever either is zero: inf and NaN costs stay where they are."""
+    used = (posteriors != 0) & (cotangents != 0)
+    return jnp.where(used, -posteriors * jnp.where(used, cotangents, 0), 0)

@@ -1,0 +1,148 @@
+"""Rows: from V logits (or log-probabilities) to the two arcs that leave a lattice cell.
+
+Nothing here knows of time or labels sequences: a row has a label, no label, or is padding.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_rnnt import _checks, reference
+from jax_rnnt._primitive import Kernel, accumulator_dtype, vary_alike
+
+_pick_forward = Kernel(
+    "pick_forward",
+    operands=("V", ""),
+    results=("", "", "", ""),
+    result_dtype="accumulator",
+    fallback=reference.pick_forward,
+)
+_pick_backward = Kernel(
+    "pick_backward",
+    operands=("V", "", "", "", "", ""),
+    results=("V",),
+    result_dtype="operand",
+    fallback=lambda *operands, blank: [reference.pick_backward(*operands, blank=blank)],
+)
+
+
+def log_softmax_pick(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    blank: int = 0,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    r"""Keep two entries of each row's log-softmax: the blank's and the row's own label's.
+
+    .. math:: \log P(v) = x_v - \log \sum_w \exp x_w, \quad v \in \{blank, label\}
+
+    The row half of the RNN-T loss, differentiable with respect to the logits; other transducer
+    losses are other lattices over the same rows. The log-softmax never exists as an array.
+
+    Args:
+        logits: (..., V), float32, bfloat16, float16 or float64, not normalised.
+        labels: (...), integers, one for each row. In [0, V): the label that may leave the row.
+            -1: no label leaves it. Anything else: the row is padding and is never read.
+        blank: index of the blank; negative counts from the end.
+        implementation: None for the native kernel where there is one, "native" to insist on it,
+            "reference" for plain JAX (differentiable twice).
+
+    Returns:
+        (blank_log_probs, label_log_probs), each (...), in nats, float32 (float64 for float64
+        logits). Where there is no such arc: -inf, with zero gradient. A row of nothing but -inf
+        has no arcs; one with NaN or +inf has NaN arcs.
+
+    Raises:
+        TypeError: If logits are not floats or labels not integers.
+        ValueError: If shapes do not fit, or blank is not a symbol.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jax_rnnt
+        >>> blank, label = jax_rnnt.log_softmax_pick(jnp.zeros((3, 4)), jnp.array([1, -1, 3]))
+        >>> print(blank, label)
+        [-1.3862944 -1.3862944 -1.3862944] [-1.3862944       -inf -1.3862944]
+
+    See Graves (2012), "Sequence Transduction with Recurrent Neural Networks", arXiv:1211.3711.
+    """
+    logits = _checks.floats("logits", logits)
+    labels = _checks.integers("labels", labels)
+    if logits.ndim < 1 or logits.shape[-1] < 1 or labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            "labels must have one entry for each row of logits (..., V), V at least 1, "
+            f"got labels of shape {labels.shape} and logits of shape {logits.shape}."
+        )
+    _checks.choice("implementation", implementation, (None, "native", "reference"))
+    blank = _checks.blank_index(blank, logits.shape[-1])
+    return pick_rows(logits, labels, blank=blank, implementation=implementation)
+
+
+def pick_rows(logits, labels, *, blank: int, implementation: str | None):
+    """log_softmax_pick on checked arguments."""
+    if implementation == "reference":
+        return reference.log_softmax_pick(logits, labels, blank=blank)
+    return _log_softmax_pick(*vary_alike(logits, labels), blank, implementation == "native")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _log_softmax_pick(logits, labels, blank, insist):
+    return _log_softmax_pick_forward(logits, labels, blank, insist)[0]
+
+
+def _log_softmax_pick_forward(logits, labels, blank, insist):
+    blank_log_probs, label_log_probs, maxima, log_sums = _pick_forward(
+        logits, labels, insist=insist, blank=blank
+    )
+    return (blank_log_probs, label_log_probs), (logits, labels, maxima, log_sums)
+
+
+def _log_softmax_pick_backward(blank, insist, residuals, cotangents):
+    (logits_cotangents,) = _pick_backward(*residuals, *cotangents, insist=insist, blank=blank)
+    return logits_cotangents, None
+
+
+_log_softmax_pick.defvjp(_log_softmax_pick_forward, _log_softmax_pick_backward)
+
+
+def gather_rows(log_probs, labels, *, blank: int, implementation: str | None):
+    """The same two entries of rows that are normalised already: a gather, no kernel needed.
+
+    The dense gradient is one fused pass that only writes, and exists only if autodiff asks for it.
+    """
+    del implementation
+    return _gather_rows(*vary_alike(log_probs, labels), blank, log_probs.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gather_rows(log_probs, labels, blank, vocabulary):
+    dtype = accumulator_dtype(log_probs.dtype)
+    index = jnp.clip(labels, 0, vocabulary - 1)[..., None]
+    own_label = jnp.take_along_axis(log_probs, index, -1, mode="promise_in_bounds")[..., 0]
+    wanted = (labels >= reference.NO_LABEL) & (labels < vocabulary)
+    return (
+        jnp.where(wanted, log_probs[..., blank].astype(dtype), -np.inf),
+        jnp.where(wanted & (labels >= 0), own_label.astype(dtype), -np.inf),
+    )
+
+
+def _gather_rows_forward(log_probs, labels, blank, vocabulary):
+    # An empty slice carries the dtype without keeping log_probs alive.
+    return _gather_rows(log_probs, labels, blank, vocabulary), (log_probs[..., :0], labels)
+
+
+def _gather_rows_backward(blank, vocabulary, residuals, cotangents):
+    empty, labels = residuals
+    column = lax.broadcasted_iota(jnp.int32, (*labels.shape, vocabulary), labels.ndim)
+    wanted = (labels >= reference.NO_LABEL) & (labels < vocabulary)
+    blank_cotangents = jnp.where(wanted, cotangents[0], 0)[..., None]
+    label_cotangents = jnp.where(wanted & (labels >= 0), cotangents[1], 0)[..., None]
+    dense = jnp.where(column == blank, blank_cotangents, 0)
+    dense += jnp.where(column == labels[..., None], label_cotangents, 0)
+    return dense.astype(empty.dtype), None
+
+
+_gather_rows.defvjp(_gather_rows_forward, _gather_rows_backward)

@@ -1,0 +1,254 @@
+"""The definition of what jax_rnnt computes, in jax.numpy.
+
+Rows: a log-softmax of which the blank's and the row's own label's entries are kept.
+Lattice: alpha over the (frame, label) lattice of one sequence,
+
+    alpha(0, 0) = 1
+    alpha(t, u) = alpha(t - 1, u) P_blank(t - 1, u) + alpha(t, u - 1) P_label(t, u - 1)
+    cost = -log(alpha(T - 1, U - 1) P_blank(T - 1, U - 1))
+
+Every probability is carried as `mantissa * 2**exponent` with the exponent in an array of its own, so
+no step takes a logarithm of a whole prefix and float32 keeps its precision at any length (a float32
+log alpha near 10,000 is good to 0.001 only). The exponents are constants to autodiff; the mantissas
+carry the derivative, and since the cotangent of a mantissa is (posterior / mantissa) it needs no
+scaling either. `log_softmax_pick` and `lattice_cost` are therefore differentiable twice.
+
+They serve platforms without kernels and are the oracle of the tests.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Row labels: a label in [0, V), kNoLabel where only the blank leaves the row, anything else outside
+# [0, V) for a padding row.
+NO_LABEL = -1
+PADDING_ROW = -2
+
+# The exponent of zero: below every exponent that a sum of finite log-probabilities reaches, and far
+# enough from the lowest float32 that adding arcs to it cannot overflow.
+ZERO_EXPONENT = -1e37
+
+
+class Scaled(NamedTuple):
+    """A non-negative number `mantissa * 2**exponent`; both float arrays, the exponent whole."""
+
+    mantissa: jax.Array
+    exponent: jax.Array
+
+
+def split(log_probs: jax.Array) -> Scaled:
+    """exp(log_probs) as a mantissa in [2**-0.5, 2**0.5] and an exponent; -inf becomes zero."""
+    possible = log_probs > -jnp.inf
+    possible |= jnp.isnan(log_probs)
+    finite = jnp.where(possible, log_probs, 0)
+    exponent = lax.stop_gradient(jnp.round(finite * _LOG2_E))
+    # Two-part log(2): the product with the high part is exact for exponents below 2**13.
+    remainder = (finite - exponent * _LN2_HIGH) - exponent * _LN2_LOW
+    return Scaled(
+        jnp.where(possible, jnp.exp(remainder), 0),
+        jnp.where(possible, exponent, ZERO_EXPONENT),
+    )
+
+
+def multiply(a: Scaled, b: Scaled) -> Scaled:
+    return Scaled(a.mantissa * b.mantissa, a.exponent + b.exponent)
+
+
+def add(a: Scaled, b: Scaled) -> Scaled:
+    exponent = jnp.maximum(a.exponent, b.exponent)
+    return normalize(
+        Scaled(
+            a.mantissa * _power_of_two(a.exponent - exponent)
+            + b.mantissa * _power_of_two(b.exponent - exponent),
+            exponent,
+        )
+    )
+
+
+def normalize(a: Scaled) -> Scaled:
+    """The same number with its mantissa in [0.5, 1), or zero with the exponent of zero."""
+    # NaN stays in the mantissa; frexp's exponent of it is whatever the platform gives.
+    _, shift = jnp.frexp(lax.stop_gradient(jnp.nan_to_num(a.mantissa, nan=1.0)))
+    shift = shift.astype(a.mantissa.dtype)
+    exponent = jnp.where(a.mantissa == 0, ZERO_EXPONENT, a.exponent + shift)
+    return Scaled(a.mantissa * _power_of_two(-shift), exponent)
+
+
+def log(a: Scaled) -> jax.Array:
+    """Natural logarithm; zero gives -inf with a zero derivative."""
+    zero = a.mantissa == 0
+    mantissa_log = jnp.log(jnp.where(zero, 1, a.mantissa))
+    # In float32 the exponent times log(2) loses an ulp of a number near 10,000 unless it is split.
+    value = a.exponent * _LN2_HIGH + (a.exponent * _LN2_LOW + mantissa_log)
+    return jnp.where(zero, -jnp.inf, value)
+
+
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH = 0.693359375  # ten bits, exact in every dtype
+_LN2_LOW = -2.1219444005469057e-4
+
+
+def _power_of_two(exponent: jax.Array) -> jax.Array:
+    """2**exponent for whole floats, exactly; 0 below the dtype's normal numbers."""
+    lowest = jnp.finfo(exponent.dtype).minexp
+    whole = jnp.maximum(exponent, lowest).astype(jnp.int32)
+    power = jnp.ldexp(jnp.ones_like(exponent), whole)
+    return lax.stop_gradient(jnp.where(exponent < lowest, 0, power))
+
+
+def log_softmax_pick(
+    logits: jax.Array, labels: jax.Array, *, blank: int
+) -> tuple[jax.Array, jax.Array]:
+    """The two entries of each row's log-softmax that a lattice needs.
+
+    Args:
+        logits: (..., V) floats.
+        labels: (...) int32, one a row; see NO_LABEL and PADDING_ROW.
+        blank: in [0, V).
+
+    Returns:
+        blank_log_probs, label_log_probs: (...) nats, float32 or float64.
+    """
+    blank_log_probs, label_log_probs, _, _ = pick_forward(logits, labels, blank=blank)
+    return blank_log_probs, label_log_probs
+
+
+def pick_forward(
+    logits: jax.Array, labels: jax.Array, *, blank: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """log_softmax_pick with each row's maximum and log of its sum, as the kernels return them."""
+    vocabulary = logits.shape[-1]
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    wanted = (labels >= NO_LABEL) & (labels < vocabulary)
+    rows = jnp.where(wanted[..., None], logits, 0).astype(dtype)
+    maxima = lax.stop_gradient(rows.max(-1))
+    possible = maxima > -jnp.inf
+    possible |= jnp.isnan(maxima)
+    maxima = jnp.where(possible, maxima, 0)
+    shifted = rows - maxima[..., None]
+    sums = jnp.exp(shifted).sum(-1)
+    log_sums = jnp.log(jnp.where(possible, sums, 1))
+    keep = wanted & possible
+    column = lax.broadcasted_iota(jnp.int32, rows.shape, rows.ndim - 1)
+    own_label = jnp.where(column == labels[..., None], shifted, 0).sum(-1)
+    blank_log_probs = jnp.where(keep, shifted[..., blank] - log_sums, -jnp.inf)
+    label_log_probs = jnp.where(keep & (labels >= 0), own_label - log_sums, -jnp.inf)
+    zero = jnp.zeros_like(log_sums)
+    return (
+        blank_log_probs,
+        label_log_probs,
+        jnp.where(wanted, maxima, zero),
+        jnp.where(wanted, log_sums, zero),
+    )
+
+
+def pick_backward(
+    logits: jax.Array,
+    labels: jax.Array,
+    maxima: jax.Array,
+    log_sums: jax.Array,
+    blank_cotangents: jax.Array,
+    label_cotangents: jax.Array,
+    *,
+    blank: int,
+) -> jax.Array:
+    """Cotangents of the logits: c_blank [v = blank] + c_label [v = label] - softmax_v (c_blank + c_label)."""
+    wanted = (labels >= NO_LABEL) & (labels < logits.shape[-1])
+    wanted &= (blank_cotangents != 0) | (label_cotangents != 0)
+    rows = jnp.where(wanted[..., None], logits, 0).astype(maxima.dtype)
+    softmax = jnp.exp((rows - maxima[..., None]) - log_sums[..., None])
+    column = lax.broadcasted_iota(jnp.int32, rows.shape, rows.ndim - 1)
+    label_cotangents = jnp.where(labels >= 0, label_cotangents, 0)
+    cotangents = (
+        jnp.where(column == blank, blank_cotangents[..., None], 0)
+        + jnp.where(column == labels[..., None], label_cotangents[..., None], 0)
+        - softmax * (blank_cotangents + label_cotangents)[..., None]
+    )
+    return jnp.where(wanted[..., None], cotangents, 0).astype(logits.dtype)
+
+
+def lattice_cost(
+    blank_log_probs: jax.Array,
+    label_log_probs: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+) -> jax.Array:
+    """-log P(labels | frames) of each sequence, by a scan over anti-diagonals.
+
+    Args:
+        blank_log_probs, label_log_probs: (..., T, U) nats.
+        frames_lengths, labels_lengths: (...) int32.
+
+    Returns:
+        (...) nats; +inf where no alignment is possible, NaN where a length makes no sense.
+    """
+    *_, T, U = blank_log_probs.shape
+    valid = _valid_lengths(frames_lengths, labels_lengths, T, U)
+    last_frame = jnp.where(valid, frames_lengths, 1) - 1
+    last_label = jnp.where(valid, labels_lengths, 0)
+    inside = _inside(jnp.where(valid, frames_lengths, 0), last_label, T, U)
+    blank = split(_skew(jnp.where(inside, blank_log_probs, -jnp.inf)))
+    label = split(_skew(jnp.where(inside, label_log_probs, -jnp.inf)))
+    column = jnp.arange(U)
+    start = jnp.where(column == 0, 1, 0).astype(blank.mantissa.dtype)
+    zero = jnp.full_like(start, ZERO_EXPONENT)
+    alpha = Scaled(*(x + jnp.zeros_like(b[0]) for x, b in zip((start, zero * (1 - start)), blank)))
+    total = Scaled(jnp.zeros_like(alpha.mantissa[..., 0]), jnp.zeros_like(alpha.exponent[..., 0]))
+    last_diagonal = last_frame + last_label
+
+    def step(carry, diagonal):
+        alpha, total = carry
+        index, blank, label = diagonal
+        leave = multiply(alpha, blank)
+        emit = multiply(alpha, label)
+        ends = (last_diagonal == index)[..., None] & (column == last_label[..., None])
+        total = Scaled(*(jnp.where(ends, x, 0).sum(-1) + y for x, y in zip(leave, total)))
+        return (add(leave, Scaled(*map(_shift_right, emit, (0.0, ZERO_EXPONENT)))), total), None
+
+    diagonals = jnp.arange(T + U - 1)
+    (_, total), _ = lax.scan(step, (alpha, total), (diagonals, blank, label))
+    return jnp.where(valid, -log(normalize(total)), jnp.nan)
+
+
+def lattice_posteriors(
+    blank_log_probs: jax.Array,
+    label_log_probs: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """lattice_cost, and the posterior probability that the alignment takes each arc."""
+    costs, vjp = jax.vjp(
+        lambda *arcs: lattice_cost(*arcs, frames_lengths, labels_lengths),
+        blank_log_probs,
+        label_log_probs,
+    )
+    blank_gradients, label_gradients = vjp(jnp.ones_like(costs))
+    return costs, -blank_gradients, -label_gradients
+
+
+def _valid_lengths(frames_lengths, labels_lengths, T, U):
+    return (
+        (frames_lengths >= 1) & (frames_lengths <= T) & (labels_lengths >= 0) & (labels_lengths < U)
+    )
+
+
+def _inside(frames_lengths, labels_lengths, T, U):
+    frame = jnp.arange(T)[:, None]
+    column = jnp.arange(U)[None, :]
+    return (frame < frames_lengths[..., None, None]) & (column <= labels_lengths[..., None, None])
+
+
+def _shift_right(x, fill):
+    return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
+
+
+def _skew(x: jax.Array) -> jax.Array:
+    """(..., T, U) to (T + U - 1, ..., U): entry [s, ..., u] is x[..., s - u, u], -inf outside."""
+    *batch, T, U = x.shape
+    x = jnp.swapaxes(x, -1, -2)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, U)], constant_values=-jnp.inf)
+    x = x.reshape(*batch, U * (T + U))[..., : U * (T + U - 1)]
+    return jnp.moveaxis(x.reshape(*batch, U, T + U - 1), -1, 0)
