@@ -12,13 +12,15 @@ import jax.numpy as jnp
 from jax_rnnt import _checks, _compact, _compact_reference, reference
 from jax_rnnt._primitive import Kernel, accumulator_dtype, vary_alike
 
-# Scratch is (mantissa, exponent) pairs. CPU: alpha. CUDA: alpha, beta and each sequence's total.
+# Scratch is (mantissa, exponent) pairs. Posteriors on CPU: alpha; on CUDA: alpha, beta and each
+# sequence's total. Cost on CUDA: what one panel of label columns hands to the next.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),
     results=("",),
     result_dtype="accumulator",
     fallback=lambda *operands: [reference.lattice_cost(*operands)],
+    scratch={"cuda": ("T22",)},
 )
 _posteriors = Kernel(
     "lattice_posteriors",
@@ -34,6 +36,7 @@ _compact_cost = Kernel(
     results=("N",),
     result_dtype="accumulator",
     fallback=lambda *operands, **sizes: [_compact_reference.lattice_posteriors(*operands, **sizes)[0]],
+    scratch={"cuda": ("S2",)},
 )
 _compact_posteriors = Kernel(
     "lattice_posteriors_compact",

@@ -23,7 +23,7 @@
 namespace jax_rnnt {
 
 template <typename Real>
-struct Scaled {
+struct alignas(2 * sizeof(Real)) Scaled {
   Real mantissa;
   Real exponent;
 };

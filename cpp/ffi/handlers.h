@@ -3,15 +3,18 @@
 // A Backend names what differs between devices:
 //   Context                      what XLA hands to a handler (a thread pool, a stream)
 //   BFloat16, Float16            its 16-bit types
-//   PickForward, PickBackward, LatticeCost, LatticePosteriors    the functions, returning ffi::Error
+//   PickForward, PickBackward, LatticeCost, LatticePosteriors    the functions, returning Error
+//   CostScratch, PosteriorsScratch                               what the last two need of scratch
 // All leading dimensions of a buffer are batch, and nothing depends on the values of an array: a
 // shard of an uneven batch arrives with undefined rows.
 #ifndef JAX_RNNT_FFI_HANDLERS_H_
 #define JAX_RNNT_FFI_HANDLERS_H_
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "core/lattice_layout.h"
 #include "core/scaled.h"
@@ -189,44 +192,62 @@ inline Error MakeLayout(const AnyBuffer& arcs, const Int32Buffer& frames_lengths
   return Error::Success();
 }
 
-template <typename Backend>
+// How many Scaled numbers each scratch buffer must hold.
+template <size_t kCount>
+using ScratchCounts = std::array<std::pair<AnyBuffer*, int64_t>, kCount>;
+
+// An error unless each buffer has room for so many Scaled numbers.
+template <typename Counts>
+Error CheckScratch(DataType dtype, const Counts& counts) {
+  for (const auto& [buffer, count] : counts) {
+    JAX_RNNT_RETURN_IF_ERROR(Check("scratch", *buffer, dtype, 2 * count));
+  }
+  return Error::Success();
+}
+
+// Scratch: the backend's own buffers, of which it says how many Scaled numbers each holds.
+template <typename Backend, typename... Scratch>
 Error LatticeCost(typename Backend::Context context, const LatticeLayout& layout,
-                  AnyBuffer& blank_log_probs, AnyBuffer& label_log_probs, AnyBuffer& costs) {
+                  AnyBuffer& blank_log_probs, AnyBuffer& label_log_probs, AnyBuffer& costs,
+                  Scratch&... scratch) {
   return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
     using Real = typename decltype(real)::Type;
     constexpr DataType kReal = kDataType<Real>;
     const int64_t cells = blank_log_probs.element_count();
     JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
     JAX_RNNT_RETURN_IF_ERROR(Check("costs", costs, kReal, layout.sequences));
+    JAX_RNNT_RETURN_IF_ERROR(
+        CheckScratch(kReal, Backend::CostScratch(cells, layout, scratch...)));
     if (layout.sequences == 0) return Error::Success();
-    return Backend::template LatticeCost<Real>(context, layout, Data<const Real>(blank_log_probs),
-                                               Data<const Real>(label_log_probs),
-                                               Data<Real>(costs));
+    return Backend::template LatticeCost<Real>(
+        context, layout, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
+        Data<Real>(costs), Data<Scaled<Real>>(scratch)...);
   });
 }
 
-template <typename Backend>
+template <typename Backend, typename... Scratch>
 Error LatticeCostPadded(typename Backend::Context context, AnyBuffer blank_log_probs,
                         AnyBuffer label_log_probs, Int32Buffer frames_lengths,
-                        Int32Buffer labels_lengths, AnyResult costs) {
+                        Int32Buffer labels_lengths, AnyResult costs, Scratch... scratch) {
   LatticeLayout layout;
   JAX_RNNT_RETURN_IF_ERROR(
       MakeLayout(blank_log_probs, frames_lengths, labels_lengths, nullptr, 0, &layout));
-  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs);
+  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
+                              *scratch...);
 }
 
-template <typename Backend>
+template <typename Backend, typename... Scratch>
 Error LatticeCostCompact(typename Backend::Context context, AnyBuffer blank_log_probs,
                          AnyBuffer label_log_probs, Int32Buffer frames_lengths,
                          Int32Buffer labels_lengths, Int32Buffer offsets, AnyResult costs,
-                         int64_t max_labels) {
+                         Scratch... scratch, int64_t max_labels) {
   LatticeLayout layout;
   JAX_RNNT_RETURN_IF_ERROR(
       MakeLayout(blank_log_probs, frames_lengths, labels_lengths, &offsets, max_labels, &layout));
-  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs);
+  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
+                              *scratch...);
 }
 
-// Scratch: the backend's own buffers, of Scaled numbers, `scratch_count` of them in each.
 template <typename Backend, typename... Scratch>
 Error LatticePosteriors(typename Backend::Context context, const LatticeLayout& layout,
                         AnyBuffer& blank_log_probs, AnyBuffer& label_log_probs, AnyBuffer& costs,
@@ -240,9 +261,9 @@ Error LatticePosteriors(typename Backend::Context context, const LatticeLayout& 
     JAX_RNNT_RETURN_IF_ERROR(Check("costs", costs, kReal, layout.sequences));
     JAX_RNNT_RETURN_IF_ERROR(Check("blank_posteriors", blank_posteriors, kReal, cells));
     JAX_RNNT_RETURN_IF_ERROR(Check("label_posteriors", label_posteriors, kReal, cells));
-    for (const auto& [buffer, count] : Backend::ScratchCounts(cells, layout, scratch...)) {
-      JAX_RNNT_RETURN_IF_ERROR(Check("scratch", *buffer, kReal, 2 * count));
-    }
+    JAX_RNNT_RETURN_IF_ERROR(
+        CheckScratch(kReal, Backend::PosteriorsScratch(cells, layout, scratch...)));
+    if (layout.sequences == 0 && !layout.compact()) return Error::Success();
     return Backend::template LatticePosteriors<Real>(
         context, layout, cells, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
         Data<Real>(costs), Data<Real>(blank_posteriors), Data<Real>(label_posteriors),

@@ -8,16 +8,34 @@
 
 namespace jax_rnnt::ffi {
 
-namespace nb = nanobind;
+using Handler = XLA_FFI_Error* (*)(XLA_FFI_CallFrame*);
 
-inline nb::capsule Capsule(XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {
-  return nb::capsule(reinterpret_cast<void*>(handler));
-}
+struct Handlers {
+  Handler pick_forward;
+  Handler pick_backward;
+  Handler lattice_cost;
+  Handler lattice_posteriors;
+  Handler lattice_cost_compact;
+  Handler lattice_posteriors_compact;
+};
 
-inline void DefineVersions(nb::module_& module) {
+inline void DefineModule(nanobind::module_& module, Handlers handlers) {
   module.def("ffi_api_version",
-             [] { return nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); });
+             [] { return nanobind::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); });
   module.def("jaxlib_version", [] { return JAX_RNNT_JAXLIB_VERSION; });
+  module.def("registrations", [handlers] {
+    auto capsule = [](Handler handler) {
+      return nanobind::capsule(reinterpret_cast<void*>(handler));
+    };
+    nanobind::dict targets;
+    targets["pick_forward"] = capsule(handlers.pick_forward);
+    targets["pick_backward"] = capsule(handlers.pick_backward);
+    targets["lattice_cost"] = capsule(handlers.lattice_cost);
+    targets["lattice_posteriors"] = capsule(handlers.lattice_posteriors);
+    targets["lattice_cost_compact"] = capsule(handlers.lattice_cost_compact);
+    targets["lattice_posteriors_compact"] = capsule(handlers.lattice_posteriors_compact);
+    return targets;
+  });
 }
 
 }  // namespace jax_rnnt::ffi

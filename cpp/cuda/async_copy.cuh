@@ -1,0 +1,40 @@
+// Copies of 4, 8 or 16 bytes a thread from global to shared memory that pass no register: cp.async from
+// sm_80, a load and a store before.
+#ifndef JAX_RNNT_CUDA_ASYNC_COPY_CUH_
+#define JAX_RNNT_CUDA_ASYNC_COPY_CUH_
+
+#include <cstdint>
+
+namespace jax_rnnt::cuda {
+
+template <typename T>
+__device__ __forceinline__ void CopyAsync(T* shared, const T* global) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
+#if __CUDA_ARCH__ >= 800
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global),
+               "n"(sizeof(T))
+               : "memory");
+#else
+  *shared = *global;
+#endif
+}
+
+// Closes the group of copies that this thread has issued since the last call.
+__device__ __forceinline__ void CommitCopies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until all but the newest kPending groups of this thread have arrived, for this thread to read.
+template <int kPending>
+__device__ __forceinline__ void WaitForCopies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+}  // namespace jax_rnnt::cuda
+
+#endif  // JAX_RNNT_CUDA_ASYNC_COPY_CUH_

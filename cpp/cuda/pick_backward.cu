@@ -1,0 +1,431 @@
+// Backward of the row kernels: for each row x of V logits
+//
+//   g_v = c_blank [v = blank] + c_label [v = label] - (c_blank + c_label) softmax_v
+//   softmax_v = exp((x_v - maximum) - log_sum)
+//
+// Pointers (Acc is float, or double for double):
+//   logits (rows, V) of T    labels (rows) of int32
+//   maxima, log_sums, blank_cotangents, label_cotangents (rows) of Acc
+//   logits_cotangents (rows, V) of T, which may be logits
+//
+// c_label counts as 0 where the label is kNoLabel, both cotangents where it marks a padding row.
+// Rows whose cotangents are both 0 are inactive: zeros are written and, as the rows of one granule
+// allow, no logits read. The exponent is made of x_v - maximum, which is exact for logits of any
+// offset.
+//
+// The backward is bound by its bytes: logits read, cotangents written. Two kernels:
+//
+//   PickBackwardFlatKernel: both tensors as one flat run of granules of 16 bytes that know
+//     nothing of rows; a block per 2048 (float) or 4096 (16-bit) elements, the parameters of its
+//     rows in shared memory. Each granule is written by the thread that read it, so that writing
+//     over the logits is safe. Share of the copy bandwidth by the logits' bytes alone, in float:
+//     92 % at V = 28, 95 % at V = 50, 98 to 100 % from V = 127 (H100 80GB, 2026-11).
+//   PickBackwardElementKernel: a thread per element, for double and for tensors not aligned to
+//     16 bytes. It was not tuned.
+#include <cstdint>
+#include <type_traits>
+
+#include "core/row_label.h"
+#include "cuda/divide.cuh"
+#include "cuda/granule.cuh"
+#include "cuda/pick.h"
+
+namespace jax_rnnt::cuda {
+namespace {
+
+template <typename Acc>
+struct RowArrays {
+  const int32_t* labels;
+  const Acc* maxima;
+  const Acc* log_sums;
+  const Acc* blank_cotangents;
+  const Acc* label_cotangents;
+};
+
+// ----------------------------------------------------------------------------------------- Flat
+
+// 128 threads of 4 granules. One granule a thread has too few loads in flight: 80 to 86 %, not 95.
+constexpr int kFlatThreads = 128;
+constexpr int kFlatGranules = 4;
+// Asking for 10 blocks a multiprocessor (40 warps, not 36) gave 16-bit types 2 to 4 %; 12 spilled.
+// sm_75 has no more than 1024 threads a multiprocessor.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+constexpr int kFlatBlocks = 8;
+#else
+constexpr int kFlatBlocks = 10;
+#endif
+// Rows shorter than a granule: 64 threads of one granule bound the rows' parameters to 10 KB.
+constexpr int kShortRowsThreads = 64;
+constexpr int kShortRowsGranules = 1;
+// Granules inside one row, and the two picks, take branches of their own from here on: bfloat16
+// V = 500 92 to 99 %; at V = 28 to 129 the divergence costs 8 %.
+constexpr int kBranchesMinV = 256;
+
+// What a block keeps of a row in shared memory, next to the row's label. An inactive row has
+// cotangents of 0.
+struct alignas(16) RowParameters {
+  float maximum;
+  float scale;  // -(c_blank + c_label) exp(-log_sum): the factor of exp(x_v - maximum)
+  float blank_cotangent;
+  float label_cotangent;
+};
+
+__device__ __forceinline__ bool IsActive(const RowParameters& row) {
+  return row.blank_cotangent != 0.f || row.label_cotangent != 0.f;
+}
+
+struct BlockRows {
+  RowParameters* parameters;
+  int32_t* labels;
+};
+
+// Fills the block's rows and one inactive row after them, for granules that end with the tensor.
+__device__ __forceinline__ void LoadRows(const RowArrays<float>& arrays, int64_t first_row,
+                                         uint32_t count, int32_t V, const BlockRows& rows) {
+  for (uint32_t i = threadIdx.x; i <= count; i += blockDim.x) {
+    RowParameters parameters = {0.f, 0.f, 0.f, 0.f};
+    int32_t label = kNoLabel;
+    if (i < count) {
+      const int64_t row = first_row + i;
+      label = __ldg(arrays.labels + row);
+      parameters.maximum = __ldg(arrays.maxima + row);
+      if (!IsPaddingRow(label, V)) {
+        parameters.blank_cotangent = __ldg(arrays.blank_cotangents + row);
+        if (label != kNoLabel) parameters.label_cotangent = __ldg(arrays.label_cotangents + row);
+      }
+      parameters.scale = -(parameters.blank_cotangent + parameters.label_cotangent) *
+                         expf(-__ldg(arrays.log_sums + row));
+    }
+    rows.parameters[i] = parameters;
+    rows.labels[i] = label;
+  }
+}
+
+// Elements [0, count) of a granule at the tensor's end, the others 0.
+template <typename T>
+__device__ __forceinline__ uint4 LoadPartialGranule(const T* source, uint32_t count) {
+  float values[Granule<T>::kElements];
+#pragma unroll
+  for (uint32_t j = 0; j < Granule<T>::kElements; ++j) {
+    values[j] = j < count ? ToAccumulator(source[j]) : 0.f;
+  }
+  return Granule<T>::Pack(values);
+}
+
+template <typename T>
+__device__ __forceinline__ void StorePartialGranule(const uint4& granule, uint32_t count,
+                                                    T* target) {
+  float values[Granule<T>::kElements];
+  Granule<T>::Unpack(granule, values);
+#pragma unroll
+  for (uint32_t j = 0; j < Granule<T>::kElements; ++j) {
+    if (j < count) FromAccumulator(values[j], target + j);
+  }
+}
+
+// Whether any row is active of those that the kElements elements from `column` of `row` on touch.
+template <int kElements, bool kShortRows>
+__device__ __forceinline__ bool IsAnyActive(const BlockRows& rows, uint32_t count, uint32_t row,
+                                            uint32_t column, uint32_t V) {
+  bool is_active = IsActive(rows.parameters[row]);
+  if constexpr (kShortRows) {
+    for (uint32_t next = row + 1; next < count && (next - row) * V < column + kElements; ++next) {
+      is_active |= IsActive(rows.parameters[next]);
+    }
+  } else if (column + kElements > V) {
+    is_active |= IsActive(rows.parameters[row + 1]);
+  }
+  return is_active;
+}
+
+// The functions below turn a granule's logits, `values`, into their cotangents; the first element
+// is that of `column` in `row`.
+
+template <int kElements>
+__device__ __forceinline__ void ToCotangentsInOneRow(const RowParameters& row, int32_t label,
+                                                     uint32_t column, uint32_t blank,
+                                                     float (&values)[kElements]) {
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) values[j] = row.scale * Exp(values[j] - row.maximum);
+  const uint32_t blank_at = blank - column;
+  const uint32_t label_at = static_cast<uint32_t>(label) - column;
+  if (blank_at < kElements || label_at < kElements) {
+#pragma unroll
+    for (uint32_t j = 0; j < kElements; ++j) {
+      if (j == blank_at) values[j] += row.blank_cotangent;
+      if (j == label_at) values[j] += row.label_cotangent;
+    }
+  }
+}
+
+// `end` elements belong to `row`, the others to `next`; where end >= kElements, next is row.
+template <int kElements, bool kBranches>
+__device__ __forceinline__ void ToCotangentsInTwoRows(const RowParameters& row,
+                                                      const RowParameters& next, int32_t label,
+                                                      int32_t next_label, uint32_t column,
+                                                      uint32_t blank, uint32_t V,
+                                                      float (&values)[kElements]) {
+  const uint32_t end = V - column;
+#pragma unroll
+  for (uint32_t j = 0; j < kElements; ++j) {
+    const bool is_first = j < end;
+    values[j] = (is_first ? row.scale : next.scale) *
+                Exp(values[j] - (is_first ? row.maximum : next.maximum));
+  }
+  // A label of kNoLabel may seem to lie in the other row, where its cotangent of 0 does no harm.
+  const uint32_t blank_at = blank - column;
+  const uint32_t next_blank_at = blank + end;
+  const uint32_t label_at = static_cast<uint32_t>(label) - column;
+  const uint32_t next_label_at = static_cast<uint32_t>(next_label) + end;
+  if (!kBranches || blank_at < kElements || next_blank_at < kElements || label_at < kElements ||
+      next_label_at < kElements) {
+#pragma unroll
+    for (uint32_t j = 0; j < kElements; ++j) {
+      if (j == blank_at) values[j] += row.blank_cotangent;
+      if (j == next_blank_at) values[j] += next.blank_cotangent;
+      if (j == label_at) values[j] += row.label_cotangent;
+      if (j == next_label_at) values[j] += next.label_cotangent;
+    }
+  }
+  const bool is_row_active = IsActive(row);
+  const bool is_next_active = IsActive(next);
+  if (!is_row_active || !is_next_active) {
+#pragma unroll
+    for (uint32_t j = 0; j < kElements; ++j) {
+      if (!(j < end ? is_row_active : is_next_active)) values[j] = 0.f;
+    }
+  }
+}
+
+template <int kElements>
+__device__ __forceinline__ void ToCotangentsInShortRows(const BlockRows& rows, uint32_t count,
+                                                        uint32_t row, uint32_t column,
+                                                        uint32_t blank, uint32_t V,
+                                                        float (&values)[kElements]) {
+  RowParameters parameters = rows.parameters[row];
+  uint32_t label = static_cast<uint32_t>(rows.labels[row]);
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) {
+    float cotangent = parameters.scale * Exp(values[j] - parameters.maximum);
+    if (column == blank) cotangent += parameters.blank_cotangent;
+    if (column == label) cotangent += parameters.label_cotangent;
+    values[j] = IsActive(parameters) ? cotangent : 0.f;
+    if (++column == V) {
+      column = 0;
+      row = min(row + 1, count);
+      parameters = rows.parameters[row];
+      label = static_cast<uint32_t>(rows.labels[row]);
+    }
+  }
+}
+
+template <int kElements, bool kBranches>
+__device__ __forceinline__ void ToCotangents(const BlockRows& rows, uint32_t row, uint32_t column,
+                                             uint32_t blank, uint32_t V,
+                                             float (&values)[kElements]) {
+  const RowParameters parameters = rows.parameters[row];
+  const int32_t label = rows.labels[row];
+  const bool has_next = column + kElements > V;
+  if (kBranches && !has_next) {
+    ToCotangentsInOneRow<kElements>(parameters, label, column, blank, values);
+  } else {
+    const uint32_t next = has_next ? row + 1 : row;
+    ToCotangentsInTwoRows<kElements, kBranches>(parameters, rows.parameters[next], label,
+                                                rows.labels[next], column, blank, V, values);
+  }
+}
+
+template <typename T, int kThreads, int kGranules>
+constexpr int64_t kFlatBlockElements =
+    static_cast<int64_t>(kThreads) * kGranules * Granule<T>::kElements;
+
+// A block per kThreads * kGranules granules of the flat tensors. kShortRows: V is less than the
+// elements of a granule, which may touch many rows; otherwise it touches two at most. kBranches:
+// see kBranchesMinV. Logits and cotangents aligned to 16 bytes.
+// Shared memory: row_capacity RowParameters, then as many labels.
+template <typename T, int kThreads, int kGranules, bool kShortRows, bool kBranches>
+__global__ void __launch_bounds__(kThreads, kShortRows ? 1 : kFlatBlocks)
+    PickBackwardFlatKernel(const T* logits, T* logits_cotangents, RowArrays<float> arrays,
+                           int64_t elements, int32_t V, int32_t blank, int row_capacity,
+                           Divider divider) {
+  extern __shared__ RowParameters parameters[];
+  using G = Granule<T>;
+  constexpr uint32_t kElements = G::kElements;
+  constexpr int64_t kBlockElements = kFlatBlockElements<T, kThreads, kGranules>;
+  const BlockRows rows = {parameters, reinterpret_cast<int32_t*>(parameters + row_capacity)};
+
+  const int64_t first_element = static_cast<int64_t>(blockIdx.x) * kBlockElements;
+  const uint32_t block_elements =
+      static_cast<uint32_t>(min(kBlockElements, elements - first_element));
+  uint32_t first_column;
+  const int64_t first_row =
+      static_cast<int64_t>(divider.Divide64(static_cast<uint64_t>(first_element), &first_column));
+  const uint32_t row_count = divider.Divide(first_column + block_elements - 1) + 1;
+  LoadRows(arrays, first_row, row_count, V, rows);
+  // The rows' parameters become visible to all threads.
+  __syncthreads();
+
+  const T* block_logits = logits + first_element;
+  T* block_cotangents = logits_cotangents + first_element;
+  uint4 granules[kGranules];
+  uint32_t active_granules = 0;  // one bit each
+#pragma unroll
+  for (int k = 0; k < kGranules; ++k) {
+    const uint32_t element = (k * kThreads + threadIdx.x) * kElements;
+    if (element < block_elements) {
+      uint32_t column;
+      const uint32_t row = divider.Divide(first_column + element, &column);
+      if (IsAnyActive<kElements, kShortRows>(rows, row_count, row, column, V)) {
+        active_granules |= 1u << k;
+        granules[k] = element + kElements <= block_elements
+                          ? *reinterpret_cast<const uint4*>(block_logits + element)
+                          : LoadPartialGranule(block_logits + element, block_elements - element);
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kGranules; ++k) {
+    const uint32_t element = (k * kThreads + threadIdx.x) * kElements;
+    if (element < block_elements) {
+      uint4 result = make_uint4(0, 0, 0, 0);
+      if ((active_granules >> k & 1u) != 0) {
+        uint32_t column;
+        const uint32_t row = divider.Divide(first_column + element, &column);
+        float values[kElements];
+        G::Unpack(granules[k], values);
+        if constexpr (kShortRows) {
+          ToCotangentsInShortRows<kElements>(rows, row_count, row, column, blank, V, values);
+        } else {
+          ToCotangents<kElements, kBranches>(rows, row, column, blank, V, values);
+        }
+        result = G::Pack(values);
+      }
+      if (element + kElements <= block_elements) {
+        *reinterpret_cast<uint4*>(block_cotangents + element) = result;
+      } else {
+        StorePartialGranule(result, block_elements - element, block_cotangents + element);
+      }
+    }
+  }
+}
+
+template <typename T, int kThreads, int kGranules, bool kShortRows, bool kBranches>
+cudaError_t LaunchPickBackwardFlat(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
+                                   const T* logits, const RowArrays<float>& arrays,
+                                   T* logits_cotangents) {
+  constexpr int64_t kBlockElements = kFlatBlockElements<T, kThreads, kGranules>;
+  const int64_t elements = rows * V;
+  // kBlockElements / V whole rows, part of a row before them and part of one after, and the
+  // inactive row. At most 10 KB: 515 rows and their labels.
+  const int row_capacity = static_cast<int>(kBlockElements / V + 3);
+  const size_t shared_bytes = row_capacity * (sizeof(RowParameters) + sizeof(int32_t));
+  PickBackwardFlatKernel<T, kThreads, kGranules, kShortRows, kBranches>
+      <<<CountBlocks(elements, kBlockElements), kThreads, shared_bytes, stream>>>(
+          logits, logits_cotangents, arrays, elements, V, blank, row_capacity,
+          Divider(static_cast<uint32_t>(V)));
+  return cudaGetLastError();
+}
+
+template <typename T>
+cudaError_t DispatchFlat(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
+                         const T* logits, const RowArrays<float>& arrays, T* logits_cotangents) {
+  if (V < Granule<T>::kElements) {
+    return LaunchPickBackwardFlat<T, kShortRowsThreads, kShortRowsGranules, true, false>(
+        stream, rows, V, blank, logits, arrays, logits_cotangents);
+  }
+  if (V < kBranchesMinV) {
+    return LaunchPickBackwardFlat<T, kFlatThreads, kFlatGranules, false, false>(
+        stream, rows, V, blank, logits, arrays, logits_cotangents);
+  }
+  return LaunchPickBackwardFlat<T, kFlatThreads, kFlatGranules, false, true>(
+      stream, rows, V, blank, logits, arrays, logits_cotangents);
+}
+
+// -------------------------------------------------------------------------------------- Element
+
+constexpr int kElementThreads = 256;
+
+__device__ __forceinline__ float Softmax(float logit, float maximum, float log_sum) {
+  return Exp2(fmaf(logit - maximum, kLog2E, -log_sum * kLog2E));
+}
+__device__ __forceinline__ double Softmax(double logit, double maximum, double log_sum) {
+  return exp((logit - maximum) - log_sum);
+}
+
+// A thread per element: it reads what it overwrites. Any alignment.
+template <typename T>
+__global__ void __launch_bounds__(kElementThreads)
+    PickBackwardElementKernel(const T* logits, T* logits_cotangents,
+                              RowArrays<typename Accumulator<T>::Type> arrays, int64_t elements,
+                              int32_t V, int32_t blank, Divider divider) {
+  using Acc = typename Accumulator<T>::Type;
+  const int64_t element = static_cast<int64_t>(blockIdx.x) * kElementThreads + threadIdx.x;
+  if (element >= elements) return;
+  uint32_t unsigned_column;
+  const int64_t row =
+      static_cast<int64_t>(divider.Divide64(static_cast<uint64_t>(element), &unsigned_column));
+  const int32_t column = static_cast<int32_t>(unsigned_column);
+  const int32_t label = __ldg(arrays.labels + row);
+  Acc blank_cotangent = 0;
+  Acc label_cotangent = 0;
+  if (!IsPaddingRow(label, V)) {
+    blank_cotangent = __ldg(arrays.blank_cotangents + row);
+    if (label != kNoLabel) label_cotangent = __ldg(arrays.label_cotangents + row);
+  }
+  Acc cotangent = 0;
+  if (blank_cotangent != 0 || label_cotangent != 0) {
+    cotangent = -(blank_cotangent + label_cotangent) * Softmax(ToAccumulator(logits[element]),
+                                                               __ldg(arrays.maxima + row),
+                                                               __ldg(arrays.log_sums + row));
+    if (column == blank) cotangent += blank_cotangent;
+    if (column == label) cotangent += label_cotangent;
+  }
+  FromAccumulator(cotangent, logits_cotangents + element);
+}
+
+template <typename T>
+cudaError_t LaunchPickBackwardElement(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
+                                      const T* logits,
+                                      const RowArrays<typename Accumulator<T>::Type>& arrays,
+                                      T* logits_cotangents) {
+  const int64_t elements = rows * V;
+  PickBackwardElementKernel<T>
+      <<<CountBlocks(elements, kElementThreads), kElementThreads, 0, stream>>>(
+          logits, logits_cotangents, arrays, elements, V, blank, Divider(static_cast<uint32_t>(V)));
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+template <typename T>
+cudaError_t PickBackward(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
+                         const T* logits, const int32_t* labels,
+                         const typename Accumulator<T>::Type* maxima,
+                         const typename Accumulator<T>::Type* log_sums,
+                         const typename Accumulator<T>::Type* blank_cotangents,
+                         const typename Accumulator<T>::Type* label_cotangents,
+                         T* logits_cotangents) {
+  if (rows < 0 || V < 1 || blank < 0 || blank >= V) return cudaErrorInvalidValue;
+  if (rows == 0) return cudaSuccess;
+  const RowArrays<typename Accumulator<T>::Type> arrays{labels, maxima, log_sums, blank_cotangents,
+                                                        label_cotangents};
+  if constexpr (!std::is_same_v<T, double>) {
+    if (IsGranuleAligned(logits) && IsGranuleAligned(logits_cotangents)) {
+      return DispatchFlat<T>(stream, rows, V, blank, logits, arrays, logits_cotangents);
+    }
+  }
+  return LaunchPickBackwardElement<T>(stream, rows, V, blank, logits, arrays, logits_cotangents);
+}
+
+#define JAX_RNNT_INSTANTIATE(T)                                                                  \
+  template cudaError_t PickBackward<T>(cudaStream_t, int64_t, int32_t, int32_t, const T*,        \
+                                       const int32_t*, const Accumulator<T>::Type*,              \
+                                       const Accumulator<T>::Type*, const Accumulator<T>::Type*, \
+                                       const Accumulator<T>::Type*, T*)
+JAX_RNNT_INSTANTIATE(float);
+JAX_RNNT_INSTANTIATE(__nv_bfloat16);
+JAX_RNNT_INSTANTIATE(__half);
+JAX_RNNT_INSTANTIATE(double);
+#undef JAX_RNNT_INSTANTIATE
+
+}  // namespace jax_rnnt::cuda

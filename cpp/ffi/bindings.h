@@ -1,0 +1,77 @@
+// The buffers and attributes of each custom call, in order, for any Context (what XLA hands to a
+// handler). A backend appends its own scratch results, and the calls on compact arcs then max_labels.
+#ifndef JAX_RNNT_FFI_BINDINGS_H_
+#define JAX_RNNT_FFI_BINDINGS_H_
+
+#include "ffi/handlers.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jax_rnnt::ffi {
+
+template <typename Context>
+auto BindPickForward() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<Context>()
+      .template Arg<AnyBuffer>()    // logits (..., V)
+      .template Arg<Int32Buffer>()  // labels (...)
+      .template Ret<AnyBuffer>()    // blank_log_probs (...)
+      .template Ret<AnyBuffer>()    // label_log_probs (...)
+      .template Ret<AnyBuffer>()    // maxima (...)
+      .template Ret<AnyBuffer>()    // log_sums (...)
+      .template Attr<int64_t>("blank");
+}
+
+template <typename Context>
+auto BindPickBackward() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<Context>()
+      .template Arg<AnyBuffer>()    // logits (..., V)
+      .template Arg<Int32Buffer>()  // labels (...)
+      .template Arg<AnyBuffer>()    // maxima (...)
+      .template Arg<AnyBuffer>()    // log_sums (...)
+      .template Arg<AnyBuffer>()    // blank_cotangents (...)
+      .template Arg<AnyBuffer>()    // label_cotangents (...)
+      .template Ret<AnyBuffer>()    // logits_cotangents (..., V)
+      .template Attr<int64_t>("blank");
+}
+
+template <typename Context>
+auto BindLatticeCost() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<Context>()
+      .template Arg<AnyBuffer>()    // blank_log_probs (..., T, U)
+      .template Arg<AnyBuffer>()    // label_log_probs (..., T, U)
+      .template Arg<Int32Buffer>()  // frames_lengths (...)
+      .template Arg<Int32Buffer>()  // labels_lengths (...)
+      .template Ret<AnyBuffer>();   // costs (...)
+}
+
+template <typename Context>
+auto BindLatticePosteriors() {
+  return BindLatticeCost<Context>()
+      .template Ret<AnyBuffer>()   // blank_posteriors (..., T, U)
+      .template Ret<AnyBuffer>();  // label_posteriors (..., T, U)
+}
+
+template <typename Context>
+auto BindLatticeCostCompact() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<Context>()
+      .template Arg<AnyBuffer>()    // blank_log_probs (..., S)
+      .template Arg<AnyBuffer>()    // label_log_probs (..., S)
+      .template Arg<Int32Buffer>()  // frames_lengths (..., N)
+      .template Arg<Int32Buffer>()  // labels_lengths (..., N)
+      .template Arg<Int32Buffer>()  // offsets (..., N)
+      .template Ret<AnyBuffer>();   // costs (..., N)
+}
+
+template <typename Context>
+auto BindLatticePosteriorsCompact() {
+  return BindLatticeCostCompact<Context>()
+      .template Ret<AnyBuffer>()   // blank_posteriors (..., S)
+      .template Ret<AnyBuffer>();  // label_posteriors (..., S)
+}
+
+}  // namespace jax_rnnt::ffi
+
+#endif  // JAX_RNNT_FFI_BINDINGS_H_
