@@ -59,7 +59,7 @@ def check_labels(labels: jax.Array, labels_lengths: jax.Array, vocabulary: int) 
 def offsets(frames_lengths: jax.Array, labels_lengths: jax.Array, rows: int) -> jax.Array:
     """(N,) int32, the first row of each sequence; past the array where there is no room."""
     ends = _running_sums(_counts(frames_lengths, labels_lengths, rows), rows)
-    return jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
+    return _starts(ends)
 
 
 def sequence_of_rows(
@@ -70,7 +70,7 @@ def sequence_of_rows(
     ends = _saturating_add(offsets, counts, rows)
     row = jnp.arange(rows, dtype=jnp.int32)
     sequence = jnp.searchsorted(ends, row, side="right").astype(jnp.int32)
-    first = jnp.take(offsets, sequence, mode="fill", fill_value=0)
+    first = take(offsets, sequence, 0)
     return sequence, row - first
 
 
@@ -86,7 +86,7 @@ def row_labels(
     (available,) = labels.shape
     used = jnp.clip(labels_lengths, 0)
     label_ends = _running_sums(jnp.minimum(used, available + 1), available)
-    label_offsets = jnp.concatenate([jnp.zeros_like(label_ends[:1]), label_ends[:-1]])
+    label_offsets = _starts(label_ends)
     counts = _counts(frames_lengths, labels_lengths, rows)
     fits = _saturating_add(offsets, counts, rows) <= rows
     sensible = (frames_lengths >= 1) & (labels_lengths >= 0) & fits & (label_ends <= available)
@@ -98,13 +98,22 @@ def row_labels(
     sensible &= jnp.zeros_like(used).at[owner].add(wrong, mode="drop") == 0
 
     sequence, cell = sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
-    column = cell % (jnp.take(used, sequence, mode="fill", fill_value=0) + 1)
-    place = jnp.take(label_offsets, sequence, mode="fill", fill_value=0) + column
-    own = jnp.take(labels, place, mode="fill", fill_value=reference.PADDING_ROW)
-    last = column == jnp.take(used, sequence, mode="fill", fill_value=0)
-    padding = ~jnp.take(sensible, sequence, mode="fill", fill_value=False)
+    column = cell % (take(used, sequence, 0) + 1)
+    place = take(label_offsets, sequence, 0) + column
+    own = take(labels, place, reference.PADDING_ROW)
+    last = column == take(used, sequence, 0)
+    padding = ~take(sensible, sequence, False)
     own = jnp.where(last, reference.NO_LABEL, own)
     return jnp.where(padding, reference.PADDING_ROW, own).astype(jnp.int32), sensible
+
+
+def take(values: jax.Array, index: jax.Array, fill) -> jax.Array:
+    """values[index] along its one axis, `fill` beyond its end; the axis may be empty."""
+    return jnp.take(jnp.append(values, jnp.asarray(fill, values.dtype)), index, mode="clip")
+
+
+def _starts(ends):
+    return jnp.pad(ends, (1, 0))[:-1]
 
 
 def _counts(frames_lengths, labels_lengths, rows):

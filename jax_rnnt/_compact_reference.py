@@ -32,6 +32,8 @@ def lattice_posteriors(
 def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets, *, columns):
     (rows,) = blank_log_probs.shape
     dtype = blank_log_probs.dtype
+    if rows == 0:
+        return jnp.full(frames_lengths.shape, jnp.nan, dtype), blank_log_probs, label_log_probs
     stride = labels_lengths + 1
     room = (rows - offsets) // jnp.maximum(stride, 1)  # frames that fit behind the offset
     valid = (frames_lengths >= 1) & (labels_lengths >= 0) & (labels_lengths < columns)
@@ -48,8 +50,11 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
         return jnp.where(inside, offsets[:, None] + frame * stride[:, None] + column, rows)
 
     def arcs(index):
-        take = dict(mode="fill", fill_value=-jnp.inf)
-        return (split(jnp.take(x, index, **take)) for x in (blank_log_probs, label_log_probs))
+        """Both arcs of each cell, zero outside the lattice, and which cells have a NaN or +inf."""
+        blank = jnp.take(blank_log_probs, index, mode="fill", fill_value=-jnp.inf)
+        label = jnp.take(label_log_probs, index, mode="fill", fill_value=-jnp.inf)
+        label = jnp.where(column < last_label, label, -jnp.inf)
+        return split(blank), split(label), ~((blank < jnp.inf) & (label < jnp.inf))
 
     def where(condition, a, b):
         return Scaled(*(jnp.where(condition, x, y) for x, y in zip(a, b)))
@@ -60,28 +65,29 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
     diagonals = jnp.max(last_diagonal, initial=-1) + 1
 
     def forward(diagonal, carry):
-        alpha, alphas, total = carry
+        alpha, alphas, total, senseless = carry
         index = cells(diagonal)
         alphas = Scaled(*(a.at[index].set(x, mode="drop") for a, x in zip(alphas, alpha)))
-        blank, label = arcs(index)
+        blank, label, wrong = arcs(index)
+        senseless |= wrong.any(-1, keepdims=True)
         leave, emit = multiply(alpha, blank), multiply(alpha, label)
         ends = (diagonal == last_diagonal) & (column == last_label)
         total = where(ends.any(-1, keepdims=True), _last(ends, leave), total)
         moved = Scaled(*(jnp.roll(x, 1, -1) for x in emit))
-        return add(leave, where(column == 0, zeros, moved)), alphas, total
+        return add(leave, where(column == 0, zeros, moved)), alphas, total, senseless
 
     def backward(step, carry):
         beta, blank_posteriors, label_posteriors = carry
         index = cells(diagonals - 1 - step)
-        blank, label = arcs(index)
+        blank, label, _ = arcs(index)
         ends = (diagonals - 1 - step == last_diagonal) & (column == last_label)
         leave = multiply(blank, where(ends, one, beta))
         moved = Scaled(*(jnp.roll(x, -1, -1) for x in beta))
-        emit = multiply(label, where(column >= last_label, zeros, moved))
+        emit = multiply(label, moved)
         alpha = Scaled(*(jnp.take(x, index, mode="fill", fill_value=0) for x in alphas))
 
         def put(posteriors, arc):
-            share = _ratio(multiply(alpha, arc), total)
+            share = jnp.where(senseless, 0, _share(multiply(alpha, arc), total))
             return posteriors.at[index].set(share, mode="drop")
 
         posteriors = put(blank_posteriors, leave), put(label_posteriors, emit)
@@ -89,19 +95,19 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
 
     start = where((column == 0) & valid[:, None], one, zeros)
     packed = jnp.zeros(rows, dtype)
-    carry = (start, Scaled(packed, packed), zero)
-    _, alphas, total = jax.lax.fori_loop(0, diagonals, forward, carry)
+    carry = (start, Scaled(packed, packed), zero, ~valid[:, None])
+    _, alphas, total, senseless = jax.lax.fori_loop(0, diagonals, forward, carry)
     _, *posteriors = jax.lax.fori_loop(0, diagonals, backward, (zeros, packed, packed))
-    costs = jnp.where(valid, -log(normalize(Scaled(*(x[:, 0] for x in total)))), jnp.nan)
-    return costs, *posteriors
+    costs = jnp.where(senseless, jnp.nan, -log(normalize(total)))
+    return costs[:, 0], *posteriors
 
 
 def _last(ends, x):
     return Scaled(*(jnp.where(ends, y, 0).sum(-1, keepdims=True) for y in x))
 
 
-def _ratio(a: Scaled, b: Scaled) -> jax.Array:
-    """a / b as a plain number, 0 where b is."""
+def _share(a: Scaled, b: Scaled) -> jax.Array:
+    """a / b as a plain number in [0, 1], 0 where b is zero."""
     share = a.mantissa / jnp.where(b.mantissa == 0, 1, b.mantissa)
     power = jnp.exp2(jnp.clip(a.exponent - b.exponent, -126, 126))
-    return jnp.where((b.mantissa == 0) | (a.mantissa == 0), 0, share * power)
+    return jnp.where((b.mantissa == 0) | (a.mantissa == 0), 0, jnp.minimum(share * power, 1))

@@ -15,19 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import PartitionSpec
 
 from jax_rnnt import _ffi
+from jax_rnnt._dtypes import accumulator_dtype
 
 KERNELS: dict[str, "Kernel"] = {}
-
-
-def accumulator_dtype(dtype: Any) -> np.dtype:
-    """What costs and arcs are computed in: float64 for float64, else float32."""
-    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
 
 
 class Kernel:

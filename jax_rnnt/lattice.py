@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_rnnt import _checks, _compact, _compact_reference, reference
-from jax_rnnt._primitive import Kernel, accumulator_dtype, vary_alike
+from jax_rnnt._dtypes import accumulator_dtype
+from jax_rnnt._primitive import Kernel, vary_alike
 
 # Scratch is (mantissa, exponent) pairs. Posteriors on CPU: alpha; on CUDA: alpha, beta and each
 # sequence's total. Cost on CUDA: what one panel of label columns hands to the next.
@@ -20,7 +21,7 @@ _cost = Kernel(
     results=("",),
     result_dtype="accumulator",
     fallback=lambda *operands: [reference.lattice_cost(*operands)],
-    scratch={"cuda": ("T22",)},
+    scratch={"cuda": ("T4",)},
 )
 _posteriors = Kernel(
     "lattice_posteriors",
@@ -102,12 +103,15 @@ def lattice_cost(
     frames_lengths = _checks.integers("frames_lengths", frames_lengths)
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
-    core = 1 if compact else 2
-    if blank_log_probs.ndim < core or 0 in blank_log_probs.shape[blank_log_probs.ndim - core :][:1]:
-        expected = "(S,)" if compact else "(..., T, U) with T at least 1"
-        raise ValueError(f"blank_log_probs must be {expected}, got {blank_log_probs.shape}.")
+    shape = blank_log_probs.shape
+    if compact and len(shape) != 1:
+        raise ValueError(f"compact blank_log_probs must have shape (S,), got {shape}.")
+    if not compact and (len(shape) < 2 or 0 in shape[-2:]):
+        raise ValueError(
+            f"blank_log_probs must have shape (..., T, U) with T and U at least 1, got {shape}."
+        )
     _checks.shape("label_log_probs", label_log_probs, blank_log_probs.shape, "as blank_log_probs")
-    dtype = accumulator_dtype(jnp.promote_types(blank_log_probs.dtype, label_log_probs.dtype))
+    dtype = accumulator_dtype(blank_log_probs.dtype, label_log_probs.dtype)
     arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
     if compact:
         sizes = _compact.check_lengths(blank_log_probs.shape, frames_lengths, labels_lengths)
@@ -193,7 +197,7 @@ def _compact_lattice_cost_backward(max_labels, implementation, residuals, cotang
     del max_labels, implementation
     posteriors, geometry = residuals
     sequence, _ = _compact.sequence_of_rows(*geometry, posteriors[0].shape[-1])
-    cotangents = jnp.take(cotangents, sequence, mode="fill", fill_value=0)
+    cotangents = _compact.take(cotangents, sequence, 0)
     return *(_arc_cotangents(p, cotangents) for p in posteriors), None, None, None
 
 

@@ -279,8 +279,8 @@ def _padded_layout(rows, labels, frames_lengths, labels_lengths):
     sensible = (frames_lengths >= 1) & (frames_lengths <= T)
     sensible &= (labels_lengths >= 0) & (labels_lengths < U) & ~wrong.any(-1)
     column_labels = jnp.where(used, labels, reference.NO_LABEL)
-    last = jnp.full((*batch, 1), reference.NO_LABEL, jnp.int32)
-    column_labels = jnp.concatenate([column_labels, last], -1)
+    last_column = [(0, 0)] * len(batch) + [(0, 1)]
+    column_labels = jnp.pad(column_labels, last_column, constant_values=reference.NO_LABEL)
     frames = jnp.where(sensible, frames_lengths, 0)[..., None, None]
     inside = jnp.arange(T, dtype=jnp.int32)[:, None] < frames
     inside &= column <= labels_lengths[..., None, None]

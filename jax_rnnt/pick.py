@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 
 from jax_rnnt import _checks, reference
-from jax_rnnt._primitive import Kernel, accumulator_dtype, vary_alike
+from jax_rnnt._dtypes import accumulator_dtype
+from jax_rnnt._primitive import Kernel, vary_alike
 
 _pick_forward = Kernel(
     "pick_forward",

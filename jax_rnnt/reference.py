@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_rnnt._dtypes import accumulator_dtype
+
 # Row labels: a label in [0, V), kNoLabel where only the blank leaves the row, anything else outside
 # [0, V) for a padding row.
 NO_LABEL = -1
@@ -42,13 +44,16 @@ class Scaled(NamedTuple):
 def split(log_probs: jax.Array) -> Scaled:
     """exp(log_probs) as a mantissa in [2**-0.5, 2**0.5] and an exponent; -inf becomes zero."""
     possible = log_probs > -jnp.inf
-    possible |= jnp.isnan(log_probs)
     finite = jnp.where(possible, log_probs, 0)
-    exponent = lax.stop_gradient(jnp.round(finite * _LOG2_E))
-    # Two-part log(2): the product with the high part is exact for exponents below 2**13.
-    remainder = (finite - exponent * _LN2_HIGH) - exponent * _LN2_LOW
+    constant = lax.stop_gradient(finite)
+    exponent = jnp.maximum(jnp.round(constant * _LOG2_E), ZERO_EXPONENT)
+    # Two-part log(2): the product with the high part is exact for exponents below 2**13. Where the
+    # exponent is too large for a fraction, there is none.
+    fraction = (constant - exponent * _LN2_HIGH) - exponent * _LN2_LOW
+    fraction = jnp.where(jnp.abs(exponent) < _LARGEST_WITH_FRACTION, fraction, 0)
+    mantissa = jnp.exp(fraction + (finite - constant))
     return Scaled(
-        jnp.where(possible, jnp.exp(remainder), 0),
+        jnp.where(possible, mantissa, 0),
         jnp.where(possible, exponent, ZERO_EXPONENT),
     )
 
@@ -70,8 +75,7 @@ def add(a: Scaled, b: Scaled) -> Scaled:
 
 def normalize(a: Scaled) -> Scaled:
     """The same number with its mantissa in [0.5, 1), or zero with the exponent of zero."""
-    # NaN stays in the mantissa; frexp's exponent of it is whatever the platform gives.
-    _, shift = jnp.frexp(lax.stop_gradient(jnp.nan_to_num(a.mantissa, nan=1.0)))
+    _, shift = jnp.frexp(lax.stop_gradient(a.mantissa))
     shift = shift.astype(a.mantissa.dtype)
     exponent = jnp.where(a.mantissa == 0, ZERO_EXPONENT, a.exponent + shift)
     return Scaled(a.mantissa * _power_of_two(-shift), exponent)
@@ -89,6 +93,7 @@ def log(a: Scaled) -> jax.Array:
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 0.693359375  # ten bits, exact in every dtype
 _LN2_LOW = -2.1219444005469057e-4
+_LARGEST_WITH_FRACTION = 2.0**22
 
 
 def _power_of_two(exponent: jax.Array) -> jax.Array:
@@ -121,28 +126,25 @@ def pick_forward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """log_softmax_pick with each row's maximum and log of its sum, as the kernels return them."""
     vocabulary = logits.shape[-1]
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
     wanted = (labels >= NO_LABEL) & (labels < vocabulary)
-    rows = jnp.where(wanted[..., None], logits, 0).astype(dtype)
+    rows = jnp.where(wanted[..., None], logits, 0).astype(accumulator_dtype(logits.dtype))
+    # Rows without a log-softmax are taken out, so that no derivative meets their numbers.
+    senseless = ~(rows < jnp.inf).all(-1)  # NaN or +inf
+    impossible = (rows == -jnp.inf).all(-1)
+    usable = ~senseless & ~impossible
+    rows = jnp.where(usable[..., None], rows, 0)
     maxima = lax.stop_gradient(rows.max(-1))
-    possible = maxima > -jnp.inf
-    possible |= jnp.isnan(maxima)
-    maxima = jnp.where(possible, maxima, 0)
     shifted = rows - maxima[..., None]
-    sums = jnp.exp(shifted).sum(-1)
-    log_sums = jnp.log(jnp.where(possible, sums, 1))
-    keep = wanted & possible
+    log_sums = jnp.log(jnp.exp(shifted).sum(-1))
     column = lax.broadcasted_iota(jnp.int32, rows.shape, rows.ndim - 1)
     own_label = jnp.where(column == labels[..., None], shifted, 0).sum(-1)
-    blank_log_probs = jnp.where(keep, shifted[..., blank] - log_sums, -jnp.inf)
-    label_log_probs = jnp.where(keep & (labels >= 0), own_label - log_sums, -jnp.inf)
-    zero = jnp.zeros_like(log_sums)
-    return (
-        blank_log_probs,
-        label_log_probs,
-        jnp.where(wanted, maxima, zero),
-        jnp.where(wanted, log_sums, zero),
-    )
+    missing = jnp.where(senseless, jnp.nan, -jnp.inf).astype(rows.dtype)
+    keep = wanted & usable
+    blank_log_probs = jnp.where(keep, shifted[..., blank] - log_sums, missing)
+    label_log_probs = jnp.where(keep, own_label - log_sums, missing)
+    label_log_probs = jnp.where(labels >= 0, label_log_probs, -jnp.inf)
+    log_sums = jnp.where(senseless, jnp.nan, log_sums)
+    return blank_log_probs, label_log_probs, maxima, jnp.where(keep | senseless, log_sums, 0)
 
 
 def pick_backward(
@@ -183,19 +185,26 @@ def lattice_cost(
         frames_lengths, labels_lengths: (...) int32.
 
     Returns:
-        (...) nats; +inf where no alignment is possible, NaN where a length makes no sense.
+        (...) nats; +inf where no alignment is possible, NaN where a length makes no sense or an arc
+        is NaN or +inf: such costs have zero gradients.
     """
     *_, T, U = blank_log_probs.shape
     valid = _valid_lengths(frames_lengths, labels_lengths, T, U)
     last_frame = jnp.where(valid, frames_lengths, 1) - 1
     last_label = jnp.where(valid, labels_lengths, 0)
-    inside = _inside(jnp.where(valid, frames_lengths, 0), last_label, T, U)
-    blank = split(_skew(jnp.where(inside, blank_log_probs, -jnp.inf)))
-    label = split(_skew(jnp.where(inside, label_log_probs, -jnp.inf)))
     column = jnp.arange(U)
-    start = jnp.where(column == 0, 1, 0).astype(blank.mantissa.dtype)
-    zero = jnp.full_like(start, ZERO_EXPONENT)
-    alpha = Scaled(*(x + jnp.zeros_like(b[0]) for x, b in zip((start, zero * (1 - start)), blank)))
+    inside = valid[..., None, None] & (jnp.arange(T)[:, None] <= last_frame[..., None, None])
+    senseless, arcs = False, []
+    for log_probs, last in ((blank_log_probs, last_label), (label_log_probs, last_label - 1)):
+        used = jnp.where(inside & (column <= last[..., None, None]), log_probs, -jnp.inf)
+        # Arcs of NaN and +inf are taken out, so that no derivative meets them.
+        wrong = ~(used < jnp.inf)
+        senseless |= wrong.any((-2, -1))
+        arcs.append(split(_skew(jnp.where(wrong, -jnp.inf, used))))
+    blank, label = arcs
+    first = (column == 0) & jnp.ones_like(blank.mantissa[0], bool)
+    dtype = blank.mantissa.dtype
+    alpha = Scaled(first.astype(dtype), jnp.where(first, 0, ZERO_EXPONENT).astype(dtype))
     total = Scaled(jnp.zeros_like(alpha.mantissa[..., 0]), jnp.zeros_like(alpha.exponent[..., 0]))
     last_diagonal = last_frame + last_label
 
@@ -210,7 +219,7 @@ def lattice_cost(
 
     diagonals = jnp.arange(T + U - 1)
     (_, total), _ = lax.scan(step, (alpha, total), (diagonals, blank, label))
-    return jnp.where(valid, -log(normalize(total)), jnp.nan)
+    return jnp.where(valid & ~senseless, -log(normalize(total)), jnp.nan)
 
 
 def lattice_posteriors(
@@ -235,14 +244,9 @@ def _valid_lengths(frames_lengths, labels_lengths, T, U):
     )
 
 
-def _inside(frames_lengths, labels_lengths, T, U):
-    frame = jnp.arange(T)[:, None]
-    column = jnp.arange(U)[None, :]
-    return (frame < frames_lengths[..., None, None]) & (column <= labels_lengths[..., None, None])
-
-
 def _shift_right(x, fill):
-    return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
+    pad = [(0, 0)] * (x.ndim - 1) + [(1, 0)]
+    return jnp.pad(x[..., :-1], pad, constant_values=fill)
 
 
 def _skew(x: jax.Array) -> jax.Array:

@@ -156,17 +156,19 @@ JAX_RNNT_HOST_DEVICE Scaled<Real> Normalize(Scaled<Real> a) {
           zero ? kZeroExponent<Real> : a.exponent + Real(shift - Bits::kBias)};
 }
 
-// a / b as a plain number for a <= b (up to rounding); 0 where either is zero.
+// The share a / b of a part in a whole, in [0, 1] whatever rounding did to the exponents (they are exact
+// up to 2^24 in float, which is a cost of 1e7 nats). 0 where either is zero or the whole is NaN.
 template <typename Real>
-JAX_RNNT_HOST_DEVICE Real Ratio(Scaled<Real> a, Scaled<Real> b) {
-  if (a.mantissa == 0 || b.mantissa == 0) return 0;
+JAX_RNNT_HOST_DEVICE Real Share(Scaled<Real> a, Scaled<Real> b) {
+  if (a.mantissa == 0 || !(b.mantissa > 0)) return 0;
   const Real difference = a.exponent - b.exponent;
-  // The mantissas' quotient may be as large as 2^3 where the exponents differ by -3.
+  // Mantissas need not be normalised: the exponents may differ in either direction.
   const bool above = difference > 0;
   const Real power = PowerOfTwoUpToOne(above ? -difference : difference);
-  const bool negligible = difference < Real(1 - FloatBits<Real>::kBias);
   const Real quotient = a.mantissa / b.mantissa;
-  return negligible ? quotient * 0 : above ? quotient / power : quotient * power;
+  const Real share = above ? quotient / power : quotient * power;
+  const bool negligible = difference < Real(1 - FloatBits<Real>::kBias);
+  return negligible ? Real(0) : share < Real(1) ? share : Real(1);
 }
 
 // -log of the number in nats; +inf for zero.

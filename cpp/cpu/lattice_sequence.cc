@@ -97,8 +97,8 @@ void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total,
       // The label arc of the last column leads out of the lattice and may hold anything.
       const Scaled<Real> emit = u == columns - 1 ? kZero<Real> : Multiply(work.label[u], right);
       const Scaled<Real> alpha = alphas[row + u];
-      blank_posteriors[row + u] = Ratio(Multiply(alpha, leave), total);
-      label_posteriors[row + u] = Ratio(Multiply(alpha, emit), total);
+      blank_posteriors[row + u] = Share(Multiply(alpha, leave), total);
+      label_posteriors[row + u] = Share(Multiply(alpha, emit), total);
       right = below[u] = Normalize(Add(leave, emit));
     }
   }

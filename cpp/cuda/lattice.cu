@@ -347,10 +347,10 @@ __global__ void __launch_bounds__(kPosteriorWarps* kWarpSize)
         const Scaled<Real> below =
             last_frame ? (last_column ? one : zero) : betas[cell + sequence.stride];
         blank_posterior =
-            Ratio(Multiply(Multiply(alpha, Split(blank_log_probs[cell])), below), total);
+            Share(Multiply(Multiply(alpha, Split(blank_log_probs[cell])), below), total);
         if (!last_column) {
           label_posterior =
-              Ratio(Multiply(Multiply(alpha, Split(label_log_probs[cell])), betas[cell + 1]), total);
+              Share(Multiply(Multiply(alpha, Split(label_log_probs[cell])), betas[cell + 1]), total);
         }
       }
       blank_posteriors[cell] = blank_posterior;

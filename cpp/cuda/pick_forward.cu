@@ -30,6 +30,7 @@
 #include <cstdint>
 
 #include "core/row_label.h"
+#include "cuda/async_copy.cuh"
 #include "cuda/divide.cuh"
 #include "cuda/granule.cuh"
 #include "cuda/pick.h"
@@ -118,23 +119,6 @@ struct TileShape {
   Divider divider;     // by granules a row if is_spread, else by V
 };
 
-// Where the device has no asynchronous copies (before sm_80), plain ones: 20 to 30 % slower on an
-// H100, as the granule passes through registers.
-__device__ __forceinline__ void CopyGranuleAsync(void* shared, const void* global) {
-#if __CUDA_ARCH__ >= 800
-  const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(global));
-#else
-  *static_cast<uint4*>(shared) = __ldg(static_cast<const uint4*>(global));
-#endif
-}
-
-__device__ __forceinline__ void WaitForCopies() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
-
 __device__ __forceinline__ bool HasReadRow(const int32_t* labels, uint32_t first, uint32_t last) {
   bool found = false;
   for (uint32_t row = first; row <= last; ++row) found |= labels[row] != kPaddingLabel;
@@ -162,7 +146,10 @@ __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* lab
       is_wanted = HasReadRow(labels, shape.divider.Divide(element),
                              shape.divider.Divide(element + kElements - 1));
     }
-    if (is_wanted) CopyGranuleAsync(tile + offset, logits + granule * kElements);
+    if (is_wanted) {
+      CopyAsync(reinterpret_cast<uint4*>(tile + offset),
+                reinterpret_cast<const uint4*>(logits + granule * kElements));
+    }
   }
   // The tensor's last tile may end inside a granule, where rows are not whole granules.
   const uint32_t element = granules * kElements + threadIdx.x;
@@ -242,7 +229,8 @@ __global__ void __launch_bounds__(kTileThreads)
   // The block's labels, and whether any is padding, become visible to all threads.
   has_padding = __syncthreads_or(has_padding);
   CopyTile(tile, tile_labels, logits + first_row * V, tile_rows, V, shape, has_padding);
-  WaitForCopies();
+  CommitCopies();
+  WaitForCopies<0>();
   // Each thread has waited for its own copies: the tile becomes visible to all threads.
   __syncthreads();
 

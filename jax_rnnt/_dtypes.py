@@ -1,0 +1,11 @@
+"""The dtypes of costs, arcs and what lies between."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+
+def accumulator_dtype(*dtypes: DTypeLike) -> np.dtype:
+    """What costs and arcs of inputs are computed in: float64 if any is float64, else float32."""
+    wide = any(jnp.dtype(dtype) == np.float64 for dtype in dtypes)
+    return np.dtype(np.float64 if wide else np.float32)

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds jax_rnnt on a machine with an NVIDIA GPU, then tests, checks and times its kernels there.
+#
+#   tools/check_gpu.sh build            install into $SITE (default: a temporary directory)
+#   tools/check_gpu.sh test [ARGS]      the test suite on the GPU; ARGS go to pytest
+#   tools/check_gpu.sh sanitize         compute-sanitizer memcheck and racecheck over every kernel
+#   tools/check_gpu.sh time [ARGS]      benchmarks/loss.py; ARGS go to it
+#
+# Needs: nvcc, compute-sanitizer, and a Python ($PYTHON, default python3) with JAX for CUDA,
+# scikit-build-core, nanobind, pytest and hypothesis. No network: build isolation is off.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+site=${SITE:-${TMPDIR:-/tmp}/jax_rnnt_site}
+# Behind the repository's own directories, where Python would look first.
+export PYTHONPATH=$site PYTHONSAFEPATH=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
+
+build() {
+  rm -rf "$site"
+  JAX_RNNT_CUDA=on CUDAARCHS=${CUDAARCHS:-native} CUDAFLAGS="${CUDAFLAGS:--Xptxas=-v}" \
+    "$python" -m pip install --quiet --no-build-isolation --no-deps --no-index --target "$site" .
+  "$python" -m jax_rnnt
+}
+
+run_tests() {
+  JAX_RNNT_REQUIRE_GPU=1 JAX_RNNT_REQUIRE_NATIVE=1 "$python" -m pytest -q "$@"
+}
+
+sanitize() {
+  for tool in memcheck racecheck; do
+    echo "== $tool"
+    # XLA's own preallocated pool would hide an access beyond a buffer.
+    XLA_PYTHON_CLIENT_ALLOCATOR=platform compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      --kernel-regex kns=jax_rnnt "$python" tools/every_kernel.py
+  done
+}
+
+command=${1:-all}
+shift || true
+case $command in
+  build) build ;;
+  test) run_tests "$@" ;;
+  sanitize) sanitize ;;
+  time) "$python" -m benchmarks.loss "$@" ;;
+  *) build && run_tests && sanitize && "$python" -m benchmarks.loss ;;
+esac
