@@ -21,7 +21,11 @@ def _describe(platform: str) -> str:
 
 
 def _implementation(platform: str) -> str:
-    name = "cuda" if platform == "gpu" and "cuda" in jax.devices("gpu")[0].client.platform_version.lower() else platform
+    name = (
+        "cuda"
+        if platform == "gpu" and "cuda" in jax.devices("gpu")[0].client.platform_version.lower()
+        else platform
+    )
     try:
         return "native" if _ffi.register(name) else "reference (no kernels for it)"
     except (RuntimeError, ImportError) as error:

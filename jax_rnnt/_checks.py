@@ -46,7 +46,8 @@ def blank_index(blank: Any, vocabulary: int) -> int:
         raise TypeError(f"blank must be an integer, got {blank!r}.") from None
     if not -vocabulary <= index < vocabulary:
         raise ValueError(
-            f"blank must be in [{-vocabulary}, {vocabulary}) for V = {vocabulary} symbols, got {blank}."
+            f"blank must be in [{-vocabulary}, {vocabulary}) for V = {vocabulary} symbols, "
+            f"got {blank}."
         )
     return index % vocabulary
 
@@ -60,16 +61,16 @@ def shape(name: str, array: Any, expected: tuple[int, ...], meaning: str) -> Non
 def lengths_values(
     name: str, value: jax.Array, low: int, high: int, meaning: str
 ) -> np.ndarray | None:
-    """The lengths as a NumPy array if they are concrete, ValueError if one is outside [low, high]."""
+    """The lengths as NumPy has them if concrete, ValueError if one is outside [low, high]."""
     lengths = concrete(value)
     if lengths is not None:
-        _first_bad(name, lengths, (lengths < low) | (lengths > high), f"[{low}, {high}] ({meaning})")
+        _first_bad(
+            name, lengths, (lengths < low) | (lengths > high), f"[{low}, {high}] ({meaning})"
+        )
     return lengths
 
 
-def labels_values(
-    labels: jax.Array, labels_lengths: np.ndarray | None, vocabulary: int
-) -> None:
+def labels_values(labels: jax.Array, labels_lengths: np.ndarray | None, vocabulary: int) -> None:
     """ValueError if a concrete label (..., U-1) within its concrete length is outside [0, V)."""
     values = concrete(labels)
     if values is None or labels_lengths is None:

@@ -82,7 +82,7 @@ def row_labels(
     rows: int,
     vocabulary: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """(S,) the label of each row as rows are told it, and (N,) whether each sequence makes sense."""
+    """(S,) each row's label as rows are told it, and (N,) whether each sequence makes sense."""
     (available,) = labels.shape
     used = jnp.clip(labels_lengths, 0)
     label_ends = _running_sums(jnp.minimum(used, available + 1), available)

@@ -1,4 +1,4 @@
-"""The native modules: finding them, checking that this JAX can load them, registering their targets.
+"""The native modules: finding them, checking that this JAX can load them, registering targets.
 
 Nothing here runs at import. A target is registered when a computation that uses it is lowered for
 its platform: by then the backend is up, where a mismatch is an exception and not the end of JAX.
@@ -51,8 +51,8 @@ def check_api_version(module: ModuleType) -> None:
         raise RuntimeError(
             f"jax_rnnt's kernels were compiled for XLA FFI API {built[0]}.{built[1]} "
             f"(jaxlib {module.jaxlib_version()}), but jaxlib {jaxlib.__version__} here has "
-            f"{here[0]}.{here[1]}: install jaxlib>={module.jaxlib_version()}, or reinstall jax_rnnt "
-            "from source with `pip install --force-reinstall --no-deps --no-binary jax_rnnt jax_rnnt`."
+            f"{here[0]}.{here[1]}: install jaxlib>={module.jaxlib_version()}, or build jax_rnnt from "
+            "source here with `pip install --force-reinstall --no-deps --no-binary :all: jax_rnnt`."
         )
 
 

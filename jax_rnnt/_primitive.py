@@ -1,10 +1,11 @@
 """One JAX primitive for each native kernel.
 
-A kernel treats every leading dimension of its operands as batch, so vmap only adds a dimension and a
-sharded batch never has to be merged with another axis. For a partitioner to keep the batch sharded
-without communication, a custom call needs three things at once: the batch-partitionable registration
-(see `_ffi`), the attribute `num_batch_dims` and a Shardy rule. That, and types that follow explicit
-sharding and shard_map's varying axes, is why these are primitives and not calls of `jax.ffi.ffi_call`.
+A kernel treats every leading dimension of its operands as batch, so vmap only adds a dimension and
+a sharded batch never has to be merged with another axis. For a partitioner to keep the batch
+sharded without communication, a custom call needs three things at once: the batch-partitionable
+registration (see `_ffi`), the attribute `num_batch_dims` and a Shardy rule. That, and types that
+follow explicit sharding and shard_map's varying axes, is why these are primitives and not calls of
+`jax.ffi.ffi_call`.
 
 Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...).
 """
@@ -82,7 +83,10 @@ class Kernel:
         sizes: dict[str, int] = {}
         batch = operands[0].shape[:num_batch_dims]
         for operand, dims in zip(operands, self.operands, strict=True):
-            wrong = operand.ndim != num_batch_dims + len(dims) or operand.shape[:num_batch_dims] != batch
+            wrong = (
+                operand.ndim != num_batch_dims + len(dims)
+                or operand.shape[:num_batch_dims] != batch
+            )
             for dim, size in zip(dims, operand.shape[num_batch_dims:]):
                 wrong |= sizes.setdefault(dim, size) != size
             if wrong:
@@ -156,7 +160,9 @@ class Kernel:
                 num_batch_dims,
             )
             extra = {
-                "mhlo.frontend_attributes": mlir.ir_attribute({"num_batch_dims": str(num_batch_dims)}),
+                "mhlo.frontend_attributes": mlir.ir_attribute(
+                    {"num_batch_dims": str(num_batch_dims)}
+                ),
                 "sdy.sharding_rule": mlir.ir.Attribute.parse(rule),
             }
         lower = jax.ffi.ffi_lowering(_ffi.target_name(self.name, platform), extra_attributes=extra)
@@ -184,7 +190,7 @@ def _varying_axes(x) -> frozenset:
     return aval.vma
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _jitted(primitive, params):
     def run(*operands):
         return primitive.bind(*operands, **dict(params))
@@ -218,8 +224,8 @@ def _batch_spec(name, operands, num_batch_dims) -> tuple:
         own += (None,) * (operand.ndim - len(own))
         if any(axis is not None for axis in own[num_batch_dims:]):
             raise ValueError(
-                f"{name}: an operand of shape {operand.shape} is sharded as {operand.sharding.spec}; "
-                f"only its first {num_batch_dims} dimensions may be: reshard it first "
+                f"{name}: an operand of shape {operand.shape} is sharded as "
+                f"{operand.sharding.spec}; only its first {num_batch_dims} dimensions may be: reshard it first "
                 "(jax.sharding.reshard)."
             )
         for dim, axis in enumerate(own[:num_batch_dims]):

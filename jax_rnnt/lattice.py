@@ -36,7 +36,9 @@ _compact_cost = Kernel(
     operands=("S", "S", "N", "N", "N"),
     results=("N",),
     result_dtype="accumulator",
-    fallback=lambda *operands, **sizes: [_compact_reference.lattice_posteriors(*operands, **sizes)[0]],
+    fallback=lambda *operands, **sizes: [
+        _compact_reference.lattice_posteriors(*operands, **sizes)[0]
+    ],
     scratch={"cuda": ("S2",)},
 )
 _compact_posteriors = Kernel(
@@ -71,8 +73,8 @@ def lattice_cost(
     cost nor the posteriors lose precision with the length.
 
     Args:
-        blank_log_probs: (..., T, U) nats, the arcs (t, u) -> (t + 1, u). Compact: (S,), the cells of
-            one sequence after the other, T_n (U_n + 1) each, frame by frame.
+        blank_log_probs: (..., T, U) nats, the arcs (t, u) -> (t + 1, u). Compact: (S,), the cells
+            of one sequence after the other, T_n (U_n + 1) each, frame by frame.
         label_log_probs: the same shape, the arcs (t, u) -> (t, u + 1); those at u = U_n are unused.
         frames_lengths: (...) integers T_n in [1, T]. Compact: (N,).
         labels_lengths: (...) integers U_n in [0, U - 1]. Compact: (N,).
@@ -83,7 +85,9 @@ def lattice_cost(
 
     Returns:
         (...) nats, float32 (float64 for float64 arcs). +inf with zero gradients where no alignment
-        is possible; NaN with zero gradients where a traced length makes no sense.
+        is possible; NaN with zero gradients where a traced length makes no sense or an arc within
+        the lengths is NaN or +inf. Posteriors are exact to rounding for costs up to 1e7 (float32);
+        beyond, they stay in [0, 1].
 
     Raises:
         TypeError: If arcs are not floats or lengths not integers.
@@ -105,10 +109,10 @@ def lattice_cost(
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     shape = blank_log_probs.shape
     if compact and len(shape) != 1:
-        raise ValueError(f"compact blank_log_probs must have shape (S,), got {shape}.")
+        raise ValueError(f"blank_log_probs must be (S,) in the compact form, got {shape}.")
     if not compact and (len(shape) < 2 or 0 in shape[-2:]):
         raise ValueError(
-            f"blank_log_probs must have shape (..., T, U) with T and U at least 1, got {shape}."
+            f"blank_log_probs must be (..., T, U) with T and U at least 1, got {shape}."
         )
     _checks.shape("label_log_probs", label_log_probs, blank_log_probs.shape, "as blank_log_probs")
     dtype = accumulator_dtype(blank_log_probs.dtype, label_log_probs.dtype)
@@ -211,6 +215,6 @@ def _run_compact(kernel, operands, max_labels, implementation):
 
 
 def _arc_cotangents(posteriors, cotangents):
-    """-posterior x cotangent, zero wherever either is zero: inf and NaN costs stay where they are."""
+    """-posterior x cotangent, zero where either is: inf and NaN cotangents go no further."""
     used = (posteriors != 0) & (cotangents != 0)
     return jnp.where(used, -posteriors * jnp.where(used, cotangents, 0), 0)

@@ -5,7 +5,6 @@ import types
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_rnnt import _checks, _compact, lattice, pick, reference
 
@@ -24,12 +23,12 @@ def rnnt_loss(
     fastemit_lambda: float | jax.Array = 0.0,
     compact: bool = False,
 ) -> jax.Array:
-    r"""RNN-Transducer loss of log-probabilities that are normalised already (warp-rnnt's signature).
+    r"""RNN-Transducer loss of normalised log-probabilities (warp-rnnt's signature).
 
     .. math:: cost_n = -\log \sum_{alignments} \prod_{arcs} P(arc)
 
-    Prefer `rnnt_loss_from_logits`: with the log-softmax inside there is no normalised array to store
-    and no dense gradient to push back through it.
+    Prefer `rnnt_loss_from_logits`: with the log-softmax inside there is no normalised array to
+    store and no dense gradient to push back through it.
 
     Args:
         log_probs: (..., T, U, V) nats, float32, bfloat16, float16 or float64; U = longest label
@@ -42,17 +41,18 @@ def rnnt_loss(
         average_frames: divide each cost by its number of frames.
         reduction: None or "none", "sum" or "mean" over the batch.
         blank: index of the blank; negative counts from the end.
-        gather: accepted for warp-rnnt's callers and without effect: of each row only two entries are
-            ever read, and the dense gradient exists only if autodiff asks for it.
+        gather: accepted for warp-rnnt's callers and without effect: of each row only two entries
+            are ever read, and the dense gradient exists only if autodiff asks for it.
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
         compact: whether log_probs and labels are packed; lengths may be traced all the same.
 
     Returns:
         (...) nats, or () after a reduction; float32 (float64 for float64). +inf with zero gradients
-        where no alignment is possible. Under jit, NaN with zero gradients where a sequence's lengths
-        or labels make no sense; the other sequences are untouched. What stands beyond a sequence's
-        lengths has no effect, and its gradient is zero.
+        where no alignment is possible. NaN with zero gradients where NaN or +inf stands within a
+        sequence's lengths and, under jit, where its lengths or labels make no sense; the other
+        sequences are untouched. What stands beyond a sequence's lengths has no effect, and its
+        gradient is zero.
 
     Raises:
         TypeError: If log_probs are not floats, or labels or lengths not integers.
@@ -116,14 +116,15 @@ def rnnt_loss_from_logits(
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
         compact: whether logits and labels are packed; lengths may be traced all the same.
-        implementation: None for the native kernels where there are some, "native" to insist on them,
-            "reference" for plain JAX (differentiable twice where not compact).
+        implementation: None for the native kernels where there are some, "native" to insist on
+            them, "reference" for plain JAX (differentiable twice where not compact).
 
     Returns:
         (...) nats, or () after a reduction; float32 (float64 for float64). +inf with zero gradients
-        where no alignment is possible. Under jit, NaN with zero gradients where a sequence's lengths
-        or labels make no sense; the other sequences are untouched. What stands beyond a sequence's
-        lengths has no effect, and its gradient is zero.
+        where no alignment is possible. NaN with zero gradients where NaN or +inf stands within a
+        sequence's lengths and, under jit, where its lengths or labels make no sense; the other
+        sequences are untouched. What stands beyond a sequence's lengths has no effect, and its
+        gradient is zero.
 
     Raises:
         TypeError: If logits are not floats, or labels or lengths not integers.
@@ -134,9 +135,9 @@ def rnnt_loss_from_logits(
         >>> import jax, jax.numpy as jnp
         >>> import jax_rnnt
         >>> logits = jnp.zeros((1, 2, 3, 5))  # one sequence, two frames, two labels, five symbols
-        >>> labels, frames_lengths, labels_lengths = jnp.array([[1, 2]]), jnp.array([2]), jnp.array([2])
+        >>> labels, frames, lengths = jnp.array([[1, 2]]), jnp.array([2]), jnp.array([2])
         >>> loss = lambda x: jax_rnnt.rnnt_loss_from_logits(
-        ...     x, labels, frames_lengths, labels_lengths, reduction="mean")
+        ...     x, labels, frames, lengths, reduction="mean")
         >>> print(loss(logits), jax.grad(loss)(logits).shape)
         5.3391395 (1, 2, 3, 5)
 
@@ -184,7 +185,9 @@ def _checked_loss(
     if isinstance(fastemit_lambda, int | float) and fastemit_lambda == 0:
         fastemit_lambda = None
     elif jnp.ndim(fastemit_lambda) != 0:
-        raise ValueError(f"fastemit_lambda must be a number, got shape {jnp.shape(fastemit_lambda)}.")
+        raise ValueError(
+            f"fastemit_lambda must be a number, got shape {jnp.shape(fastemit_lambda)}."
+        )
     return _loss(
         rows,
         labels,

@@ -7,11 +7,11 @@ Lattice: alpha over the (frame, label) lattice of one sequence,
     alpha(t, u) = alpha(t - 1, u) P_blank(t - 1, u) + alpha(t, u - 1) P_label(t, u - 1)
     cost = -log(alpha(T - 1, U - 1) P_blank(T - 1, U - 1))
 
-Every probability is carried as `mantissa * 2**exponent` with the exponent in an array of its own, so
-no step takes a logarithm of a whole prefix and float32 keeps its precision at any length (a float32
-log alpha near 10,000 is good to 0.001 only). The exponents are constants to autodiff; the mantissas
-carry the derivative, and since the cotangent of a mantissa is (posterior / mantissa) it needs no
-scaling either. `log_softmax_pick` and `lattice_cost` are therefore differentiable twice.
+Every probability is carried as `mantissa * 2**exponent` with the exponent in an array of its own,
+so no step takes a logarithm of a whole prefix and float32 keeps its precision at any length (a
+float32 log alpha near 10,000 is good to 0.001 only). The exponents are constants to autodiff; the
+mantissas carry the derivative, and since the cotangent of a mantissa is (posterior / mantissa) it
+needs no scaling either. `log_softmax_pick` and `lattice_cost` are therefore differentiable twice.
 
 They serve platforms without kernels and are the oracle of the tests.
 """
@@ -157,7 +157,7 @@ def pick_backward(
     *,
     blank: int,
 ) -> jax.Array:
-    """Cotangents of the logits: c_blank [v = blank] + c_label [v = label] - softmax_v (c_blank + c_label)."""
+    """c_blank [v = blank] + c_label [v = label] - softmax_v (c_blank + c_label) for each row."""
     wanted = (labels >= NO_LABEL) & (labels < logits.shape[-1])
     wanted &= (blank_cotangents != 0) | (label_cotangents != 0)
     rows = jnp.where(wanted[..., None], logits, 0).astype(maxima.dtype)
@@ -192,8 +192,9 @@ def lattice_cost(
     valid = _valid_lengths(frames_lengths, labels_lengths, T, U)
     last_frame = jnp.where(valid, frames_lengths, 1) - 1
     last_label = jnp.where(valid, labels_lengths, 0)
-    column = jnp.arange(U)
-    inside = valid[..., None, None] & (jnp.arange(T)[:, None] <= last_frame[..., None, None])
+    column = jnp.arange(U, dtype=jnp.int32)
+    frame = jnp.arange(T, dtype=jnp.int32)[:, None]
+    inside = valid[..., None, None] & (frame <= last_frame[..., None, None])
     senseless, arcs = False, []
     for log_probs, last in ((blank_log_probs, last_label), (label_log_probs, last_label - 1)):
         used = jnp.where(inside & (column <= last[..., None, None]), log_probs, -jnp.inf)
@@ -217,7 +218,7 @@ def lattice_cost(
         total = Scaled(*(jnp.where(ends, x, 0).sum(-1) + y for x, y in zip(leave, total)))
         return (add(leave, Scaled(*map(_shift_right, emit, (0.0, ZERO_EXPONENT)))), total), None
 
-    diagonals = jnp.arange(T + U - 1)
+    diagonals = jnp.arange(T + U - 1, dtype=jnp.int32)
     (_, total), _ = lax.scan(step, (alpha, total), (diagonals, blank, label))
     return jnp.where(valid & ~senseless, -log(normalize(total)), jnp.nan)
 

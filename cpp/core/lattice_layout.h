@@ -1,8 +1,9 @@
-// Where the cells of each sequence stand, and which sequences make sense. Shared by host and device.
+// Where the cells of each sequence stand, and which sequences make sense. Shared by host and
+// device.
 //
 // Padded: arcs (N, T, U), cell (t, u) of sequence n at (n T + t) U + u.
-// Compact: arcs (groups, S), cell (t, u) at group S + offset_n + t (U_n + 1) + u; a group is one packed
-// batch of N sequences (there are several of them under vmap only).
+// Compact: arcs (groups, S), cell (t, u) at group S + offset_n + t (U_n + 1) + u; a group is one
+// packed batch of N sequences (there are several of them under vmap only).
 #ifndef JAX_RNNT_CORE_LATTICE_LAYOUT_H_
 #define JAX_RNNT_CORE_LATTICE_LAYOUT_H_
 
@@ -14,11 +15,11 @@ namespace jax_rnnt {
 
 // One sequence's cells: (t, u) at first + t * stride + u, 0 <= t < frames, 0 <= u < columns.
 struct LatticeSequence {
-  bool valid;        // false: the cost is NaN, nothing else is read
-  int64_t first;     // index of cell (0, 0)
-  int64_t stride;    // cells from one frame to the next
-  int32_t frames;    // T_n
-  int32_t columns;   // U_n + 1
+  bool valid;       // false: the cost is NaN, nothing else is read
+  int64_t first;    // index of cell (0, 0)
+  int64_t stride;   // cells from one frame to the next
+  int32_t frames;   // T_n
+  int32_t columns;  // U_n + 1
 };
 
 struct LatticeLayout {

@@ -1,5 +1,5 @@
-// How a row of V logits says which label leaves it. Rows know nothing of lattices: whoever makes the
-// rows (padded, packed, tiled) encodes the label, its absence and padding in one int32 a row.
+// How a row of V logits says which label leaves it. Rows know nothing of lattices: whoever makes
+// the rows (padded, packed, tiled) encodes the label, its absence and padding in one int32 a row.
 #ifndef JAX_RNNT_CORE_ROW_LABEL_H_
 #define JAX_RNNT_CORE_ROW_LABEL_H_
 

@@ -1,11 +1,13 @@
 // Non-negative numbers as mantissa * 2^exponent, for products and sums over thousands of steps.
 //
-// A float32 logarithm of a whole prefix is good to 0.001 when it is near 10,000. Here no step takes a
-// logarithm: the mantissa keeps the 24 bits of its type at any length, and the exponent is a whole
-// number kept as a float, which holds every sum of arcs that a float32 log-probability can express.
+// A float32 logarithm of a whole prefix is good to 0.001 when it is near 10,000. Here no step takes
+// a logarithm: the mantissa keeps the 24 bits of its type at any length, and the exponent is a
+// whole number kept as a float, which holds every sum of arcs that a float32 log-probability can
+// express.
 //
 // Invariants: the exponent is finite and whole. Zero is mantissa 0 with an exponent at or below
-// kZeroExponent, so that the sum of zero and a number aligns to the number. A NaN lives in the mantissa.
+// kZeroExponent, so that the sum of zero and a number aligns to the number. A NaN lives in the
+// mantissa.
 #ifndef JAX_RNNT_CORE_SCALED_H_
 #define JAX_RNNT_CORE_SCALED_H_
 
@@ -33,8 +35,8 @@ struct alignas(2 * sizeof(Real)) Scaled {
 template <typename Real>
 inline constexpr Real kZeroExponent = Real(-1e37);
 
-// Between two calls of Normalize a mantissa is multiplied by arcs in [2^-0.5, 2^0.5] and doubled by a
-// sum, at most this often: it then stays within 2^-8 and 2^24 of where it was.
+// Between two calls of Normalize a mantissa is multiplied by arcs in [2^-0.5, 2^0.5] and doubled by
+// a sum, at most this often: it then stays within 2^-8 and 2^24 of where it was.
 inline constexpr int kMaxUnnormalizedSteps = 16;
 
 // The layout of a floating-point type, for exact powers of two by integer shifts.
@@ -80,7 +82,8 @@ JAX_RNNT_HOST_DEVICE float SplitMantissa(float log_prob, float whole) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(fraction));
   return result;
 #else
-  // ln(2) in two parts, the first of ten bits, so that its product is exact without a fused multiply.
+  // ln(2) in two parts, the first of ten bits, so that its product is exact without a fused
+  // multiply.
   const float x = (log_prob - whole * 0.693359375f) - whole * -2.12194440e-4f;
   // Taylor's coefficients 1 / k!: the first one left out is 5e-9 at the ends of the interval.
   float p = 1.98412698e-4f;
@@ -156,8 +159,9 @@ JAX_RNNT_HOST_DEVICE Scaled<Real> Normalize(Scaled<Real> a) {
           zero ? kZeroExponent<Real> : a.exponent + Real(shift - Bits::kBias)};
 }
 
-// The share a / b of a part in a whole, in [0, 1] whatever rounding did to the exponents (they are exact
-// up to 2^24 in float, which is a cost of 1e7 nats). 0 where either is zero or the whole is NaN.
+// The share a / b of a part in a whole, in [0, 1] whatever rounding did to the exponents (they are
+// exact up to 2^24 in float, which is a cost of 1e7 nats). 0 where either is zero or the whole is
+// NaN.
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Real Share(Scaled<Real> a, Scaled<Real> b) {
   if (a.mantissa == 0 || !(b.mantissa > 0)) return 0;

@@ -1,8 +1,9 @@
-// The kernels proper, compiled once for each instruction set, and the choice among them at run time.
+// The kernels proper, compiled once for each instruction set, and the choice among them at run
+// time.
 //
-// A namespace per instruction set holds the same functions. Their files are compiled with that set's
-// flags and use no inline function of a library: the linker keeps one copy of those, and it could be
-// one that this machine cannot run.
+// A namespace per instruction set holds the same functions. Their files are compiled with that
+// set's flags and use no inline function of a library: the linker keeps one copy of those, and it
+// could be one that this machine cannot run.
 #ifndef JAX_RNNT_CPU_ISA_H_
 #define JAX_RNNT_CPU_ISA_H_
 
@@ -14,25 +15,26 @@
 namespace jax_rnnt::cpu {
 
 // Pick over rows [begin, end), see cpu/pick.h. buffer: V floats.
-#define JAX_RNNT_DECLARE_KERNELS(isa)                                                              \
-  namespace isa {                                                                                  \
-  template <typename T, typename Real>                                                             \
-  void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,      \
-                       const int32_t* labels, Real* blank_log_probs, Real* label_log_probs,        \
-                       Real* maxima, Real* log_sums, Real* buffer);                                \
-  template <typename T, typename Real>                                                             \
-  void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,     \
-                        const int32_t* labels, const Real* maxima, const Real* log_sums,           \
-                        const Real* blank_cotangents, const Real* label_cotangents,                \
-                        T* logits_cotangents, Real* buffer);                                       \
-  template <typename Real>                                                                         \
-  Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,       \
-                               const Real* label_log_probs, Scaled<Real>* alphas, Real* workspace); \
-  template <typename Real>                                                                         \
-  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total,                       \
-                        const Real* blank_log_probs, const Real* label_log_probs,                  \
-                        const Scaled<Real>* alphas, Real* blank_posteriors,                        \
-                        Real* label_posteriors, Real* workspace);                                  \
+#define JAX_RNNT_DECLARE_KERNELS(isa)                                                          \
+  namespace isa {                                                                              \
+  template <typename T, typename Real>                                                         \
+  void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,  \
+                       const int32_t* labels, Real* blank_log_probs, Real* label_log_probs,    \
+                       Real* maxima, Real* log_sums, Real* buffer);                            \
+  template <typename T, typename Real>                                                         \
+  void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits, \
+                        const int32_t* labels, const Real* maxima, const Real* log_sums,       \
+                        const Real* blank_cotangents, const Real* label_cotangents,            \
+                        T* logits_cotangents, Real* buffer);                                   \
+  template <typename Real>                                                                     \
+  Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,   \
+                               const Real* label_log_probs, Scaled<Real>* alphas,              \
+                               Real* workspace);                                               \
+  template <typename Real>                                                                     \
+  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total,                   \
+                        const Real* blank_log_probs, const Real* label_log_probs,              \
+                        const Scaled<Real>* alphas, Real* blank_posteriors,                    \
+                        Real* label_posteriors, Real* workspace);                              \
   }
 
 JAX_RNNT_DECLARE_KERNELS(baseline)
@@ -55,12 +57,12 @@ const char* IsaName(Isa isa);
 
 // The function of the best instruction set: JAX_RNNT_BEST_ISA(PickForwardRows<float, float>).
 #if defined(JAX_RNNT_X86)
-#define JAX_RNNT_BEST_ISA(...)                                                   \
-  (::jax_rnnt::cpu::BestIsa() == ::jax_rnnt::cpu::Isa::kAvx512                   \
-       ? &::jax_rnnt::cpu::avx512::__VA_ARGS__                                   \
-       : ::jax_rnnt::cpu::BestIsa() == ::jax_rnnt::cpu::Isa::kAvx2               \
-             ? &::jax_rnnt::cpu::avx2::__VA_ARGS__                               \
-             : &::jax_rnnt::cpu::baseline::__VA_ARGS__)
+#define JAX_RNNT_BEST_ISA(...)                                 \
+  (::jax_rnnt::cpu::BestIsa() == ::jax_rnnt::cpu::Isa::kAvx512 \
+       ? &::jax_rnnt::cpu::avx512::__VA_ARGS__                 \
+   : ::jax_rnnt::cpu::BestIsa() == ::jax_rnnt::cpu::Isa::kAvx2 \
+       ? &::jax_rnnt::cpu::avx2::__VA_ARGS__                   \
+       : &::jax_rnnt::cpu::baseline::__VA_ARGS__)
 #else
 #define JAX_RNNT_BEST_ISA(...) (&::jax_rnnt::cpu::baseline::__VA_ARGS__)
 #endif

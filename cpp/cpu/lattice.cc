@@ -74,11 +74,11 @@ void LatticePosteriors(const LatticeLayout& layout, int64_t cells, const Real* b
   });
 }
 
-#define JAX_RNNT_INSTANTIATE(Real)                                                           \
-  template void LatticeCost(const LatticeLayout&, const Real*, const Real*, Real*,           \
-                            const ParallelFor&);                                             \
-  template void LatticePosteriors(const LatticeLayout&, int64_t, const Real*, const Real*,   \
-                                  Real*, Real*, Real*, Scaled<Real>*, const ParallelFor&);
+#define JAX_RNNT_INSTANTIATE(Real)                                                                \
+  template void LatticeCost(const LatticeLayout&, const Real*, const Real*, Real*,                \
+                            const ParallelFor&);                                                  \
+  template void LatticePosteriors(const LatticeLayout&, int64_t, const Real*, const Real*, Real*, \
+                                  Real*, Real*, Scaled<Real>*, const ParallelFor&);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)
 #undef JAX_RNNT_INSTANTIATE

@@ -7,9 +7,9 @@
 //   beta(t, u)  = blank(t, u) beta(t+1, u) + label(t, u) beta(t, u+1)
 //   posterior of an arc = alpha(its tail) arc beta(its head) / total
 //
-// Every quantity is Scaled (core/scaled.h). A frame's arcs are split into mantissa and exponent by a
-// loop without dependences, which the compiler vectorises; the recursion along u behind it is bound by
-// its own latency. Posteriors come with beta, so that only alpha is stored.
+// Every quantity is Scaled (core/scaled.h). A frame's arcs are split into mantissa and exponent by
+// a loop without dependences, which the compiler vectorises; the recursion along u behind it is
+// bound by its own latency. Posteriors come with beta, so that only alpha is stored.
 //
 // Compiled once for each instruction set (cpu/isa.h).
 #include "cpu/isa.h"

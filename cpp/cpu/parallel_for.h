@@ -20,8 +20,8 @@ using ParallelFor =
 // ParallelFor on a pool with Schedule(task) and num_threads().
 //
 // The caller draws indices from the same counter as its helpers and waits only for indices that
-// somebody has drawn. It never waits for a helper that has not started: with every thread of the pool
-// inside such a call at once, nobody would be left to start one.
+// somebody has drawn. It never waits for a helper that has not started: with every thread of the
+// pool inside such a call at once, nobody would be left to start one.
 template <typename Pool>
 void ParallelForOnPool(Pool& pool, int64_t count, const std::function<void(int64_t)>& body) {
   struct State {

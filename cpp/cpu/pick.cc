@@ -45,10 +45,10 @@ void PickBackward(int64_t rows, int64_t V, int64_t blank, const T* logits, const
   });
 }
 
-#define JAX_RNNT_INSTANTIATE(T, Real)                                                              \
-  template void PickForward(int64_t, int64_t, int64_t, const T*, const int32_t*, Real*, Real*,     \
-                            Real*, Real*, const ParallelFor&);                                     \
-  template void PickBackward(int64_t, int64_t, int64_t, const T*, const int32_t*, const Real*,     \
+#define JAX_RNNT_INSTANTIATE(T, Real)                                                          \
+  template void PickForward(int64_t, int64_t, int64_t, const T*, const int32_t*, Real*, Real*, \
+                            Real*, Real*, const ParallelFor&);                                 \
+  template void PickBackward(int64_t, int64_t, int64_t, const T*, const int32_t*, const Real*, \
                              const Real*, const Real*, const Real*, T*, const ParallelFor&);
 JAX_RNNT_INSTANTIATE(float, float)
 JAX_RNNT_INSTANTIATE(BFloat16, float)

@@ -13,10 +13,10 @@ namespace jax_rnnt::cpu {
 // For each row x of logits (rows, V) with labels (rows), see core/row_label.h, in nats:
 //   m = max_v x_v,  log_sum = log sum_v exp(x_v - m)
 //   blank_log_prob = (x_blank - m) - log_sum,  label_log_prob = (x_label - m) - log_sum
-// A padding row is not read: m = log_sum = 0 and both log-probabilities -inf. So are those of a row of
-// nothing but -inf, and the label's where the row has none. The normaliser is kept as its two terms:
-// rounded to one float32 it would cost a row near 1e4 three digits.
-// T is float, BFloat16, Float16 (Real float) or double (Real double).
+// A padding row is not read: m = log_sum = 0 and both log-probabilities -inf. So are those of a row
+// of nothing but -inf, and the label's where the row has none. The normaliser is kept as its two
+// terms: rounded to one float32 it would cost a row near 1e4 three digits. T is float, BFloat16,
+// Float16 (Real float) or double (Real double).
 template <typename T, typename Real>
 void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const int32_t* labels,
                  Real* blank_log_probs, Real* label_log_probs, Real* maxima, Real* log_sums,

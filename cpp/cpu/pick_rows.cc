@@ -1,9 +1,9 @@
 // Pick over a range of rows, on one thread (the formulas are in cpu/pick.h).
 //
-// A row is read as the arithmetic's type first: float and double where they lie, 16-bit types through a
-// buffer that stays in the cache. Then it is three loops over vectors: maximum, sum of exponentials,
-// softmax. The end of a row is the vector of its last elements, which overlaps the one before: free of
-// branches for the maximum and for storing, masked for the sum.
+// A row is read as the arithmetic's type first: float and double where they lie, 16-bit types
+// through a buffer that stays in the cache. Then it is three loops over vectors: maximum, sum of
+// exponentials, softmax. The end of a row is the vector of its last elements, which overlaps the
+// one before: free of branches for the maximum and for storing, masked for the sum.
 //
 // Compiled once for each instruction set (cpu/isa.h), with the vectors of GCC and Clang.
 #include <math.h>
@@ -30,7 +30,8 @@ typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
 
 #define JAX_RNNT_INLINE static inline __attribute__((always_inline))
 
-// ---- Types of logits ------------------------------------------------------------------------------
+// ---- Types of logits
+// ------------------------------------------------------------------------------
 
 JAX_RNNT_INLINE float ToReal(BFloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
@@ -42,7 +43,8 @@ JAX_RNNT_INLINE float ToReal(BFloat16 x) {
 JAX_RNNT_INLINE float ToReal(Float16 x) {
   const uint32_t magnitude = x.bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
-  // By value and not by multiplying subnormal floats, which the caller may have told the CPU to flush.
+  // By value and not by multiplying subnormal floats, which the caller may have told the CPU to
+  // flush.
   const float subnormal = static_cast<float>(magnitude) * 5.9604645e-8f;  // 2^-24
   uint32_t subnormal_bits;
   memcpy(&subnormal_bits, &subnormal, sizeof(subnormal_bits));
@@ -74,8 +76,9 @@ JAX_RNNT_INLINE void FromReal(float x, Float16* result) {
   memcpy(&aligned_bits, &aligned, sizeof(aligned_bits));
   const uint32_t subnormal = aligned_bits - 0x3f000000u;
   const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t value =
-      magnitude >= 0x47800000u ? special : magnitude < 0x38800000u ? subnormal : normal;
+  const uint32_t value = magnitude >= 0x47800000u  ? special
+                         : magnitude < 0x38800000u ? subnormal
+                                                   : normal;
   result->bits = static_cast<uint16_t>(value | sign);
 }
 
@@ -101,7 +104,8 @@ JAX_RNNT_INLINE void WriteRow(const float* buffer, int64_t V, T* row) {
   for (int64_t v = 0; v < V; ++v) FromReal(buffer[v], row + v);
 }
 
-// ---- Vectors --------------------------------------------------------------------------------------
+// ---- Vectors
+// --------------------------------------------------------------------------------------
 
 JAX_RNNT_INLINE Floats Load(const float* x) {
   Floats result;
@@ -272,10 +276,10 @@ void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, cons
   }
 }
 
-#define JAX_RNNT_INSTANTIATE(T, Real)                                                             \
-  template void PickForwardRows(int64_t, int64_t, int64_t, int64_t, const T*, const int32_t*,     \
-                                Real*, Real*, Real*, Real*, Real*);                               \
-  template void PickBackwardRows(int64_t, int64_t, int64_t, int64_t, const T*, const int32_t*,    \
+#define JAX_RNNT_INSTANTIATE(T, Real)                                                          \
+  template void PickForwardRows(int64_t, int64_t, int64_t, int64_t, const T*, const int32_t*,  \
+                                Real*, Real*, Real*, Real*, Real*);                            \
+  template void PickBackwardRows(int64_t, int64_t, int64_t, int64_t, const T*, const int32_t*, \
                                  const Real*, const Real*, const Real*, const Real*, T*, Real*);
 JAX_RNNT_INSTANTIATE(float, float)
 JAX_RNNT_INSTANTIATE(BFloat16, float)

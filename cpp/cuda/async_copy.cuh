@@ -1,5 +1,6 @@
-// Copies of 4, 8 or 16 bytes a thread from global to shared memory that pass no register: cp.async from
-// sm_80, a load and a store before (20 to 30 % slower for the row kernels when an H100 did the same).
+// Copies of 4, 8 or 16 bytes a thread from global to shared memory that pass no register: cp.async
+// from sm_80, a load and a store before (20 to 30 % slower for the row kernels when an H100 did the
+// same).
 #ifndef JAX_RNNT_CUDA_ASYNC_COPY_CUH_
 #define JAX_RNNT_CUDA_ASYNC_COPY_CUH_
 
@@ -13,7 +14,8 @@ __device__ __forceinline__ void CopyAsync(T* shared, const T* global) {
 #if __CUDA_ARCH__ >= 800
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   if constexpr (sizeof(T) == 16) {  // the one size that may pass the first-level cache by
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global)
+                 : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global),
                  "n"(sizeof(T))
@@ -31,7 +33,8 @@ __device__ __forceinline__ void CommitCopies() {
 #endif
 }
 
-// Waits until all but the newest kPending groups of this thread have arrived, for this thread to read.
+// Waits until all but the newest kPending groups of this thread have arrived, for this thread to
+// read.
 template <int kPending>
 __device__ __forceinline__ void WaitForCopies() {
 #if __CUDA_ARCH__ >= 800

@@ -11,28 +11,27 @@
 //
 //   value(r, c) = value(r-1, c) from_above(r, c) + value(r, c-1) from_left(r, c),
 //
-// beta's on the lattice turned by 180 degrees; alpha enters a cell through its neighbours' arcs and beta
-// leaves it through its own, so only pointers differ (Walk).
+// beta's on the lattice turned by 180 degrees; alpha enters a cell through its neighbours' arcs and
+// beta leaves it through its own, so only pointers differ (Walk).
 //
-// Split: one block per sequence and direction, one warp per 32 neighbouring columns, one lane per column.
-// A wavefront: at step k a lane is at row k - lane, so the value to its left was computed by the lane to
-// its left one step earlier and comes by shuffle. The time is that of T + U dependent steps, hence as
-// little as possible in each: no logarithm, no division.
+// Split: one block per sequence and direction, one warp per 32 neighbouring columns, one lane per
+// column. A wavefront: at step k a lane is at row k - lane, so the value to its left was computed
+// by the lane to its left one step earlier and comes by shuffle. The time is that of T + U
+// dependent steps, hence as little as possible in each: no logarithm, no division.
 //
-// Rows lie along u in memory, the wavefront runs across them. Each warp therefore keeps a ring of kRing
-// rows x 32 columns in shared memory. A lane copies its own column's arcs into it a whole row at a time
-// for the warp, so that global memory sees 32 neighbours; reads them when the wavefront comes by, up to
-// 31 steps later; puts its result in the same slot; and writes it out when the row is complete. Nobody
-// else touches the slot but for the next warp, which reads the last lane's results: that is what the
-// one barrier in kChunk steps is for.
+// Rows lie along u in memory, the wavefront runs across them. Each warp therefore keeps a ring of
+// kRing rows x 32 columns in shared memory. A lane copies its own column's arcs into it a whole row
+// at a time for the warp, so that global memory sees 32 neighbours; reads them when the wavefront
+// comes by, up to 31 steps later; puts its result in the same slot; and writes it out when the row
+// is complete. Nobody else touches the slot but for the next warp, which reads the last lane's
+// results: that is what the one barrier in kChunk steps is for.
 //
-// More columns than a block has are walked in panels, one after the other; the last column of a panel
-// passes to the next through global memory.
-#include "cuda/lattice.h"
-
+// More columns than a block has are walked in panels, one after the other; the last column of a
+// panel passes to the next through global memory.
 #include <algorithm>
 
 #include "cuda/async_copy.cuh"
+#include "cuda/lattice.h"
 
 namespace jax_rnnt::cuda {
 namespace {
@@ -40,16 +39,18 @@ namespace {
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Steps from one barrier to the next. A sketch took 216 us with 16 and ring accesses of its own, and 8
-// allows 10 warps and a deeper prefetch in the same ring (H100, (T, U) = (1500, 300), N = 1).
+// Steps from one barrier to the next. A sketch took 216 us with 16 and ring accesses of its own,
+// and 8 allows 10 warps and a deeper prefetch in the same ring (H100, (T, U) = (1500, 300), N = 1).
 constexpr int kChunk = 8;
 static_assert(kChunk <= kMaxUnnormalizedSteps);
-// Chunks between the copy of a row's arcs and its first use: about 1.5 us, twice the memory's latency.
+// Chunks between the copy of a row's arcs and its first use: about 1.5 us, twice the memory's
+// latency.
 constexpr int kPrefetchChunks = 2;
 // Chunks by which a warp follows its left neighbour, whose last lane is 31 steps behind its first.
 constexpr int kLag = kWarpSize / kChunk + 1;
-// Rows in a warp's ring: a row's slots are taken kPrefetchChunks before its first step, its last result
-// is ready 31 steps after, and the right neighbour reads that kLag chunks after the first step.
+// Rows in a warp's ring: a row's slots are taken kPrefetchChunks before its first step, its last
+// result is ready 31 steps after, and the right neighbour reads that kLag chunks after the first
+// step.
 constexpr int kRing = 64;
 static_assert(kRing >= (kPrefetchChunks + kLag + 1) * kChunk);
 
@@ -58,7 +59,8 @@ template <typename Real>
 constexpr int kMaxWarps = sizeof(Real) == sizeof(float) ? 14 : 7;
 
 template <typename Real>
-struct alignas(2 * sizeof(Real)) Slot {  // first an arc pair's log-probabilities, then the cell's value
+struct alignas(2 * sizeof(Real))
+    Slot {  // first an arc pair's log-probabilities, then the cell's value
   Real first;
   Real second;
 };
@@ -85,8 +87,12 @@ __device__ Walk<Real> MakeWalk(bool backward, const LatticeSequence& sequence,
         sequence.first + (sequence.frames - 1) * sequence.stride + sequence.columns - 1;
     return {blank_log_probs + last, label_log_probs + last, last, -sequence.stride, -1, 0};
   }
-  return {blank_log_probs + sequence.first - sequence.stride, label_log_probs + sequence.first - 1,
-          sequence.first, sequence.stride, 1, 1};
+  return {blank_log_probs + sequence.first - sequence.stride,
+          label_log_probs + sequence.first - 1,
+          sequence.first,
+          sequence.stride,
+          1,
+          1};
 }
 
 // One warp's 32 columns.
@@ -128,7 +134,8 @@ class WarpColumns {
   // Steps [first_step, first_step + kChunk). left(i): what enters lane 0 at the i-th of them.
   template <typename Left>
   __device__ void Advance(int first_step, const Left& left) {
-    const bool all_inside = all_active_ && first_step - kWarpSize >= 0 && first_step + kChunk <= rows_;
+    const bool all_inside =
+        all_active_ && first_step - kWarpSize >= 0 && first_step + kChunk <= rows_;
     if (all_inside) {
       AdvanceChunk<false>(first_step, left);
     } else {
@@ -201,12 +208,13 @@ class WarpColumns {
   const Real* from_left_;
   int64_t cell_;  // of the next row to write
   Scaled<Real> value_;
-  Scaled<Real> last_value_ = {0, kZeroExponent<Real>};  // of the last row; a lane meets it in a masked chunk only
+  Scaled<Real> last_value_ = {
+      0, kZeroExponent<Real>};  // of the last row; a lane meets it in a masked chunk only
 };
 
 // The walk of one panel: columns [first_column, first_column + 32 warps) of `columns`.
-// previous, next: global memory, one number a row (boundary_step apart): the last column of the panel to
-// the left, or null, and where this panel leaves its own, or null.
+// previous, next: global memory, one number a row (boundary_step apart): the last column of the
+// panel to the left, or null, and where this panel leaves its own, or null.
 template <typename Real, bool kStore>
 __device__ Scaled<Real> WalkPanel(const Walk<Real>& walk, int rows, int columns, int first_column,
                                   Scaled<Real>* values, const Scaled<Real>* previous,
@@ -253,16 +261,16 @@ __device__ Scaled<Real> WalkPanel(const Walk<Real>& walk, int rows, int columns,
       }
       mine.WriteRows(first_step, values);
     }
-    // Shows this round's results in the last lane's slots to the warp on the right, and tells the warp
-    // on the left that the slots read here may be copied into again.
+    // Shows this round's results in the last lane's slots to the warp on the right, and tells the
+    // warp on the left that the slots read here may be copied into again.
     __syncthreads();
   }
   return mine.last_value();
 }
 
-// Block n: alpha of sequence n, its total and cost. With kStore, block 2n is that and block 2n + 1 is beta
-// of sequence n, and all values are written to alphas and betas. Without, boundaries is used if there is
-// more than one panel.
+// Block n: alpha of sequence n, its total and cost. With kStore, block 2n is that and block 2n + 1
+// is beta of sequence n, and all values are written to alphas and betas. Without, boundaries is
+// used if there is more than one panel.
 template <typename Real, bool kStore>
 __global__ void __launch_bounds__(kMaxWarps<Real>* kWarpSize)
     LatticeWalkKernel(const LatticeLayout layout, const Real* __restrict__ blank_log_probs,
@@ -314,8 +322,8 @@ __global__ void __launch_bounds__(kMaxWarps<Real>* kWarpSize)
 constexpr int kPosteriorWarps = 8;
 
 // One warp per row of cells, one lane per cell; blocks_per_sequence blocks share a sequence's rows.
-// Bound by memory: 16 bytes of arcs and alpha, 8 of beta (the row below is another warp's own row and
-// comes from the cache), 8 written, for float.
+// Bound by memory: 16 bytes of arcs and alpha, 8 of beta (the row below is another warp's own row
+// and comes from the cache), 8 written, for float.
 template <typename Real>
 __global__ void __launch_bounds__(kPosteriorWarps* kWarpSize)
     LatticePosteriorsKernel(const LatticeLayout layout, int blocks_per_sequence,
@@ -349,8 +357,8 @@ __global__ void __launch_bounds__(kPosteriorWarps* kWarpSize)
         blank_posterior =
             Share(Multiply(Multiply(alpha, Split(blank_log_probs[cell])), below), total);
         if (!last_column) {
-          label_posterior =
-              Share(Multiply(Multiply(alpha, Split(label_log_probs[cell])), betas[cell + 1]), total);
+          label_posterior = Share(
+              Multiply(Multiply(alpha, Split(label_log_probs[cell])), betas[cell + 1]), total);
         }
       }
       blank_posteriors[cell] = blank_posterior;
@@ -364,7 +372,8 @@ struct WalkShape {
   size_t shared_memory;
 };
 
-// As many warps as the columns need and a block's shared memory holds; panels of equal width otherwise.
+// As many warps as the columns need and a block's shared memory holds; panels of equal width
+// otherwise.
 template <typename Real>
 cudaError_t ChooseWalkShape(int64_t max_columns, WalkShape* shape) {
   int device = 0, limit = 0;
@@ -413,9 +422,10 @@ cudaError_t LaunchLatticePosteriors(cudaStream_t stream, const LatticeLayout& la
   const int64_t per_sequence = std::max<int64_t>(1, cells / layout.sequences / kCellsPerBlock);
   const int64_t blocks = per_sequence * layout.sequences;
   if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-  LatticePosteriorsKernel<<<static_cast<unsigned>(blocks), kPosteriorWarps * kWarpSize, 0, stream>>>(
-      layout, static_cast<int>(per_sequence), blank_log_probs, label_log_probs, alphas, betas,
-      totals, blank_posteriors, label_posteriors);
+  LatticePosteriorsKernel<<<static_cast<unsigned>(blocks), kPosteriorWarps * kWarpSize, 0,
+                            stream>>>(layout, static_cast<int>(per_sequence), blank_log_probs,
+                                      label_log_probs, alphas, betas, totals, blank_posteriors,
+                                      label_posteriors);
   return cudaGetLastError();
 }
 
@@ -449,12 +459,12 @@ cudaError_t LatticePosteriors(cudaStream_t stream, const LatticeLayout& layout, 
                                        alphas, betas, totals, blank_posteriors, label_posteriors);
 }
 
-#define JAX_RNNT_INSTANTIATE(Real)                                                              \
-  template cudaError_t LatticeCost(cudaStream_t, const LatticeLayout&, const Real*, const Real*, \
-                                   Real*, Scaled<Real>*);                                       \
-  template cudaError_t LatticePosteriors(cudaStream_t, const LatticeLayout&, int64_t,           \
-                                         const Real*, const Real*, Real*, Real*, Real*,         \
-                                         Scaled<Real>*, Scaled<Real>*, Scaled<Real>*);
+#define JAX_RNNT_INSTANTIATE(Real)                                                                 \
+  template cudaError_t LatticeCost(cudaStream_t, const LatticeLayout&, const Real*, const Real*,   \
+                                   Real*, Scaled<Real>*);                                          \
+  template cudaError_t LatticePosteriors(cudaStream_t, const LatticeLayout&, int64_t, const Real*, \
+                                         const Real*, Real*, Real*, Real*, Scaled<Real>*,          \
+                                         Scaled<Real>*, Scaled<Real>*);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)
 #undef JAX_RNNT_INSTANTIATE

@@ -11,14 +11,15 @@
 
 namespace jax_rnnt::cuda {
 
-// Both functions are instantiated for Real = float and double. They enqueue kernels on `stream`, allocate
-// nothing, synchronise nothing and give the same bits for the same inputs. Nothing beyond a
-// sequence's lengths is read, whatever the lengths.
+// Both functions are instantiated for Real = float and double. They enqueue kernels on `stream`,
+// allocate nothing, synchronise nothing and give the same bits for the same inputs. Nothing beyond
+// a sequence's lengths is read, whatever the lengths.
 //   blank_log_probs, label_log_probs   `cells` arcs in nats, laid out as `layout` says
 //   costs                              (sequences), nats
 // `layout` holds device pointers.
 
-// boundaries: scratch, (sequences, T, 2), compact (cells); used only where U passes one block's columns.
+// boundaries: scratch, (sequences, T, 2), compact (cells); used only where U passes one block's
+// columns.
 template <typename Real>
 cudaError_t LatticeCost(cudaStream_t stream, const LatticeLayout& layout,
                         const Real* blank_log_probs, const Real* label_log_probs, Real* costs,

@@ -1,5 +1,6 @@
 // The buffers and attributes of each custom call, in order, for any Context (what XLA hands to a
-// handler). A backend appends its own scratch results, and the calls on compact arcs then max_labels.
+// handler). A backend appends its own scratch results, and the calls on compact arcs then
+// max_labels.
 #ifndef JAX_RNNT_FFI_BINDINGS_H_
 #define JAX_RNNT_FFI_BINDINGS_H_
 

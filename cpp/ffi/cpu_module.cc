@@ -60,9 +60,9 @@ using Pool = xla::ffi::ThreadPool;
 XLA_FFI_DEFINE_HANDLER(kPickForward, PickForward<CpuBackend>, BindPickForward<Pool>());
 XLA_FFI_DEFINE_HANDLER(kPickBackward, PickBackward<CpuBackend>, BindPickBackward<Pool>());
 XLA_FFI_DEFINE_HANDLER(kLatticeCost, LatticeCostPadded<CpuBackend>, BindLatticeCost<Pool>());
-XLA_FFI_DEFINE_HANDLER(kLatticePosteriors, (LatticePosteriorsPadded<CpuBackend, AnyResult>),
-                       BindLatticePosteriors<Pool>()
-                           .Ret<AnyBuffer>());  // scratch: alphas (..., T, U, 2)
+XLA_FFI_DEFINE_HANDLER(
+    kLatticePosteriors, (LatticePosteriorsPadded<CpuBackend, AnyResult>),
+    BindLatticePosteriors<Pool>().Ret<AnyBuffer>());  // scratch: alphas (..., T, U, 2)
 XLA_FFI_DEFINE_HANDLER(kLatticeCostCompact, LatticeCostCompact<CpuBackend>,
                        BindLatticeCostCompact<Pool>().Attr<int64_t>("max_labels"));
 XLA_FFI_DEFINE_HANDLER(kLatticePosteriorsCompact, (LatticePosteriorsCompact<CpuBackend, AnyResult>),

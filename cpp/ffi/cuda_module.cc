@@ -66,9 +66,9 @@ struct CudaBackend {
 
 JAX_RNNT_DEFINE_HANDLER(kPickForward, PickForward<CudaBackend>, BindPickForward<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kPickBackward, PickBackward<CudaBackend>, BindPickBackward<Stream>());
-JAX_RNNT_DEFINE_HANDLER(kLatticeCost, (LatticeCostPadded<CudaBackend, AnyResult>),
-                        BindLatticeCost<Stream>()
-                            .Ret<AnyBuffer>());  // scratch: boundaries (..., T, 4)
+JAX_RNNT_DEFINE_HANDLER(
+    kLatticeCost, (LatticeCostPadded<CudaBackend, AnyResult>),
+    BindLatticeCost<Stream>().Ret<AnyBuffer>());  // scratch: boundaries (..., T, 4)
 JAX_RNNT_DEFINE_HANDLER(kLatticePosteriors,
                         (LatticePosteriorsPadded<CudaBackend, AnyResult, AnyResult, AnyResult>),
                         BindLatticePosteriors<Stream>()

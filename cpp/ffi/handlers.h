@@ -45,9 +45,9 @@ Error Check(const char* name, Buffer& buffer, DataType dtype, int64_t count) {
   return Error::Success();
 }
 
-#define JAX_RNNT_RETURN_IF_ERROR(expression)                         \
-  do {                                                               \
-    if (Error error = (expression); error.failure()) return error;   \
+#define JAX_RNNT_RETURN_IF_ERROR(expression)                       \
+  do {                                                             \
+    if (Error error = (expression); error.failure()) return error; \
   } while (false)
 
 template <typename T>
@@ -55,7 +55,8 @@ struct TypeTag {
   using Type = T;
 };
 
-// Calls body(TypeTag<T>, TypeTag<Real>) for the type of logits and the type that they are summed in.
+// Calls body(TypeTag<T>, TypeTag<Real>) for the type of logits and the type that they are summed
+// in.
 template <typename Backend, typename Body>
 Error DispatchLogits(DataType dtype, const Body& body) {
   switch (dtype) {
@@ -123,10 +124,10 @@ Error PickForward(typename Backend::Context context, AnyBuffer logits, Int32Buff
     JAX_RNNT_RETURN_IF_ERROR(Check("maxima", *maxima, kReal, rows));
     JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", *log_sums, kReal, rows));
     if (rows == 0) return Error::Success();
-    return Backend::template PickForward<T, Real>(
-        context, rows, V, blank, Data<const T>(logits), labels.typed_data(),
-        Data<Real>(*blank_log_probs), Data<Real>(*label_log_probs), Data<Real>(*maxima),
-        Data<Real>(*log_sums));
+    return Backend::template PickForward<T, Real>(context, rows, V, blank, Data<const T>(logits),
+                                                  labels.typed_data(), Data<Real>(*blank_log_probs),
+                                                  Data<Real>(*label_log_probs), Data<Real>(*maxima),
+                                                  Data<Real>(*log_sums));
   });
 }
 
@@ -216,12 +217,11 @@ Error LatticeCost(typename Backend::Context context, const LatticeLayout& layout
     const int64_t cells = blank_log_probs.element_count();
     JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
     JAX_RNNT_RETURN_IF_ERROR(Check("costs", costs, kReal, layout.sequences));
-    JAX_RNNT_RETURN_IF_ERROR(
-        CheckScratch(kReal, Backend::CostScratch(cells, layout, scratch...)));
+    JAX_RNNT_RETURN_IF_ERROR(CheckScratch(kReal, Backend::CostScratch(cells, layout, scratch...)));
     if (layout.sequences == 0) return Error::Success();
-    return Backend::template LatticeCost<Real>(
-        context, layout, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
-        Data<Real>(costs), Data<Scaled<Real>>(scratch)...);
+    return Backend::template LatticeCost<Real>(context, layout, Data<const Real>(blank_log_probs),
+                                               Data<const Real>(label_log_probs), Data<Real>(costs),
+                                               Data<Scaled<Real>>(scratch)...);
   });
 }
 
@@ -265,9 +265,9 @@ Error LatticePosteriors(typename Backend::Context context, const LatticeLayout& 
         CheckScratch(kReal, Backend::PosteriorsScratch(cells, layout, scratch...)));
     if (layout.sequences == 0 && !layout.compact()) return Error::Success();
     return Backend::template LatticePosteriors<Real>(
-        context, layout, cells, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
-        Data<Real>(costs), Data<Real>(blank_posteriors), Data<Real>(label_posteriors),
-        Data<Scaled<Real>>(scratch)...);
+        context, layout, cells, Data<const Real>(blank_log_probs),
+        Data<const Real>(label_log_probs), Data<Real>(costs), Data<Real>(blank_posteriors),
+        Data<Real>(label_posteriors), Data<Scaled<Real>>(scratch)...);
   });
 }
 
