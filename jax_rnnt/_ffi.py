@@ -6,13 +6,13 @@ its platform: by then the backend is up, where a mismatch is an exception and no
 
 import functools
 import importlib
+import importlib.metadata
 import pathlib
 import re
 import threading
 from types import ModuleType
 
 import jax
-import jaxlib
 
 # jax's name of a platform -> (our module, the name that jax.ffi registers under)
 _PLATFORMS = {"cpu": ("_cpu", "cpu"), "cuda": ("_cuda", "CUDA")}
@@ -47,12 +47,13 @@ def runtime_api_version() -> tuple[int, int]:
 def check_api_version(module: ModuleType) -> None:
     """Raise a RuntimeError that says what to install if this jaxlib cannot load the module."""
     built, here = tuple(module.ffi_api_version()), runtime_api_version()
+    jaxlib = importlib.metadata.version("jaxlib")
     if built[0] != here[0] or built[1] > here[1]:
         raise RuntimeError(
             f"jax_rnnt's kernels were compiled for XLA FFI API {built[0]}.{built[1]} "
-            f"(jaxlib {module.jaxlib_version()}), but jaxlib {jaxlib.__version__} here has "
-            f"{here[0]}.{here[1]}: install jaxlib>={module.jaxlib_version()}, or build jax_rnnt from "
-            "source here with `pip install --force-reinstall --no-deps --no-binary :all: jax_rnnt`."
+            f"(jaxlib {module.jaxlib_version()}), but jaxlib {jaxlib} here has "
+            f"{here[0]}.{here[1]}: install jaxlib>={module.jaxlib_version()}, or build jax_rnnt "
+            "here with `pip install --force-reinstall --no-deps --no-binary jax_rnnt jax_rnnt`."
         )
 
 

@@ -98,7 +98,7 @@ class Kernel:
             for dims, dtype in self._result_types(operands[0].dtype)
         ]
 
-    def _result_types(self, dtype, platform=None):
+    def _result_types(self, dtype, platform=""):
         accumulator = accumulator_dtype(dtype)
         own = accumulator if self._result_dtype == "accumulator" else dtype
         yield from ((dims, own) for dims in self.results)
@@ -170,6 +170,11 @@ class Kernel:
         return values[: len(self.results)]
 
 
+def custom_vjp(*nondiff_argnums: int) -> Callable[[Callable], Any]:
+    """jax.custom_vjp as a decorator with arguments."""
+    return functools.partial(jax.custom_vjp, nondiff_argnums=nondiff_argnums)
+
+
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
     """The arrays, each varying over every manual mesh axis over which any of them varies.
 
@@ -196,7 +201,8 @@ def _jitted(primitive, params):
         return primitive.bind(*operands, **dict(params))
 
     run.__name__ = primitive.name
-    run._apply_primitive = True  # as JAX marks its own: debug_nans must not re-run it op by op
+    # As JAX marks its own, so that debug_nans does not re-run it op by op.
+    run.__dict__["_apply_primitive"] = True
     return jax.jit(run)
 
 
@@ -225,8 +231,8 @@ def _batch_spec(name, operands, num_batch_dims) -> tuple:
         if any(axis is not None for axis in own[num_batch_dims:]):
             raise ValueError(
                 f"{name}: an operand of shape {operand.shape} is sharded as "
-                f"{operand.sharding.spec}; only its first {num_batch_dims} dimensions may be: reshard it first "
-                "(jax.sharding.reshard)."
+                f"{operand.sharding.spec}; only its first {num_batch_dims} dimensions may be: "
+                "reshard it first (jax.sharding.reshard)."
             )
         for dim, axis in enumerate(own[:num_batch_dims]):
             if axis is not None and spec[dim] not in (None, axis):

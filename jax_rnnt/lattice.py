@@ -4,14 +4,12 @@ Nothing here knows of V. Two layouts share one mathematics: padded, (..., T, U),
 the cells of sequence n stand at rows offset_n + t (U_n + 1) + u of one axis.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from jax_rnnt import _checks, _compact, _compact_reference, reference
 from jax_rnnt._dtypes import accumulator_dtype
-from jax_rnnt._primitive import Kernel, vary_alike
+from jax_rnnt._primitive import Kernel, custom_vjp, vary_alike
 
 # Scratch is (mantissa, exponent) pairs. Posteriors on CPU: alpha; on CUDA: alpha, beta and each
 # sequence's total. Cost on CUDA: what one panel of label columns hands to the next.
@@ -140,7 +138,7 @@ def padded_cells(blank_log_probs, label_log_probs, frames_lengths, labels_length
     return _lattice_cost(*vary_alike(*operands), implementation == "native")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@custom_vjp(4)
 def _lattice_cost(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, insist):
     operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths
     return _cost(*operands, insist=insist)[0]
@@ -177,7 +175,7 @@ def compact_cells(
     return _compact_lattice_cost(*vary_alike(*operands), max_labels, implementation)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@custom_vjp(5, 6)
 def _compact_lattice_cost(
     blank_log_probs,
     label_log_probs,
@@ -199,8 +197,9 @@ def _compact_lattice_cost_forward(*arguments):
 
 def _compact_lattice_cost_backward(max_labels, implementation, residuals, cotangents):
     del max_labels, implementation
-    posteriors, geometry = residuals
-    sequence, _ = _compact.sequence_of_rows(*geometry, posteriors[0].shape[-1])
+    posteriors, (frames_lengths, labels_lengths, offsets) = residuals
+    rows = posteriors[0].shape[-1]
+    sequence, _ = _compact.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
     cotangents = _compact.take(cotangents, sequence, 0)
     return *(_arc_cotangents(p, cotangents) for p in posteriors), None, None, None
 

@@ -3,8 +3,6 @@
 Nothing here knows of time or labels sequences: a row has a label, no label, or is padding.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from jax import lax
 
 from jax_rnnt import _checks, reference
 from jax_rnnt._dtypes import accumulator_dtype
-from jax_rnnt._primitive import Kernel, vary_alike
+from jax_rnnt._primitive import Kernel, custom_vjp, vary_alike
 
 _pick_forward = Kernel(
     "pick_forward",
@@ -89,7 +87,7 @@ def pick_rows(logits, labels, *, blank: int, implementation: str | None):
     return _log_softmax_pick(*vary_alike(logits, labels), blank, implementation == "native")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@custom_vjp(2, 3)
 def _log_softmax_pick(logits, labels, blank, insist):
     return _log_softmax_pick_forward(logits, labels, blank, insist)[0]
 
@@ -118,7 +116,7 @@ def gather_rows(log_probs, labels, *, blank: int, implementation: str | None):
     return _gather_rows(*vary_alike(log_probs, labels), blank, log_probs.shape[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@custom_vjp(2, 3)
 def _gather_rows(log_probs, labels, blank, vocabulary):
     dtype = accumulator_dtype(log_probs.dtype)
     index = jnp.clip(labels, 0, vocabulary - 1)[..., None]

@@ -231,7 +231,7 @@ def lattice_posteriors(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """lattice_cost, and the posterior probability that the alignment takes each arc."""
     costs, vjp = jax.vjp(
-        lambda *arcs: lattice_cost(*arcs, frames_lengths, labels_lengths),
+        lambda blank, label: lattice_cost(blank, label, frames_lengths, labels_lengths),
         blank_log_probs,
         label_log_probs,
     )

@@ -1,0 +1,16 @@
+from typing import Any
+
+def ffi_api_version() -> tuple[int, int]:
+    """XLA FFI API version of the headers that the module was compiled against."""
+
+def jaxlib_version() -> str:
+    """The jaxlib that those headers came with."""
+
+def registrations() -> dict[str, Any]:
+    """Handler capsules by kernel name."""
+
+def architectures() -> str:
+    """The architectures that the kernels were compiled for, in CMake's terms."""
+
+def cuda_version() -> str:
+    """Version of the CUDA compiler."""
