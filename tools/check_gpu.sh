@@ -20,6 +20,7 @@ build() {
   JAX_RNNT_CUDA=on CUDAARCHS=${CUDAARCHS:-native} CUDAFLAGS="${CUDAFLAGS:--Xptxas=-v}" \
     "$python" -m pip install --quiet --no-build-isolation --no-deps --no-index --target "$site" .
   "$python" -m jax_rnnt
+  "$python" tools/every_kernel.py
 }
 
 run_tests() {
@@ -31,7 +32,7 @@ sanitize() {
     echo "== $tool"
     # XLA's own preallocated pool would hide an access beyond a buffer.
     XLA_PYTHON_CLIENT_ALLOCATOR=platform compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      --kernel-regex kns=jax_rnnt "$python" tools/every_kernel.py
+      --kernel-regex kns=jax_rnnt "$python" tools/every_kernel.py --native-only
   done
 }
 

@@ -1,0 +1,61 @@
+"""Settings of the whole suite; the default backend of the process is what is tested.
+
+Environment:
+    JAX_RNNT_REQUIRE_GPU=1     a process without a GPU is a failure.
+    JAX_RNNT_REQUIRE_NATIVE=1  a package without native kernels is a failure.
+"""
+
+import os
+
+_FLAGS = {
+    "--xla_force_host_platform_device_count": "8",
+    # Most functions here run once or twice: compiling them is what takes the time.
+    "--xla_llvm_disable_expensive_passes": "true",
+}
+_given = os.environ.get("XLA_FLAGS", "")
+_added = [f"{flag}={value}" for flag, value in _FLAGS.items() if flag not in _given]
+os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import support  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, deadline=None, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_sessionstart() -> None:
+    backend = jax.default_backend()
+    if os.environ.get("JAX_RNNT_REQUIRE_GPU") == "1" and backend != "gpu":
+        pytest.exit(f"JAX_RNNT_REQUIRE_GPU=1, but the default backend is {backend}.", returncode=1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=support.IMPLEMENTATIONS)
+def implementation(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=support.LOSSES)
+def loss(request) -> support.Loss:
+    """Each public loss in each layout, padded arguments in and padded gradients out."""
+    return request.param
+
+
+@pytest.fixture(params=support.LOGITS_LOSSES)
+def logits_loss(request) -> support.Loss:
+    return request.param
+
+
+@pytest.fixture(params=support.PADDED_LOSSES)
+def padded_loss(request) -> support.Loss:
+    return request.param
