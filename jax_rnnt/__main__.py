@@ -21,7 +21,7 @@ def _kernels(platform: str) -> str:
     return f"{text}, CUDA {module.cuda_version()}, architectures {module.architectures()}"
 
 
-def _implementation(device: jax.Device) -> str:
+def _implementation(device) -> str:
     platform = device.platform
     if platform == "gpu":
         platform = "cuda" if "cuda" in device.client.platform_version.lower() else "rocm"

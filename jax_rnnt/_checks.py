@@ -7,6 +7,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+Integers = jax.Array | np.ndarray
+
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -18,9 +20,12 @@ def floats(name: str, value: Any) -> jax.Array:
     return array
 
 
-def integers(name: str, value: Any) -> jax.Array:
-    """value as an int32 array, integers beyond int32 clipped, or TypeError."""
-    array = value if hasattr(value, "dtype") and hasattr(value, "shape") else np.asarray(value)
+def integers(name: str, value: Any) -> Integers:
+    """value as an int32 array, integers beyond int32 clipped, or TypeError.
+
+    What is not JAX's stays NumPy's: under jit, too, its values are there to be checked.
+    """
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
     if array.size == 0 and not hasattr(value, "dtype"):
         array = array.astype(np.int32)  # an empty list has no dtype of its own
     if not jnp.issubdtype(array.dtype, jnp.integer):
@@ -30,7 +35,7 @@ def integers(name: str, value: Any) -> jax.Array:
         low = max(limits.min, np.iinfo(array.dtype).min)
         clip = jnp.clip if isinstance(array, jax.Array) else np.clip
         array = clip(array, low, limits.max)
-    return jnp.asarray(array).astype(jnp.int32)
+    return array.astype(np.int32) if isinstance(array, jax.Array) else np.asarray(array, np.int32)
 
 
 def choice(name: str, value: Any, allowed: tuple) -> None:
@@ -60,7 +65,7 @@ def shape(name: str, array: Any, expected: tuple[int, ...], meaning: str) -> Non
 
 
 def lengths_values(
-    name: str, value: jax.Array, low: int, high: int, meaning: str
+    name: str, value: Integers, low: int, high: int, meaning: str
 ) -> np.ndarray | None:
     """The lengths as NumPy has them if concrete, ValueError if one is outside [low, high]."""
     lengths = concrete(value)
@@ -71,7 +76,7 @@ def lengths_values(
     return lengths
 
 
-def labels_values(labels: jax.Array, labels_lengths: np.ndarray | None, vocabulary: int) -> None:
+def labels_values(labels: Integers, labels_lengths: np.ndarray | None, vocabulary: int) -> None:
     """ValueError if a concrete label (..., U-1) within its concrete length is outside [0, V)."""
     values = concrete(labels)
     if values is None or labels_lengths is None:
@@ -81,8 +86,10 @@ def labels_values(labels: jax.Array, labels_lengths: np.ndarray | None, vocabula
     _first_bad("labels", values, bad, f"[0, {vocabulary}) within their lengths")
 
 
-def concrete(value: jax.Array) -> np.ndarray | None:
+def concrete(value: Integers) -> np.ndarray | None:
     """value on the host, or None if it is traced or not all here."""
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, jax.core.Tracer) or not value.is_fully_addressable:
         return None
     return np.asarray(value)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_rnnt import _checks, reference
+from jax_rnnt._checks import Integers
 
 
 class Sizes(NamedTuple):
@@ -21,7 +22,7 @@ class Sizes(NamedTuple):
     sequences: int
 
 
-def check_lengths(shape, frames_lengths: jax.Array, labels_lengths: jax.Array) -> Sizes:
+def check_lengths(shape, frames_lengths: Integers, labels_lengths: Integers) -> Sizes:
     """The sizes of a compact (S, ...) array, or ValueError if the lengths do not fit in it."""
     rows = shape[0]
     if rows >= 2**31 - 1:
@@ -42,7 +43,7 @@ def check_lengths(shape, frames_lengths: jax.Array, labels_lengths: jax.Array) -
     return Sizes(rows, frames_lengths.shape[0])
 
 
-def check_labels(labels: jax.Array, labels_lengths: jax.Array, vocabulary: int) -> None:
+def check_labels(labels: Integers, labels_lengths: Integers, vocabulary: int) -> None:
     """ValueError if concrete labels (L,) are too few or outside [0, V)."""
     lengths, values = _checks.concrete(labels_lengths), _checks.concrete(labels)
     if lengths is None:

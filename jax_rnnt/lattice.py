@@ -6,6 +6,7 @@ the cells of sequence n stand at rows offset_n + t (U_n + 1) + u of one axis.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, _compact, _compact_reference, reference
 from jax_rnnt._dtypes import accumulator_dtype
@@ -50,10 +51,10 @@ _compact_posteriors = Kernel(
 
 
 def lattice_cost(
-    blank_log_probs: jax.Array,
-    label_log_probs: jax.Array,
-    frames_lengths: jax.Array,
-    labels_lengths: jax.Array,
+    blank_log_probs: ArrayLike,
+    label_log_probs: ArrayLike,
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
     *,
     compact: bool = False,
     max_labels: int | None = None,
@@ -116,7 +117,8 @@ def lattice_cost(
     dtype = accumulator_dtype(blank_log_probs.dtype, label_log_probs.dtype)
     arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
     if compact:
-        sizes = _compact.check_lengths(blank_log_probs.shape, frames_lengths, labels_lengths)
+        sizes = _compact.check_lengths(shape, frames_lengths, labels_lengths)
+        frames_lengths, labels_lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
         max_labels = sizes.rows - 1 if max_labels is None else max_labels
         offsets = _compact.offsets(frames_lengths, labels_lengths, sizes.rows)
         return compact_cells(
@@ -127,7 +129,8 @@ def lattice_cost(
     _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
     _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
     _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
-    return padded_cells(*arcs, frames_lengths, labels_lengths, implementation)
+    lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
+    return padded_cells(*arcs, *lengths, implementation)
 
 
 def padded_cells(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, implementation):

@@ -5,6 +5,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, _compact, lattice, pick, reference
 
@@ -12,15 +13,15 @@ _REDUCTIONS = types.MappingProxyType({None: None, "none": None, "sum": jnp.sum, 
 
 
 def rnnt_loss(
-    log_probs: jax.Array,
-    labels: jax.Array,
-    frames_lengths: jax.Array,
-    labels_lengths: jax.Array,
+    log_probs: ArrayLike,
+    labels: ArrayLike,
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
     average_frames: bool = False,
     reduction: str | None = None,
     blank: int = 0,
     gather: bool = False,
-    fastemit_lambda: float | jax.Array = 0.0,
+    fastemit_lambda: ArrayLike = 0.0,
     compact: bool = False,
 ) -> jax.Array:
     r"""RNN-Transducer loss of normalised log-probabilities (warp-rnnt's signature).
@@ -86,15 +87,15 @@ def rnnt_loss(
 
 
 def rnnt_loss_from_logits(
-    logits: jax.Array,
-    labels: jax.Array,
-    frames_lengths: jax.Array,
-    labels_lengths: jax.Array,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
     *,
     average_frames: bool = False,
     reduction: str | None = None,
     blank: int = 0,
-    fastemit_lambda: float | jax.Array = 0.0,
+    fastemit_lambda: ArrayLike = 0.0,
     compact: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:

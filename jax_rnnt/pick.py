@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, reference
 from jax_rnnt._dtypes import accumulator_dtype
@@ -29,8 +30,8 @@ _pick_backward = Kernel(
 
 
 def log_softmax_pick(
-    logits: jax.Array,
-    labels: jax.Array,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
     blank: int = 0,
     implementation: str | None = None,
@@ -77,7 +78,7 @@ def log_softmax_pick(
         )
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     blank = _checks.blank_index(blank, logits.shape[-1])
-    return pick_rows(logits, labels, blank=blank, implementation=implementation)
+    return pick_rows(logits, jnp.asarray(labels), blank=blank, implementation=implementation)
 
 
 def pick_rows(logits, labels, *, blank: int, implementation: str | None):

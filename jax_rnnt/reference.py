@@ -75,8 +75,10 @@ def add(a: Scaled, b: Scaled) -> Scaled:
 
 def normalize(a: Scaled) -> Scaled:
     """The same number with its mantissa in [0.5, 1), or zero with the exponent of zero."""
-    _, shift = jnp.frexp(lax.stop_gradient(a.mantissa))
-    shift = shift.astype(a.mantissa.dtype)
+    dtype = a.mantissa.dtype
+    info = jnp.finfo(dtype)
+    bits = lax.bitcast_convert_type(lax.stop_gradient(a.mantissa), f"int{info.bits}")
+    shift = ((bits >> info.nmant) - (info.maxexp - 2)).astype(dtype)  # the sign bit is 0
     exponent = jnp.where(a.mantissa == 0, ZERO_EXPONENT, a.exponent + shift)
     return Scaled(a.mantissa * _power_of_two(-shift), exponent)
 
