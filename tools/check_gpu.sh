@@ -3,7 +3,7 @@
 #
 #   tools/check_gpu.sh build            install into $SITE (default: a temporary directory)
 #   tools/check_gpu.sh test [ARGS]      the test suite on the GPU; ARGS go to pytest
-#   tools/check_gpu.sh sanitize         compute-sanitizer memcheck and racecheck over every kernel
+#   tools/check_gpu.sh sanitize         compute-sanitizer over every kernel (tools/every_kernel.cu)
 #   tools/check_gpu.sh time [ARGS]      benchmarks/loss.py; ARGS go to it
 #
 # Needs: nvcc, compute-sanitizer, and a Python ($PYTHON, default python3) with JAX for CUDA,
@@ -17,10 +17,9 @@ export PYTHONPATH=$site PYTHONSAFEPATH=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 build() {
   rm -rf "$site"
-  JAX_RNNT_CUDA=on CUDAARCHS=${CUDAARCHS:-native} CUDAFLAGS="${CUDAFLAGS:--Xptxas=-v}" \
+  JAX_RNNT_CUDA=on CUDAARCHS=${CUDAARCHS:-native} CUDAFLAGS="${CUDAFLAGS-}" \
     "$python" -m pip install --quiet --no-build-isolation --no-deps --no-index --target "$site" .
   "$python" -m jax_rnnt
-  "$python" tools/every_kernel.py
 }
 
 run_tests() {
@@ -28,13 +27,12 @@ run_tests() {
 }
 
 sanitize() {
-  for tool in memcheck racecheck; do
+  local program=$site/every_kernel
+  mkdir -p "$site"
+  nvcc -std=c++17 -arch=native -lineinfo -Icpp tools/every_kernel.cu cpp/cuda/*.cu -o "$program"
+  for tool in memcheck racecheck initcheck synccheck; do
     echo "== $tool"
-    # One allocation a buffer, or an access beyond it would land in another; no CUDA graphs, which
-    # the sanitizer does not survive.
-    XLA_PYTHON_CLIENT_ALLOCATOR=platform XLA_FLAGS=--xla_gpu_enable_command_buffer= \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 --kernel-name kns=jax_rnnt \
-      "$python" -X faulthandler tools/every_kernel.py --native-only
+    compute-sanitizer --tool "$tool" --error-exitcode 1 "$program"
   done
 }
 

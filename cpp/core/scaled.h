@@ -73,6 +73,24 @@ JAX_RNNT_HOST_DEVICE Real FromBits(typename FloatBits<Real>::Word bits) {
   return x;
 }
 
+// a * b and a * b + c. On the device each says whether the product is rounded: left to the
+// compiler, the same sum in two kernels could differ in its last bit.
+#if defined(__CUDA_ARCH__)
+JAX_RNNT_HOST_DEVICE float Product(float a, float b) { return __fmul_rn(a, b); }
+JAX_RNNT_HOST_DEVICE double Product(double a, double b) { return __dmul_rn(a, b); }
+JAX_RNNT_HOST_DEVICE float MultiplyAdd(float a, float b, float c) { return fmaf(a, b, c); }
+JAX_RNNT_HOST_DEVICE double MultiplyAdd(double a, double b, double c) { return fma(a, b, c); }
+#else
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Real Product(Real a, Real b) {
+  return a * b;
+}
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Real MultiplyAdd(Real a, Real b, Real c) {
+  return a * b + c;
+}
+#endif
+
 // exp(log_prob) / 2^whole, where whole is log_prob * log2(e) rounded: in [2^-0.5, 2^0.5].
 JAX_RNNT_HOST_DEVICE float SplitMantissa(float log_prob, float whole) {
 #if defined(__CUDA_ARCH__)
@@ -97,14 +115,15 @@ JAX_RNNT_HOST_DEVICE float SplitMantissa(float log_prob, float whole) {
 #endif
 }
 JAX_RNNT_HOST_DEVICE double SplitMantissa(double log_prob, double whole) {
-  return exp((log_prob - whole * 0.693145751953125) - whole * 1.42860682030941723e-6);
+  const double high = MultiplyAdd(whole, -0.693145751953125, log_prob);
+  return exp(MultiplyAdd(whole, -1.42860682030941723e-6, high));
 }
 
 // exp(log_prob) with the mantissa in [2^-0.5, 2^0.5]; -inf is zero, NaN and +inf are NaN.
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Scaled<Real> Split(Real log_prob) {
   using Bits = FloatBits<Real>;
-  const Real log2_prob = log_prob * Real(1.4426950408889634);
+  const Real log2_prob = Product(log_prob, Real(1.4426950408889634));
   const Real rounded = (log2_prob + Bits::kRoundingConstant) - Bits::kRoundingConstant;
   // Beyond the reach of the rounding constant a number without its lowest bit is whole, and a
   // relative error of one bit is what the log-probability itself carries.
@@ -120,7 +139,7 @@ JAX_RNNT_HOST_DEVICE Scaled<Real> Split(Real log_prob) {
 
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Scaled<Real> Multiply(Scaled<Real> a, Scaled<Real> b) {
-  return {a.mantissa * b.mantissa, a.exponent + b.exponent};
+  return {Product(a.mantissa, b.mantissa), a.exponent + b.exponent};
 }
 
 // 2^x for whole x <= 0, no smaller than the type's smallest normal number.
@@ -141,7 +160,7 @@ JAX_RNNT_HOST_DEVICE Scaled<Real> Add(Scaled<Real> a, Scaled<Real> b) {
   const Real leading = a_leads ? a.mantissa : b.mantissa;
   const Real trailing = a_leads ? b.mantissa : a.mantissa;
   const Real scale = PowerOfTwoUpToOne(a_leads ? -difference : difference);
-  return {trailing * scale + leading, a_leads ? a.exponent : b.exponent};
+  return {MultiplyAdd(trailing, scale, leading), a_leads ? a.exponent : b.exponent};
 }
 
 // The same number with its mantissa in [1, 2), or zero with kZeroExponent.
