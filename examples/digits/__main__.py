@@ -34,7 +34,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint-every", type=int, default=DEFAULTS.checkpoint_every)
     parser.add_argument("--evaluate-every", type=int, default=DEFAULTS.evaluate_every)
-    parser.add_argument("--plot", type=Path, help="PNG of log-mel and alignment posteriors")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        default=Path("digits.png"),
+        help="PNG of log-mel and alignment posteriors, default %(default)s",
+    )
+    parser.add_argument("--no-plot", dest="plot", action="store_const", const=None)
     parser.add_argument("--curve", type=Path, help="CSV of times, losses and digit error rates")
     parser.add_argument("--cache", type=Path, default=DEFAULTS.cache, help="default %(default)s")
     parser.add_argument(
