@@ -30,12 +30,22 @@ def integers(name: str, value: Any) -> Integers:
         array = array.astype(np.int32)  # an empty list has no dtype of its own
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}.")
-    limits = np.iinfo(np.int32)
-    if np.iinfo(array.dtype).max > limits.max or np.iinfo(array.dtype).min < limits.min:
-        low = max(limits.min, np.iinfo(array.dtype).min)
+    limits, own = np.iinfo(np.int32), jnp.iinfo(array.dtype)
+    if own.max > limits.max or own.min < limits.min:
+        low = max(limits.min, own.min)
         clip = jnp.clip if isinstance(array, jax.Array) else np.clip
         array = clip(array, low, limits.max)
     return array.astype(np.int32) if isinstance(array, jax.Array) else np.asarray(array, np.int32)
+
+
+def number(name: str, value: Any) -> jax.Array:
+    """value as a real scalar array, or TypeError, ValueError."""
+    array = _array(name, value)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a number, got dtype {array.dtype}.")
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be a number, got shape {array.shape}.")
+    return array
 
 
 def choice(name: str, value: Any, allowed: tuple) -> None:

@@ -5,6 +5,7 @@ beyond the last are padding. A sequence with T_n < 1 or U_n < 0 has no rows. Sum
 the end of the array, so that no length, however senseless, wraps around into another's rows.
 """
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,8 @@ class Sizes(NamedTuple):
 def check_lengths(shape, frames_lengths: Integers, labels_lengths: Integers) -> Sizes:
     """The sizes of a compact (S, ...) array, or ValueError if the lengths do not fit in it."""
     rows = shape[0]
+    if not all(isinstance(size, int) for size in (rows, *frames_lengths.shape)):
+        raise ValueError("the compact form takes no symbolic sizes.")
     if rows >= 2**31 - 1:
         raise ValueError(f"the compact form takes fewer than 2**31 - 1 rows, got {rows}.")
     if frames_lengths.ndim != 1:
@@ -41,6 +44,21 @@ def check_lengths(shape, frames_lengths: Integers, labels_lengths: Integers) -> 
                 f"got {rows}."
             )
     return Sizes(rows, frames_lengths.shape[0])
+
+
+def check_max_labels(max_labels: int | None, labels_lengths: Integers, rows: int) -> int:
+    """The bound of the labels' lengths, at most what the rows allow, or TypeError, ValueError."""
+    most = max(rows - 1, 0)
+    if max_labels is None:
+        return most
+    try:
+        bound = operator.index(max_labels)
+    except TypeError:
+        raise TypeError(f"max_labels must be an integer, got {max_labels!r}.") from None
+    if bound < 0:
+        raise ValueError(f"max_labels must not be negative, got {bound}.")
+    _checks.lengths_values("labels_lengths", labels_lengths, 0, bound, f"max_labels = {bound}")
+    return min(bound, most)
 
 
 def check_labels(labels: Integers, labels_lengths: Integers, vocabulary: int) -> None:
@@ -70,7 +88,7 @@ def sequence_of_rows(
     counts = _counts(frames_lengths, labels_lengths, rows)
     ends = _saturating_add(offsets, counts, rows)
     row = jnp.arange(rows, dtype=jnp.int32)
-    sequence = jnp.searchsorted(ends, row, side="right").astype(jnp.int32)
+    sequence = _count_up_to(ends, row)
     first = take(offsets, sequence, 0)
     return sequence, row - first
 
@@ -94,7 +112,7 @@ def row_labels(
 
     # Labels out of range spoil the sequence that uses them.
     position = jnp.arange(available, dtype=jnp.int32)
-    owner = jnp.searchsorted(label_ends, position, side="right").astype(jnp.int32)
+    owner = _count_up_to(label_ends, position)
     wrong = ((labels < 0) | (labels >= vocabulary)).astype(jnp.int32)
     sensible &= jnp.zeros_like(used).at[owner].add(wrong, mode="drop") == 0
 
@@ -110,7 +128,12 @@ def row_labels(
 
 def take(values: jax.Array, index: jax.Array, fill) -> jax.Array:
     """values[index] along its one axis, `fill` beyond its end; the axis may be empty."""
-    return jnp.take(jnp.append(values, jnp.asarray(fill, values.dtype)), index, mode="clip")
+    return jnp.take(jnp.pad(values, (0, 1), constant_values=fill), index, mode="clip")
+
+
+def _count_up_to(ends, positions):
+    """How many of the ascending ends are at or before each position."""
+    return jnp.searchsorted(ends, positions, side="right").astype(jnp.int32)
 
 
 def _starts(ends):

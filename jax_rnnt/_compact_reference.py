@@ -8,6 +8,7 @@ value for each sequence and label column; alphas are kept packed as the arcs are
 import jax
 import jax.numpy as jnp
 
+from jax_rnnt._primitive import vary_alike
 from jax_rnnt.reference import ZERO_EXPONENT, Scaled, add, log, multiply, normalize, split
 
 
@@ -49,12 +50,19 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
         inside = (frame >= 0) & (frame < frames) & (column <= last_label)
         return jnp.where(inside, offsets[:, None] + frame * stride[:, None] + column, rows)
 
-    def arcs(index):
-        """Both arcs of each cell, zero outside the lattice, and which cells have a NaN or +inf."""
+    def arcs(diagonal):
+        """Both arcs of each cell, zero where it leads out, and which cells have a NaN or +inf."""
+        index = cells(diagonal)
         blank = jnp.take(blank_log_probs, index, mode="fill", fill_value=-jnp.inf)
+        leaves = (column < last_label) & (diagonal - column == frames - 1)
+        blank = jnp.where(leaves, -jnp.inf, blank)
         label = jnp.take(label_log_probs, index, mode="fill", fill_value=-jnp.inf)
         label = jnp.where(column < last_label, label, -jnp.inf)
         return split(blank), split(label), ~((blank < jnp.inf) & (label < jnp.inf))
+
+    def vary(carry):
+        """The carry, varying over manual mesh axes as what the loop adds to it does."""
+        return jax.tree.map(lambda x: vary_alike(x, blank_log_probs)[0], carry)
 
     def where(condition, a, b):
         return Scaled(*(jnp.where(condition, x, y) for x, y in zip(a, b)))
@@ -68,7 +76,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
         alpha, alphas, total, senseless = carry
         index = cells(diagonal)
         alphas = Scaled(*(a.at[index].set(x, mode="drop") for a, x in zip(alphas, alpha)))
-        blank, label, wrong = arcs(index)
+        blank, label, wrong = arcs(diagonal)
         senseless |= wrong.any(-1, keepdims=True)
         leave, emit = multiply(alpha, blank), multiply(alpha, label)
         ends = (diagonal == last_diagonal) & (column == last_label)
@@ -79,7 +87,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
     def backward(step, carry):
         beta, blank_posteriors, label_posteriors = carry
         index = cells(diagonals - 1 - step)
-        blank, label, _ = arcs(index)
+        blank, label, _ = arcs(diagonals - 1 - step)
         ends = (diagonals - 1 - step == last_diagonal) & (column == last_label)
         leave = multiply(blank, where(ends, one, beta))
         moved = Scaled(*(jnp.roll(x, -1, -1) for x in beta))
@@ -95,9 +103,9 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
 
     start = where((column == 0) & valid[:, None], one, zeros)
     packed = jnp.zeros(rows, dtype)
-    carry = (start, Scaled(packed, packed), zero, ~valid[:, None])
+    carry = vary((start, Scaled(packed, packed), zero, ~valid[:, None]))
     _, alphas, total, senseless = jax.lax.fori_loop(0, diagonals, forward, carry)
-    _, *posteriors = jax.lax.fori_loop(0, diagonals, backward, (zeros, packed, packed))
+    _, *posteriors = jax.lax.fori_loop(0, diagonals, backward, vary((zeros, packed, packed)))
     costs = jnp.where(senseless, jnp.nan, -log(normalize(total)))
     return costs[:, 0], *posteriors
 

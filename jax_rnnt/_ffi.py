@@ -37,6 +37,7 @@ def target_name(kernel: str, platform: str) -> str:
     return f"jax_rnnt_{kernel}_{platform}"
 
 
+@functools.cache
 def runtime_api_version() -> tuple[int, int]:
     """The XLA FFI API version of the installed jaxlib, read from the header that it ships."""
     header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
@@ -62,13 +63,13 @@ def register(platform: str) -> bool:
     if platform not in _PLATFORMS or (module := native_module(platform)) is None:
         return False
     with _lock:
-        if platform not in _registered:
-            check_api_version(module)
-            for kernel, handler in module.registrations().items():
-                target = target_name(kernel, platform)
+        check_api_version(module)
+        for kernel, handler in module.registrations().items():
+            target = target_name(kernel, platform)
+            if target not in _registered:
                 jax.ffi.register_ffi_target(target, handler, platform=_PLATFORMS[platform][1])
                 jax.ffi.register_ffi_target_as_batch_partitionable(target)
-            _registered.add(platform)
+                _registered.add(target)
     return True
 
 

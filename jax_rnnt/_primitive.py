@@ -93,8 +93,12 @@ class Kernel:
                 shapes = ", ".join(str(o.shape) for o in operands)
                 raise ValueError(f"{self.name}: operands of shapes {shapes} do not fit together.")
         spec = _batch_spec(self.name, operands, num_batch_dims)
+        # The mesh of whichever operand is sharded; the first one's may be empty.
+        sharded = (o for o in operands if any(axis is not None for axis in o.sharding.spec))
+        sharding = next(sharded, operands[0]).sharding
+        like = operands[0].update(sharding=sharding.update(spec=PartitionSpec()))
         return [
-            self._aval(operands[0], dims, dtype, sizes, num_batch_dims, spec)
+            self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
             for dims, dtype in self._result_types(operands[0].dtype)
         ]
 

@@ -78,15 +78,16 @@ def lattice_cost(
         frames_lengths: (...) integers T_n in [1, T]. Compact: (N,).
         labels_lengths: (...) integers U_n in [0, U - 1]. Compact: (N,).
         compact: whether the cells are packed; lengths may be traced all the same.
-        max_labels: compact only, an upper bound of the labels' lengths known in advance.
+        max_labels: compact only, an upper bound of the labels' lengths known in advance; a longer
+            sequence's cost is NaN.
         implementation: None for the native kernel where there is one, "native" to insist on it,
             "reference" for plain JAX (differentiable twice where not compact).
 
     Returns:
         (...) nats, float32 (float64 for float64 arcs). +inf with zero gradients where no alignment
         is possible; NaN with zero gradients where a traced length makes no sense or an arc within
-        the lengths is NaN or +inf. Posteriors are exact to rounding for costs up to 1e7 (float32);
-        beyond, they stay in [0, 1].
+        the lengths is NaN or +inf. Log-probabilities below -6.9e36 count as -inf. Posteriors are
+        exact to rounding for costs up to 1e7 (float32); beyond, they stay in [0, 1].
 
     Raises:
         TypeError: If arcs are not floats or lengths not integers.
@@ -106,6 +107,8 @@ def lattice_cost(
     frames_lengths = _checks.integers("frames_lengths", frames_lengths)
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
+    if max_labels is not None and not compact:
+        raise ValueError("max_labels is for the compact form: U says it otherwise.")
     shape = blank_log_probs.shape
     if compact and len(shape) != 1:
         raise ValueError(f"blank_log_probs must be (S,) in the compact form, got {shape}.")
@@ -119,7 +122,7 @@ def lattice_cost(
     if compact:
         sizes = _compact.check_lengths(shape, frames_lengths, labels_lengths)
         frames_lengths, labels_lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-        max_labels = sizes.rows - 1 if max_labels is None else max_labels
+        max_labels = _compact.check_max_labels(max_labels, labels_lengths, sizes.rows)
         offsets = _compact.offsets(frames_lengths, labels_lengths, sizes.rows)
         return compact_cells(
             *arcs, frames_lengths, labels_lengths, offsets, max_labels, implementation

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, _compact, lattice, pick, reference
+from jax_rnnt._primitive import vary_alike
 
 _REDUCTIONS = types.MappingProxyType({None: None, "none": None, "sum": jnp.sum, "mean": jnp.mean})
 
@@ -185,10 +186,8 @@ def _checked_loss(
     check(name, rows, labels, frames_lengths, labels_lengths)
     if isinstance(fastemit_lambda, int | float) and fastemit_lambda == 0:
         fastemit_lambda = None
-    elif jnp.ndim(fastemit_lambda) != 0:
-        raise ValueError(
-            f"fastemit_lambda must be a number, got shape {jnp.shape(fastemit_lambda)}."
-        )
+    else:
+        fastemit_lambda = _checks.number("fastemit_lambda", fastemit_lambda)
     return _loss(
         rows,
         labels,
@@ -263,7 +262,7 @@ def _loss(
     )
     if fastemit_lambda is not None:
         scale = 1 + jnp.asarray(fastemit_lambda, label_log_probs.dtype)
-        label_log_probs = _scale_gradient(label_log_probs, scale)
+        label_log_probs = _scale_gradient(*vary_alike(label_log_probs, scale))
     # A sequence that makes no sense is given no frames, which the lattice answers with NaN.
     frames_lengths = jnp.where(sensible, frames_lengths, 0)
     costs = cells_to_costs(
@@ -306,7 +305,7 @@ def _compact_layout(rows, labels, frames_lengths, labels_lengths):
             frames,
             label_counts,
             offsets,
-            labels.shape[0],
+            min(labels.shape[0], max(S - 1, 0)),
             implementation,
         )
 

@@ -43,10 +43,10 @@ class Scaled(NamedTuple):
 
 def split(log_probs: jax.Array) -> Scaled:
     """exp(log_probs) as a mantissa in [2**-0.5, 2**0.5] and an exponent; -inf becomes zero."""
-    possible = log_probs > -jnp.inf
+    possible = log_probs * _LOG2_E >= ZERO_EXPONENT
     finite = jnp.where(possible, log_probs, 0)
     constant = lax.stop_gradient(finite)
-    exponent = jnp.maximum(jnp.round(constant * _LOG2_E), ZERO_EXPONENT)
+    exponent = jnp.round(constant * _LOG2_E)
     # Two-part log(2): the product with the high part is exact for exponents below 2**13. Where the
     # exponent is too large for a fraction, there is none.
     fraction = (constant - exponent * _LN2_HIGH) - exponent * _LN2_LOW
@@ -145,8 +145,8 @@ def pick_forward(
     blank_log_probs = jnp.where(keep, shifted[..., blank] - log_sums, missing)
     label_log_probs = jnp.where(keep, own_label - log_sums, missing)
     label_log_probs = jnp.where(labels >= 0, label_log_probs, -jnp.inf)
-    log_sums = jnp.where(senseless, jnp.nan, log_sums)
-    return blank_log_probs, label_log_probs, maxima, jnp.where(keep | senseless, log_sums, 0)
+    marks = jnp.where(wanted, -missing, 0)  # of rows without a log-softmax: +inf, NaN
+    return blank_log_probs, label_log_probs, maxima, jnp.where(keep, log_sums, marks)
 
 
 def pick_backward(
@@ -161,7 +161,7 @@ def pick_backward(
 ) -> jax.Array:
     """c_blank [v = blank] + c_label [v = label] - softmax_v (c_blank + c_label) for each row."""
     wanted = (labels >= NO_LABEL) & (labels < logits.shape[-1])
-    wanted &= (blank_cotangents != 0) | (label_cotangents != 0)
+    wanted &= (log_sums < jnp.inf) & ((blank_cotangents != 0) | (label_cotangents != 0))
     rows = jnp.where(wanted[..., None], logits, 0).astype(maxima.dtype)
     softmax = jnp.exp((rows - maxima[..., None]) - log_sums[..., None])
     column = lax.broadcasted_iota(jnp.int32, rows.shape, rows.ndim - 1)
@@ -198,8 +198,11 @@ def lattice_cost(
     frame = jnp.arange(T, dtype=jnp.int32)[:, None]
     inside = valid[..., None, None] & (frame <= last_frame[..., None, None])
     senseless, arcs = False, []
-    for log_probs, last in ((blank_log_probs, last_label), (label_log_probs, last_label - 1)):
-        used = jnp.where(inside & (column <= last[..., None, None]), log_probs, -jnp.inf)
+    # Neither the last column's label arcs nor the last frame's blank arcs before it stay inside.
+    column_left = last_label[..., None, None] - column
+    blank_stays = (column_left == 0) | (frame < last_frame[..., None, None])
+    for log_probs, stays in ((blank_log_probs, blank_stays), (label_log_probs, column_left > 0)):
+        used = jnp.where(inside & stays & (column_left >= 0), log_probs, -jnp.inf)
         # Arcs of NaN and +inf are taken out, so that no derivative meets them.
         wrong = ~(used < jnp.inf)
         senseless |= wrong.any((-2, -1))

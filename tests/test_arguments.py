@@ -264,3 +264,34 @@ def test_lattice_must_have_cells(shape):
     arcs, lengths = np.zeros(shape, np.float32), np.ones(shape[:-2], np.int32)
     with pytest.raises(ValueError, match=r"^blank_log_probs must"):
         jax_rnnt.lattice_cost(arcs, arcs, lengths, 0 * lengths)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(compact=True, max_labels=1), ValueError, r"^labels_lengths must be in \[0, 1\]"),
+        (dict(compact=True, max_labels=-1), ValueError, "^max_labels must not be negative"),
+        (dict(compact=True, max_labels=1.5), TypeError, "^max_labels must be an integer"),
+        (dict(max_labels=3), ValueError, "^max_labels is for the compact form"),
+    ],
+)
+def test_lattice_cost_complains_of_max_labels(options, error, message):
+    shape = (6,) if options.get("compact") else (1, 2, 3)
+    arcs = jnp.zeros(shape)
+    with pytest.raises(error, match=message):
+        jax_rnnt.lattice_cost(arcs, arcs, np.array([2]), np.array([2]), **options)
+
+
+@pytest.mark.parametrize(
+    ("fastemit_lambda", "error"), [(1j, TypeError), ("a", TypeError), (np.ones(2), ValueError)]
+)
+def test_fastemit_lambda_must_be_one_real_number(fastemit_lambda, error):
+    with pytest.raises(error, match=r"^fastemit_lambda must be"):
+        LOGITS(*_arguments().values(), fastemit_lambda=fastemit_lambda)
+
+
+def test_numpy_values_are_checked_under_jit_too():
+    arguments = _arguments(frames_lengths=np.array([3, 4], np.int32))
+    rows = arguments.pop("rows")
+    with pytest.raises(ValueError, match=r"^frames_lengths must be in .*frames_lengths\[1\] = 4"):
+        jax.jit(lambda rows: LOGITS(rows, *arguments.values()))(rows)

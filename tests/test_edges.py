@@ -4,6 +4,7 @@ All on the sixteen lattices of `every_lattice`, so that one compiled function fo
 nearly all of them.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -222,3 +223,57 @@ def test_logits_so_far_apart_that_exponents_are_not_whole(logits_loss, scale, rn
     expected = logits_loss.expected(problem, align=oracle.enumerate_paths)
     assert_costs(actual.costs, expected.costs)
     assert np.abs(actual.gradients).max() <= 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3.0])
+def test_arcs_that_lead_out_of_the_lattice_may_hold_anything(implementation, value, rng):
+    """The last frame's blank arcs but the last, and the last column's label arcs."""
+    T, U = 4, 3
+    blank, label = np.log(rng.uniform(0.1, 0.9, (2, T, U)).astype(np.float32))
+    blank_out, label_out = np.zeros((2, T, U), bool)
+    blank_out[-1, :-1] = label_out[:, -1] = True
+    arcs = np.where(blank_out, value, blank), np.where(label_out, value, label)
+
+    for compact in (False, True):
+
+        def cost(blank, label, compact=compact):
+            if compact:
+                blank, label = blank.reshape(-1), label.reshape(-1)
+            lengths = np.full((1,) if compact else (), T), np.full((1,) if compact else (), U - 1)
+            result = jax_rnnt.lattice_cost(
+                blank, label, *lengths, compact=compact, implementation=implementation
+            )
+            return result.sum()
+
+        run = jax.jit(jax.value_and_grad(cost, argnums=(0, 1)))
+        actual, actual_gradients = run(*map(np.float32, arcs))
+        expected, expected_gradients = run(blank, label)
+        assert_same_bits(actual, expected)
+        for gradients, out in zip(actual_gradients, (blank_out, label_out)):
+            assert not np.asarray(gradients)[out].any()
+        assert_same_bits(actual_gradients[0], expected_gradients[0])
+        assert_same_bits(actual_gradients[1], expected_gradients[1])
+
+
+def test_rows_without_a_log_softmax_have_no_gradient(implementation):
+    rows = np.array([[-np.inf] * 3, [0, np.nan, 1], [0, np.inf, 1], [1, 2, 3]], np.float32)
+    labels = np.array([1, 0, -1, 2])
+
+    def arcs(rows):
+        return jax_rnnt.log_softmax_pick(rows, labels, implementation=implementation)
+
+    (blank, label), vjp = jax.vjp(jax.jit(arcs), jnp.asarray(rows))
+    (gradients,) = vjp((jnp.full(4, 0.3), jnp.full(4, 0.5)))
+    assert blank[0] == label[0] == label[2] == -np.inf
+    assert np.isnan([blank[1], label[1], blank[2]]).all()
+    assert not gradients[:3].any()
+    assert gradients[3].all()
+
+
+def test_log_probs_of_the_lowest_float_are_impossible(implementation):
+    arcs = jnp.full((1, 1), jnp.finfo(jnp.float32).min)
+    cost, gradient = jax.value_and_grad(
+        lambda arcs: jax_rnnt.lattice_cost(arcs, arcs, 1, 0, implementation=implementation)
+    )(arcs)
+    assert cost == np.inf
+    assert gradient == 0

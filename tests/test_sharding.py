@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 from support import PADDED_LOSSES, Loss, Problem, evaluate, every_lattice, for_loss, ragged
 from tolerances import assert_costs, assert_gradients, assert_same_bits
 
+import jax_rnnt
+
 pytestmark = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 
 MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
@@ -219,3 +221,40 @@ def test_sharding_of_frames_labels_or_symbols_is_still_right(dimension, rng):
     expected = loss.expected(problem)
     assert_costs(costs, expected.costs)
     assert_gradients(gradients, expected.gradients)
+
+
+@pytest.mark.parametrize("implementation", [None, "reference"])
+def test_packed_batches_one_for_each_device(implementation, rng):
+    count = jax.device_count()
+    mesh = jax.make_mesh((count,), ("a",), axis_types=(AxisType.Auto,))
+    arcs = np.log(rng.uniform(0.1, 0.9, (2, count, 10)).astype(np.float32))
+    lengths = np.array([[2, 1]] * count, np.int32), np.array([[2, 1]] * count, np.int32)
+
+    def cost(*arguments):
+        return jax_rnnt.lattice_cost(
+            *arguments, compact=True, max_labels=2, implementation=implementation
+        )
+
+    def costs_and_gradients(blank, label, *lengths):
+        costs, vjp = jax.vjp(lambda *arcs: cost(*arcs, *lengths), blank, label)
+        return costs, *vjp(jnp.ones_like(costs))
+
+    local = jax.vmap(costs_and_gradients)
+    expected = jax.jit(local)(*arcs, *lengths)
+    arguments = _shard([*arcs, *lengths], mesh, P("a"))
+    run = jax.shard_map(local, mesh=mesh, in_specs=P("a"), out_specs=P("a"), check_vma=True)
+    for actual, value in zip(jax.jit(run)(*arguments), expected):
+        np.testing.assert_allclose(actual, value, rtol=1e-6, atol=1e-7)
+
+
+def test_fastemit_lambda_may_differ_between_devices():
+    count = jax.device_count()
+    mesh = jax.make_mesh((count,), ("a",), axis_types=(AxisType.Auto,))
+    problem = ragged(np.random.default_rng(0), (1,), 3, 3, 4)
+
+    def cost(fastemit_lambda):
+        return jax_rnnt.rnnt_loss_from_logits(*problem, fastemit_lambda=fastemit_lambda[0])
+
+    run = jax.shard_map(cost, mesh=mesh, in_specs=P("a"), out_specs=P("a"), check_vma=True)
+    costs = jax.jit(run)(jnp.linspace(0, 1, count))
+    assert_same_bits(costs, np.repeat(jax_rnnt.rnnt_loss_from_logits(*problem), count))

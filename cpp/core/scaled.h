@@ -30,8 +30,8 @@ struct alignas(2 * sizeof(Real)) Scaled {
   Real exponent;
 };
 
-// Far below any exponent that arises from finite arcs, and far enough from the lowest float32 that
-// kMaxUnnormalizedSteps additions of it stay finite.
+// Log-probabilities below 2^-(1e37) count as impossible, in either type. Far enough from the lowest
+// float32 that kMaxUnnormalizedSteps additions of it stay finite.
 template <typename Real>
 inline constexpr Real kZeroExponent = Real(-1e37);
 
@@ -191,7 +191,7 @@ JAX_RNNT_HOST_DEVICE Real Share(Scaled<Real> a, Scaled<Real> b) {
   const Real quotient = a.mantissa / b.mantissa;
   const Real share = above ? quotient / power : quotient * power;
   const bool negligible = difference < Real(1 - FloatBits<Real>::kBias);
-  return negligible ? Real(0) : share < Real(1) ? share : Real(1);
+  return negligible ? Real(0) : share > Real(1) ? Real(1) : share;
 }
 
 // -log of the number in nats; +inf for zero.

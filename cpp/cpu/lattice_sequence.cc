@@ -93,9 +93,13 @@ void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total,
     Read(label_log_probs + row, columns, work.label);
     Scaled<Real> right = kZero<Real>;  // beta(t, u+1)
     for (int32_t u = columns - 1; u >= 0; --u) {
-      const Scaled<Real> leave = Multiply(work.blank[u], below[u]);
-      // The label arc of the last column leads out of the lattice and may hold anything.
-      const Scaled<Real> emit = u == columns - 1 ? kZero<Real> : Multiply(work.label[u], right);
+      // Blank arcs of the last frame but the last, and label arcs of the last column, lead out of
+      // the lattice and may hold anything.
+      const bool last_column = u == columns - 1;
+      const Scaled<Real> leave = t == sequence.frames - 1 && !last_column
+                                     ? kZero<Real>
+                                     : Multiply(work.blank[u], below[u]);
+      const Scaled<Real> emit = last_column ? kZero<Real> : Multiply(work.label[u], right);
       const Scaled<Real> alpha = alphas[row + u];
       blank_posteriors[row + u] = Share(Multiply(alpha, leave), total);
       label_posteriors[row + u] = Share(Multiply(alpha, emit), total);

@@ -13,10 +13,11 @@ namespace jax_rnnt::cpu {
 // For each row x of logits (rows, V) with labels (rows), see core/row_label.h, in nats:
 //   m = max_v x_v,  log_sum = log sum_v exp(x_v - m)
 //   blank_log_prob = (x_blank - m) - log_sum,  label_log_prob = (x_label - m) - log_sum
-// A padding row is not read: m = log_sum = 0 and both log-probabilities -inf. So are those of a row
-// of nothing but -inf, and the label's where the row has none. The normaliser is kept as its two
-// terms: rounded to one float32 it would cost a row near 1e4 three digits. T is float, BFloat16,
-// Float16 (Real float) or double (Real double).
+// A padding row is not read: m = log_sum = 0, both log-probabilities -inf. A row of nothing but
+// -inf has m = 0, log_sum = +inf and both -inf; NaN or +inf in a row makes log_sum and both NaN.
+// Where the row has no label, its label_log_prob is -inf. The normaliser is kept as its two terms:
+// rounded to one float32 it would cost a row near 1e4 three digits. T is float, BFloat16, Float16
+// (Real float) or double (Real double).
 template <typename T, typename Real>
 void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const int32_t* labels,
                  Real* blank_log_probs, Real* label_log_probs, Real* maxima, Real* log_sums,
@@ -24,8 +25,8 @@ void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const 
 
 // With c the cotangents of the two log-probabilities,
 //   g_v = c_blank [v = blank] + c_label [v = label] - exp((x_v - m) - log_sum) (c_blank + c_label).
-// A row whose cotangents are both zero, or a padding row, is written as zeros and not read.
-// logits_cotangents may be logits.
+// A row whose cotangents are both zero, whose log_sum is not finite, or which is padding, is
+// written as zeros and not read. logits_cotangents may be logits.
 template <typename T, typename Real>
 void PickBackward(int64_t rows, int64_t V, int64_t blank, const T* logits, const int32_t* labels,
                   const Real* maxima, const Real* log_sums, const Real* blank_cotangents,

@@ -244,8 +244,7 @@ void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const
     // A row whose numbers are all NaN has no maximum either, but a sum.
     const Real reference = maximum == kMinusInfinity ? 0 : maximum;
     const Real sum = SumExp(x, V, reference);
-    if (sum == 0) continue;
-    const Real log_sum = Log(sum);
+    const Real log_sum = sum == 0 ? -kMinusInfinity : Log(sum);
     maxima[r] = reference;
     log_sums[r] = log_sum;
     blank_log_probs[r] = (x[blank] - reference) - log_sum;
@@ -263,7 +262,8 @@ void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, cons
     const Real from_blank = blank_cotangents[r];
     const Real from_label = label == kNoLabel ? 0 : label_cotangents[r];
     T* out = logits_cotangents + r * V;
-    if (IsPadding(label, V) || (from_blank == 0 && from_label == 0)) {
+    const bool usable = !IsPadding(label, V) && log_sums[r] < static_cast<Real>(HUGE_VAL);
+    if (!usable || (from_blank == 0 && from_label == 0)) {
       memset(out, 0, V * sizeof(T));
       continue;
     }

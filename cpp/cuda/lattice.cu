@@ -173,10 +173,12 @@ class WarpColumns {
       Real second = column_ > 0 ? slot.second : kNever;
       if constexpr (kMasked) {
         const bool inside = active_ && row >= 0 && row < rows_;
-        // Above row 0 of column 0 stands the one that everything starts from.
-        if (row < walk_.first_row_from_above) first = column_ == 0 ? Real(0) : kNever;
+        // Above row 0 of column 0 stands the one that everything starts from. Nothing else enters
+        // from above: those arcs of beta's lead out of the lattice and may hold anything.
+        const bool from_start = column_ == 0 && row < walk_.first_row_from_above;
+        if (from_start) first = 0;
+        if (!from_start && (!inside || (row == 0 && column_ > 0))) first = kNever;
         if (!inside) second = kNever;
-        if (!inside && !(row < 0 && column_ == 0)) first = kNever;
       }
       above[i] = Split(first);
       beside[i] = Split(second);
@@ -342,8 +344,8 @@ __global__ void __launch_bounds__(kPosteriorWarps* kWarpSize)
   const int64_t frames = sequence.valid ? sequence.frames : 0;
   const int64_t rows = layout.compact() ? frames : layout.max_frames;
   const int64_t row_cells = layout.compact() ? sequence.columns : layout.max_columns;
-  const Scaled<Real> one = {1, 0}, zero = {0, kZeroExponent<Real>};
-  const Scaled<Real> total = sequence.valid ? totals[n] : zero;
+  const Scaled<Real> one = {1, 0};
+  const Scaled<Real> total = sequence.valid ? totals[n] : Scaled<Real>{0, 0};
   for (int64_t t = first_row; t < rows; t += blocks_per_sequence * kPosteriorWarps) {
     const int64_t row = sequence.first + t * sequence.stride;
     for (int64_t u = lane; u < row_cells; u += kWarpSize) {
@@ -352,10 +354,11 @@ __global__ void __launch_bounds__(kPosteriorWarps* kWarpSize)
       if (t < frames && u < sequence.columns) {
         const bool last_frame = t == frames - 1, last_column = u == sequence.columns - 1;
         const Scaled<Real> alpha = alphas[cell];
-        const Scaled<Real> below =
-            last_frame ? (last_column ? one : zero) : betas[cell + sequence.stride];
-        blank_posterior =
-            Share(Multiply(Multiply(alpha, Split(blank_log_probs[cell])), below), total);
+        if (!last_frame || last_column) {
+          const Scaled<Real> below = last_frame ? one : betas[cell + sequence.stride];
+          blank_posterior =
+              Share(Multiply(Multiply(alpha, Split(blank_log_probs[cell])), below), total);
+        }
         if (!last_column) {
           label_posterior = Share(
               Multiply(Multiply(alpha, Split(label_log_probs[cell])), betas[cell + 1]), total);
@@ -367,28 +370,38 @@ __global__ void __launch_bounds__(kPosteriorWarps* kWarpSize)
   }
 }
 
-struct WalkShape {
-  int threads;
-  size_t shared_memory;
+struct WalkLimits {
+  int64_t warps;
+  int shared_memory;  // of a block with so many warps
 };
 
-// As many warps as the columns need and a block's shared memory holds; panels of equal width
-// otherwise.
 template <typename Real>
-cudaError_t ChooseWalkShape(int64_t max_columns, WalkShape* shape) {
+constexpr int64_t kRingBytes = kRing * kWarpSize * sizeof(Slot<Real>);
+
+template <typename Real>
+cudaError_t GetWalkLimits(WalkLimits* limits) {
   int device = 0, limit = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return error;
-  constexpr int64_t kRingBytes = kRing * kWarpSize * sizeof(Slot<Real>);
-  const int64_t most = std::min<int64_t>(kMaxWarps<Real>, limit / kRingBytes);
-  const int64_t needed = (max_columns + kWarpSize - 1) / kWarpSize;
-  const int64_t panels = (needed + most - 1) / most;
-  const int64_t warps = (needed + panels - 1) / panels;
-  shape->threads = static_cast<int>(warps * kWarpSize);
-  shape->shared_memory = static_cast<size_t>(warps * kRingBytes);
+  limits->warps = std::min<int64_t>(kMaxWarps<Real>, limit / kRingBytes<Real>);
+  limits->shared_memory = static_cast<int>(limits->warps * kRingBytes<Real>);
   return cudaSuccess;
+}
+
+// As many warps as the columns need and a block can have; panels of equal width otherwise.
+int64_t CountWarps(const LatticeLayout& layout, int64_t limit) {
+  int64_t columns = layout.max_columns;
+  if (layout.compact()) {
+    // The bound may be the labels of all sequences together: take twice the mean instead. A longer
+    // sequence is walked in panels.
+    const int64_t labels = 2 * (layout.max_columns - 1) / layout.sequences_per_group;
+    columns = std::min(columns, labels + 1);
+  }
+  const int64_t needed = (columns + kWarpSize - 1) / kWarpSize;
+  const int64_t panels = (needed + limit - 1) / limit;
+  return (needed + panels - 1) / panels;
 }
 
 template <typename Real, bool kStore>
@@ -396,17 +409,19 @@ cudaError_t LaunchLatticeWalk(cudaStream_t stream, const LatticeLayout& layout,
                               const Real* blank_log_probs, const Real* label_log_probs, Real* costs,
                               Scaled<Real>* alphas, Scaled<Real>* betas, Scaled<Real>* totals,
                               Scaled<Real>* boundaries) {
-  WalkShape shape;
-  cudaError_t error = ChooseWalkShape<Real>(layout.max_columns, &shape);
+  WalkLimits limits;
+  cudaError_t error = GetWalkLimits<Real>(&limits);
   if (error != cudaSuccess) return error;
   const auto kernel = LatticeWalkKernel<Real, kStore>;
-  // Per launch, since it holds for the current device only.
+  // Always the same value: another thread may be between these two calls on the same device.
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shape.shared_memory));
+                               limits.shared_memory);
   if (error != cudaSuccess) return error;
   const int64_t blocks = kStore ? 2 * layout.sequences : layout.sequences;
   if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-  kernel<<<static_cast<unsigned>(blocks), shape.threads, shape.shared_memory, stream>>>(
+  const int64_t warps = CountWarps(layout, limits.warps);
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpSize),
+           static_cast<size_t>(warps * kRingBytes<Real>), stream>>>(
       layout, blank_log_probs, label_log_probs, costs, alphas, betas, totals, boundaries);
   return cudaGetLastError();
 }
@@ -451,6 +466,7 @@ cudaError_t LatticePosteriors(cudaStream_t stream, const LatticeLayout& layout, 
       if (error != cudaSuccess) return error;
     }
   }
+  if (layout.sequences == 0) return cudaSuccess;
   const cudaError_t error =
       LaunchLatticeWalk<Real, true>(stream, layout, blank_log_probs, label_log_probs, costs, alphas,
                                     betas, totals, /*boundaries=*/nullptr);

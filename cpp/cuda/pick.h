@@ -27,7 +27,7 @@ struct Accumulator<double> {
 
 // For each row x of logits:
 //   maximum         = max_v x_v                       (0 if every x_v is -inf)
-//   log_sum         = log sum_v exp(x_v - maximum)    (0 if every x_v is -inf), nats
+//   log_sum         = log sum_v exp(x_v - maximum)    (+inf if every x_v is -inf), nats
 //   blank_log_prob  = (x_blank - maximum) - log_sum
 //   label_log_prob  = (x_label - maximum) - log_sum   (-inf for kNoLabel)
 // A padding row is not read: maximum = log_sum = 0, both log-probabilities -inf.
@@ -46,7 +46,8 @@ cudaError_t PickForward(cudaStream_t stream, int64_t rows, int32_t V, int32_t bl
 // For each row x of logits, with c_label = 0 where the label is kNoLabel:
 //   g_v = c_blank [v = blank] + c_label [v = label] - (c_blank + c_label) softmax_v
 //   softmax_v = exp((x_v - maximum) - log_sum)
-// Rows whose two cotangents are zero and padding rows become zeros, whatever their logits.
+// Rows whose two cotangents are zero, rows whose log_sum is not finite and padding rows become
+// zeros, whatever their logits.
 //   logits                              (rows, V)
 //   labels                              (rows)
 //   maxima, log_sums                    (rows), as PickForward wrote them

@@ -8,7 +8,8 @@
 //   maxima, log_sums, blank_cotangents, label_cotangents (rows) of Acc
 //   logits_cotangents (rows, V) of T, which may be logits
 //
-// c_label counts as 0 where the label is kNoLabel, both cotangents where it marks a padding row.
+// c_label counts as 0 where the label is kNoLabel, both cotangents where it marks a padding row or
+// log_sum is not finite (a row of nothing but -inf, or one with NaN or +inf).
 // Rows whose cotangents are both 0 are inactive: zeros are written and, as the rows of one granule
 // allow, no logits read. The exponent is made of x_v - maximum, which is exact for logits of any
 // offset.
@@ -41,6 +42,11 @@ struct RowArrays {
   const Acc* blank_cotangents;
   const Acc* label_cotangents;
 };
+
+template <typename Acc>
+__device__ __forceinline__ bool IsUsableRow(int32_t label, int32_t V, Acc log_sum) {
+  return !IsPaddingRow(label, V) && log_sum < -kMinusInfinity<Acc>;
+}
 
 // ----------------------------------------------------------------------------------------- Flat
 
@@ -89,12 +95,13 @@ __device__ __forceinline__ void LoadRows(const RowArrays<float>& arrays, int64_t
       const int64_t row = first_row + i;
       label = __ldg(arrays.labels + row);
       parameters.maximum = __ldg(arrays.maxima + row);
-      if (!IsPaddingRow(label, V)) {
+      const float log_sum = __ldg(arrays.log_sums + row);
+      if (IsUsableRow(label, V, log_sum)) {
         parameters.blank_cotangent = __ldg(arrays.blank_cotangents + row);
         if (label != kNoLabel) parameters.label_cotangent = __ldg(arrays.label_cotangents + row);
       }
-      parameters.scale = -(parameters.blank_cotangent + parameters.label_cotangent) *
-                         expf(-__ldg(arrays.log_sums + row));
+      parameters.scale =
+          -(parameters.blank_cotangent + parameters.label_cotangent) * expf(-log_sum);
     }
     rows.parameters[i] = parameters;
     rows.labels[i] = label;
@@ -368,15 +375,15 @@ __global__ void __launch_bounds__(kElementThreads)
   const int32_t label = __ldg(arrays.labels + row);
   Acc blank_cotangent = 0;
   Acc label_cotangent = 0;
-  if (!IsPaddingRow(label, V)) {
+  const Acc log_sum = __ldg(arrays.log_sums + row);
+  if (IsUsableRow(label, V, log_sum)) {
     blank_cotangent = __ldg(arrays.blank_cotangents + row);
     if (label != kNoLabel) label_cotangent = __ldg(arrays.label_cotangents + row);
   }
   Acc cotangent = 0;
   if (blank_cotangent != 0 || label_cotangent != 0) {
-    cotangent = -(blank_cotangent + label_cotangent) * Softmax(ToAccumulator(logits[element]),
-                                                               __ldg(arrays.maxima + row),
-                                                               __ldg(arrays.log_sums + row));
+    cotangent = -(blank_cotangent + label_cotangent) *
+                Softmax(ToAccumulator(logits[element]), __ldg(arrays.maxima + row), log_sum);
     if (column == blank) cotangent += blank_cotangent;
     if (column == label) cotangent += label_cotangent;
   }

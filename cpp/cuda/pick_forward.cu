@@ -64,7 +64,8 @@ __device__ __forceinline__ void StorePaddingRow(const RowResults<Acc>& results, 
 template <typename Acc>
 __device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t row, Acc reference,
                                          Acc sum, Acc blank_logit, Acc label_logit, int32_t label) {
-  const Acc log_sum = sum == 0 ? 0 : log(sum);
+  // +inf marks a row of nothing but -inf, and makes both log-probabilities -inf.
+  const Acc log_sum = sum == 0 ? -kMinusInfinity<Acc> : log(sum);
   results.blank_log_probs[row] = (blank_logit - reference) - log_sum;
   results.label_log_probs[row] =
       label == kNoLabel ? kMinusInfinity<Acc> : (label_logit - reference) - log_sum;
