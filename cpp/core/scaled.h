@@ -199,7 +199,8 @@ template <typename Real>
 JAX_RNNT_HOST_DEVICE double NegativeLog(Scaled<Real> a) {
   constexpr double kLn2 = 0.69314718055994530942;
   if (a.mantissa == 0) return HUGE_VAL;
-  return -(log(static_cast<double>(a.mantissa)) + kLn2 * static_cast<double>(a.exponent));
+  const double mantissa_log = log(static_cast<double>(a.mantissa));
+  return -MultiplyAdd(kLn2, static_cast<double>(a.exponent), mantissa_log);
 }
 
 }  // namespace jax_rnnt
