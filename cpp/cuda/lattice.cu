@@ -39,13 +39,13 @@ namespace {
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Steps from one barrier to the next. In a ring of 64 rows 8 leaves room for two chunks of prefetch, 16
-// for one. With 8 the forward of (T, U, V) = (1500, 300, 50), N = 1, takes 0.43 ms on an H100; 16 has
-// not been measured in this kernel.
+// Steps from one barrier to the next. In a ring of 64 rows 8 leaves room for two chunks of
+// prefetch, 16 for one. With 8 the forward of (T, U, V) = (1500, 300, 50), N = 1, takes 0.43 ms on
+// an H100; 16 has not been measured in this kernel.
 constexpr int kChunk = 8;
 static_assert(kChunk <= kMaxUnnormalizedSteps);
-// Chunks between the copy of a row's arcs and its first use: 16 steps, about 3 us at the rate above,
-// several times the latency of global memory.
+// Chunks between the copy of a row's arcs and its first use: 16 steps, about 3 us at the rate
+// above, several times the latency of global memory.
 constexpr int kPrefetchChunks = 2;
 // Chunks by which a warp follows its left neighbour, whose last lane is 31 steps behind its first.
 constexpr int kLag = kWarpSize / kChunk + 1;
