@@ -283,7 +283,7 @@ def test_lattice_cost_complains_of_max_labels(options, error, message):
 
 
 @pytest.mark.parametrize(
-    ("fastemit_lambda", "error"), [(1j, TypeError), ("a", TypeError), (np.ones(2), ValueError)]
+    ("fastemit_lambda", "error"), [(1j, TypeError), (object(), TypeError), (np.ones(2), ValueError)]
 )
 def test_fastemit_lambda_must_be_one_real_number(fastemit_lambda, error):
     with pytest.raises(error, match=r"^fastemit_lambda must be"):
