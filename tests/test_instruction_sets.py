@@ -1,0 +1,51 @@
+"""The CPU kernels of narrower instruction sets, which a wide machine would not run by itself."""
+
+import pytest
+from support import run_python
+
+from jax_rnnt import _ffi
+
+RUN = """
+import jax, numpy as np, jax.numpy as jnp, jax_rnnt
+from jax_rnnt import _cpu
+
+assert _cpu.instruction_set() == {isa!r}, _cpu.instruction_set()
+rng = np.random.default_rng(0)
+tolerances = {{"float32": 2e-6, "bfloat16": 1e-2, "float16": 2e-3}}
+cases = [("float32", V) for V in (1, 3, 4, 7, 8, 15, 16, 17, 33, 129, 1000)]
+for dtype, V in [*cases, ("bfloat16", 33), ("float16", 33)]:
+    rows = jnp.asarray(3 * rng.standard_normal((5, V)), dtype)
+    labels = jnp.asarray(rng.integers(-2, V, 5), jnp.int32)
+    cotangents = jnp.asarray(rng.standard_normal((2, 5)), jnp.float32)
+
+    def results(implementation):
+        def arcs(rows):
+            return jax_rnnt.log_softmax_pick(rows, labels, implementation=implementation)
+
+        values, vjp = jax.vjp(arcs, rows)
+        return *values, *vjp(tuple(cotangents))
+
+    tolerance = tolerances[dtype]
+    for native, reference in zip(results("native"), results("reference")):
+        np.testing.assert_allclose(
+            np.float64(native), np.float64(reference), rtol=tolerance, atol=tolerance
+        )
+arcs = jnp.asarray(np.log(rng.uniform(0.1, 0.9, (2, 33, 20))), jnp.float32)
+costs = [
+    jax.value_and_grad(
+        lambda blank: jax_rnnt.lattice_cost(blank, arcs[1], 33, 19, implementation=implementation)
+    )(arcs[0])
+    for implementation in ("native", "reference")
+]
+np.testing.assert_allclose(costs[0][0], costs[1][0], rtol=1e-6)
+np.testing.assert_allclose(costs[0][1], costs[1][1], atol=2e-6)
+"""
+
+
+@pytest.mark.skipif(_ffi.native_module("cpu") is None, reason="no CPU kernels")
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_every_instruction_set_computes_the_same(isa):
+    here = _ffi.native_module("cpu").instruction_set()
+    if isa == "avx2" and here == "baseline":
+        pytest.skip("no AVX2 here")
+    run_python(RUN.format(isa=isa), JAX_RNNT_ISA=isa, JAX_PLATFORMS="cpu")
