@@ -1,5 +1,6 @@
 """What callers may pass: shapes and dtypes always, values where they are there to be seen."""
 
+import operator
 from typing import Any
 
 import jax
@@ -54,18 +55,23 @@ def choice(name: str, value: Any, allowed: tuple) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
+def index(name: str, value: Any) -> int:
+    """value as a Python int, or TypeError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}.") from None
+
+
 def blank_index(blank: Any, vocabulary: int) -> int:
     """blank in [0, vocabulary) from an index that may count from the end."""
-    try:
-        index = blank.__index__()
-    except (AttributeError, TypeError):
-        raise TypeError(f"blank must be an integer, got {blank!r}.") from None
-    if not -vocabulary <= index < vocabulary:
+    from_either_end = index("blank", blank)
+    if not -vocabulary <= from_either_end < vocabulary:
         raise ValueError(
             f"blank must be in [{-vocabulary}, {vocabulary}) for V = {vocabulary} symbols, "
             f"got {blank}."
         )
-    return index % vocabulary
+    return from_either_end % vocabulary
 
 
 def shape(name: str, array: Any, expected: tuple[int, ...], meaning: str) -> None:

@@ -5,9 +5,6 @@ beyond the last are padding. A sequence with T_n < 1 or U_n < 0 has no rows. Sum
 the end of the array, so that no length, however senseless, wraps around into another's rows.
 """
 
-import operator
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,16 +13,8 @@ from jax_rnnt import _checks, reference
 from jax_rnnt._checks import Integers
 
 
-class Sizes(NamedTuple):
-    """Static sizes: S rows, N sequences."""
-
-    rows: int
-    sequences: int
-
-
-def check_lengths(shape, frames_lengths: Integers, labels_lengths: Integers) -> Sizes:
-    """The sizes of a compact (S, ...) array, or ValueError if the lengths do not fit in it."""
-    rows = shape[0]
+def check_lengths(rows: int, frames_lengths: Integers, labels_lengths: Integers) -> None:
+    """ValueError if the lengths do not fit in so many rows."""
     if not all(isinstance(size, int) for size in (rows, *frames_lengths.shape)):
         raise ValueError("the compact form takes no symbolic sizes.")
     if rows >= 2**31 - 1:
@@ -43,7 +32,6 @@ def check_lengths(shape, frames_lengths: Integers, labels_lengths: Integers) -> 
                 f"frames_lengths and labels_lengths need sum(T_n (U_n + 1)) = {needed} rows, "
                 f"got {rows}."
             )
-    return Sizes(rows, frames_lengths.shape[0])
 
 
 def check_max_labels(max_labels: int | None, labels_lengths: Integers, rows: int) -> int:
@@ -51,10 +39,7 @@ def check_max_labels(max_labels: int | None, labels_lengths: Integers, rows: int
     most = max(rows - 1, 0)
     if max_labels is None:
         return most
-    try:
-        bound = operator.index(max_labels)
-    except TypeError:
-        raise TypeError(f"max_labels must be an integer, got {max_labels!r}.") from None
+    bound = _checks.index("max_labels", max_labels)
     if bound < 0:
         raise ValueError(f"max_labels must not be negative, got {bound}.")
     _checks.lengths_values("labels_lengths", labels_lengths, 0, bound, f"max_labels = {bound}")

@@ -120,10 +120,11 @@ def lattice_cost(
     dtype = accumulator_dtype(blank_log_probs.dtype, label_log_probs.dtype)
     arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
     if compact:
-        sizes = _compact.check_lengths(shape, frames_lengths, labels_lengths)
+        rows = shape[0]
+        _compact.check_lengths(rows, frames_lengths, labels_lengths)
         frames_lengths, labels_lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-        max_labels = _compact.check_max_labels(max_labels, labels_lengths, sizes.rows)
-        offsets = _compact.offsets(frames_lengths, labels_lengths, sizes.rows)
+        max_labels = _compact.check_max_labels(max_labels, labels_lengths, rows)
+        offsets = _compact.offsets(frames_lengths, labels_lengths, rows)
         return compact_cells(
             *arcs, frames_lengths, labels_lengths, offsets, max_labels, implementation
         )

@@ -226,7 +226,7 @@ def _check_compact(name, rows, labels, frames_lengths, labels_lengths):
         )
     if labels.ndim != 1:
         raise ValueError(f"compact labels must have shape (L,), got {labels.shape}.")
-    _compact.check_lengths(rows.shape, frames_lengths, labels_lengths)
+    _compact.check_lengths(rows.shape[0], frames_lengths, labels_lengths)
     _compact.check_labels(labels, labels_lengths, rows.shape[-1])
 
 
@@ -279,8 +279,7 @@ def _padded_layout(rows, labels, frames_lengths, labels_lengths):
     column = jnp.arange(U, dtype=jnp.int32)
     used = column[:-1] < labels_lengths[..., None]
     wrong = used & ((labels < 0) | (labels >= V))
-    sensible = (frames_lengths >= 1) & (frames_lengths <= T)
-    sensible &= (labels_lengths >= 0) & (labels_lengths < U) & ~wrong.any(-1)
+    sensible = reference.valid_lengths(frames_lengths, labels_lengths, T, U) & ~wrong.any(-1)
     column_labels = jnp.where(used, labels, reference.NO_LABEL)
     last_column = [(0, 0)] * len(batch) + [(0, 1)]
     column_labels = jnp.pad(column_labels, last_column, constant_values=reference.NO_LABEL)

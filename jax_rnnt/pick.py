@@ -122,7 +122,7 @@ def _gather_rows(log_probs, labels, blank, vocabulary):
     dtype = accumulator_dtype(log_probs.dtype)
     index = jnp.clip(labels, 0, vocabulary - 1)[..., None]
     own_label = jnp.take_along_axis(log_probs, index, -1, mode="promise_in_bounds")[..., 0]
-    wanted = (labels >= reference.NO_LABEL) & (labels < vocabulary)
+    wanted = reference.is_read(labels, vocabulary)
     return (
         jnp.where(wanted, log_probs[..., blank].astype(dtype), -np.inf),
         jnp.where(wanted & (labels >= 0), own_label.astype(dtype), -np.inf),
@@ -137,7 +137,7 @@ def _gather_rows_forward(log_probs, labels, blank, vocabulary):
 def _gather_rows_backward(blank, vocabulary, residuals, cotangents):
     empty, labels = residuals
     column = lax.broadcasted_iota(jnp.int32, (*labels.shape, vocabulary), labels.ndim)
-    wanted = (labels >= reference.NO_LABEL) & (labels < vocabulary)
+    wanted = reference.is_read(labels, vocabulary)
     blank_cotangents = jnp.where(wanted, cotangents[0], 0)[..., None]
     label_cotangents = jnp.where(wanted & (labels >= 0), cotangents[1], 0)[..., None]
     dense = jnp.where(column == blank, blank_cotangents, 0)

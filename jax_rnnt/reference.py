@@ -123,12 +123,16 @@ def log_softmax_pick(
     return blank_log_probs, label_log_probs
 
 
+def is_read(labels: jax.Array, vocabulary: int) -> jax.Array:
+    """Whether a row with this label is more than padding."""
+    return (labels >= NO_LABEL) & (labels < vocabulary)
+
+
 def pick_forward(
     logits: jax.Array, labels: jax.Array, *, blank: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """log_softmax_pick with each row's maximum and log of its sum, as the kernels return them."""
-    vocabulary = logits.shape[-1]
-    wanted = (labels >= NO_LABEL) & (labels < vocabulary)
+    wanted = is_read(labels, logits.shape[-1])
     rows = jnp.where(wanted[..., None], logits, 0).astype(accumulator_dtype(logits.dtype))
     # Rows without a log-softmax are taken out, so that no derivative meets their numbers.
     senseless = ~(rows < jnp.inf).all(-1)  # NaN or +inf
@@ -160,7 +164,7 @@ def pick_backward(
     blank: int,
 ) -> jax.Array:
     """c_blank [v = blank] + c_label [v = label] - softmax_v (c_blank + c_label) for each row."""
-    wanted = (labels >= NO_LABEL) & (labels < logits.shape[-1])
+    wanted = is_read(labels, logits.shape[-1])
     wanted &= (log_sums < jnp.inf) & ((blank_cotangents != 0) | (label_cotangents != 0))
     rows = jnp.where(wanted[..., None], logits, 0).astype(maxima.dtype)
     softmax = jnp.exp((rows - maxima[..., None]) - log_sums[..., None])
@@ -172,6 +176,15 @@ def pick_backward(
         - softmax * (blank_cotangents + label_cotangents)[..., None]
     )
     return jnp.where(wanted[..., None], cotangents, 0).astype(logits.dtype)
+
+
+def valid_lengths(
+    frames_lengths: jax.Array, labels_lengths: jax.Array, T: int, U: int
+) -> jax.Array:
+    """Whether a sequence with these lengths fits in (T, U) cells."""
+    return (
+        (frames_lengths >= 1) & (frames_lengths <= T) & (labels_lengths >= 0) & (labels_lengths < U)
+    )
 
 
 def lattice_cost(
@@ -191,7 +204,7 @@ def lattice_cost(
         is NaN or +inf: such costs have zero gradients.
     """
     *_, T, U = blank_log_probs.shape
-    valid = _valid_lengths(frames_lengths, labels_lengths, T, U)
+    valid = valid_lengths(frames_lengths, labels_lengths, T, U)
     last_frame = jnp.where(valid, frames_lengths, 1) - 1
     last_label = jnp.where(valid, labels_lengths, 0)
     column = jnp.arange(U, dtype=jnp.int32)
@@ -242,12 +255,6 @@ def lattice_posteriors(
     )
     blank_gradients, label_gradients = vjp(jnp.ones_like(costs))
     return costs, -blank_gradients, -label_gradients
-
-
-def _valid_lengths(frames_lengths, labels_lengths, T, U):
-    return (
-        (frames_lengths >= 1) & (frames_lengths <= T) & (labels_lengths >= 0) & (labels_lengths < U)
-    )
 
 
 def _shift_right(x, fill):

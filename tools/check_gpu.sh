@@ -12,8 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 site=${SITE:-${TMPDIR:-/tmp}/jax_rnnt_site}
-# Behind the repository's own directories, where Python would look first.
-export PYTHONPATH=$site PYTHONSAFEPATH=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
+# The installed package first; the repository behind it, for benchmarks/.
+export PYTHONPATH=$site:$PWD PYTHONSAFEPATH=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 build() {
   rm -rf "$site"

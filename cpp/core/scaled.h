@@ -30,7 +30,7 @@ struct alignas(2 * sizeof(Real)) Scaled {
   Real exponent;
 };
 
-// Log-probabilities below 2^-(1e37) count as impossible, in either type. Far enough from the lowest
+// Probabilities below 2^-(1e37) count as impossible, in either type. Far enough from the lowest
 // float32 that kMaxUnnormalizedSteps additions of it stay finite.
 template <typename Real>
 inline constexpr Real kZeroExponent = Real(-1e37);

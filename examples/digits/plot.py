@@ -57,8 +57,8 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            "The picture needs matplotlib: pip install matplotlib (or the extra `plot`), or leave "
-            "--plot out."
+            "The picture needs matplotlib: pip install matplotlib (or the extra `plot`), or say "
+            "--no-plot."
         ) from None
 
 
