@@ -6,6 +6,7 @@
 //   beta(T, U)  = 1
 //   beta(t, u)  = blank(t, u) beta(t+1, u) + label(t, u) beta(t, u+1)
 //   posterior of an arc = alpha(its tail) arc beta(its head) / total
+//   cotangent of an arc's log-probability = -posterior x the sequence's cotangent
 //
 // Every quantity is Scaled (core/scaled.h). A frame's arcs are split into mantissa and exponent by
 // a loop without dependences, which the compiler vectorises; the recursion along u behind it is
@@ -49,6 +50,12 @@ struct Workspace {
   Scaled<Real>* row;  // what a frame hands to the next one, per column
 };
 
+// -posterior x cotangent; an infinite cotangent does not reach arcs that no alignment takes.
+template <typename Real>
+Real Weigh(Real posterior, Real cotangent) {
+  return posterior != 0 && cotangent != 0 ? -posterior * cotangent : Real(0);
+}
+
 template <typename Real>
 constexpr Scaled<Real> kZero = {Real(0), kZeroExponent<Real>};
 template <typename Real>
@@ -79,9 +86,9 @@ Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_
 }
 
 template <typename Real>
-void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total,
+void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,
                       const Real* blank_log_probs, const Real* label_log_probs,
-                      const Scaled<Real>* alphas, Real* blank_posteriors, Real* label_posteriors,
+                      const Scaled<Real>* alphas, Real* blank_cotangents, Real* label_cotangents,
                       Real* memory) {
   const int32_t columns = sequence.columns;
   Workspace<Real> work(memory, columns);
@@ -101,18 +108,18 @@ void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total,
                                      : Multiply(work.blank[u], below[u]);
       const Scaled<Real> emit = last_column ? kZero<Real> : Multiply(work.label[u], right);
       const Scaled<Real> alpha = alphas[row + u];
-      blank_posteriors[row + u] = Share(Multiply(alpha, leave), total);
-      label_posteriors[row + u] = Share(Multiply(alpha, emit), total);
+      blank_cotangents[row + u] = Weigh(Share(Multiply(alpha, leave), total), cotangent);
+      label_cotangents[row + u] = Weigh(Share(Multiply(alpha, emit), total), cotangent);
       right = below[u] = Normalize(Add(leave, emit));
     }
   }
 }
 
-#define JAX_RNNT_INSTANTIATE(Real)                                                               \
-  template Scaled<Real> SequenceForward(const LatticeSequence&, const Real*, const Real*,        \
-                                        Scaled<Real>*, Real*);                                   \
-  template void SequenceBackward(const LatticeSequence&, Scaled<Real>, const Real*, const Real*, \
-                                 const Scaled<Real>*, Real*, Real*, Real*);
+#define JAX_RNNT_INSTANTIATE(Real)                                                        \
+  template Scaled<Real> SequenceForward(const LatticeSequence&, const Real*, const Real*, \
+                                        Scaled<Real>*, Real*);                            \
+  template void SequenceBackward(const LatticeSequence&, Scaled<Real>, Real, const Real*, \
+                                 const Real*, const Scaled<Real>*, Real*, Real*, Real*);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)
 #undef JAX_RNNT_INSTANTIATE
