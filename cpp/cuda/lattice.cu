@@ -65,6 +65,7 @@ constexpr int kLag = kWarpSize / kChunk + 1;
 constexpr int kRing = 64;
 static_assert(kRing >= (kPrefetchChunks + 1) * kChunk + kWarpSize + kChunk);
 static_assert(kRing >= (kLag + 1) * kChunk);  // as many rows are shown to the right neighbour
+static_assert(kChunk % 2 == 0);
 
 // As many warps as the 227 KB of shared memory that a block can have on an H100 hold rings for.
 template <typename Real>
@@ -83,10 +84,15 @@ struct alignas(2 * sizeof(Real)) Slot {  // an arc pair's log-probabilities, the
 };
 
 template <typename Real>
-struct Rings {  // of one warp
-  Slot<Real> arcs[kRing * kWarpSize];
+struct alignas(32) Rings {  // of one warp
   Scaled<Real> last_column[kRing];
+  Slot<Real> arcs[kRing * kWarpSize];
 };
+// Shared memory of a block: Rings for each warp, and the first kChunk values of one more.
+template <typename Real>
+constexpr int64_t SharedBytes(int64_t warps) {
+  return warps * static_cast<int64_t>(sizeof(Rings<Real>)) + kChunk * sizeof(Scaled<Real>);
+}
 
 __device__ __forceinline__ int RingIndex(int step) { return step & (kRing - 1); }
 
@@ -158,10 +164,13 @@ __device__ Walk MakeWalk(const LatticeSequence& sequence, bool is_beta, bool is_
   return walk;
 }
 
-// Arithmetic of the common step, for arcs and exponents within these bounds: sums of exponents
-// then stay whole numbers that float holds exactly.
-constexpr double kLowestNearArc = -1e6;       // nats
-constexpr double kLowestNearExponent = -4e6;  // for costs up to 2.7e6 nats
+// Bounds of the common step, for arcs in nats and exponents alike: sums of exponents then stay
+// whole numbers that float holds exactly, and costs stay below 7e5 nats. A warp in whose chunk
+// anything is lower takes the general step.
+constexpr double kLowestNear = -1e6;
+// Probability of an arc into a cell that nothing may enter, within these bounds: its power of two
+// is 0 beside anything.
+constexpr double kNeverLogProb = -9e5;
 constexpr double kLog2E = 1.4426950408889634;
 
 __device__ __forceinline__ float Exp2(float x) {
@@ -212,6 +221,11 @@ struct Arrays {
 };
 
 // One warp's 32 columns.
+//
+// Lanes that are not in the lattice compute like the others: the slots of a lane that has not
+// reached row 0, and all slots of a lane without a column, hold arcs of probability 1 from above
+// and kNeverLogProb from the left, which leave its value as it is; what a lane computes behind the
+// last row reaches nobody. So only what goes to global memory is masked.
 template <typename Real, Pass kPass>
 class WarpColumns {
  public:
@@ -221,17 +235,17 @@ class WarpColumns {
         lane_(threadIdx.x % kWarpSize),
         column_(first_column + lane_),
         is_active_(column_ < walk.columns),
-        all_active_(first_column + kWarpSize <= walk.columns),
         slots_(rings->arcs + lane_),
         last_column_(rings->last_column),
         cut_(cut + column_) {
-    const int offset = column_ * walk.column_step;
+    // A lane without a column reads the last column's arcs.
+    const int offset = min(column_, walk.columns - 1) * walk.column_step;
     blank_log_probs_ = arrays.blank_log_probs + walk.above + offset;
     label_log_probs_ = arrays.label_log_probs + walk.left + offset;
     value_ = {0, kZeroExponent<Real>};
     if (walk.is_start) {
       if (column_ == 0) value_ = {1, 0};
-    } else if (is_active_ && walk.rows > 0) {
+    } else if (is_active_) {
       value_ = Normalize(arrays.values[walk.ValueIndex(-1, column_)]);
     }
     if constexpr (kPass != Pass::kCost) {
@@ -248,37 +262,31 @@ class WarpColumns {
       // Posteriors below 2^-kNegligibleBits vanish: the exponent's power of two is taken that much
       // smaller, where it underflows, and the mantissa's factor that much larger.
       constexpr int kHeadroom = FloatBits<Real>::kBias - 1 - kNegligibleBits;
-      inverse_ = PowerOfTwoUpToOne(Real(-kHeadroom));
-      inverse_ = 1 / (outcome.total.mantissa * inverse_);
+      inverse_ = 1 / (outcome.total.mantissa * PowerOfTwoUpToOne(Real(-kHeadroom)));
       exponent_offset_ = -outcome.total.exponent - kHeadroom;
-      is_near_ = outcome.total.exponent > Real(2 * kLowestNearExponent) &&
+      is_near_ = outcome.total.exponent > Real(2 * kLowestNear) &&
                  fabs(outcome.cotangent) < Real(HUGE_VAL);
       LoadOthers(0);
     }
+    FillSlots();
   }
 
   // Starts the copies of the arcs of rows [first_row, first_row + kChunk). Rows come in order.
-  __device__ void CopyArcs(int first_row) {
-    const bool is_whole = all_active_ && first_row > 0 && first_row + kChunk <= walk_.rows;
-    if (is_whole) {
+  __device__ __forceinline__ void CopyArcs(int first_row) {
+    if (first_row > 0 && first_row + kChunk <= walk_.rows) {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
         Slot<Real>* slot = SlotOfRow(first_row + i);
         CopyAsync(&slot->above, blank_log_probs_ + i * walk_.row_step);
-        if (column_ > 0) CopyAsync(&slot->left, label_log_probs_ + i * walk_.row_step);
+        CopyAsyncIf(column_ > 0, &slot->left, label_log_probs_ + i * walk_.row_step);
       }
     } else {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const int row = first_row + i;
-        if (is_active_ && row < walk_.rows) {
-          Slot<Real>* slot = SlotOfRow(row);
-          // Nothing but the start enters the first row from above: those arcs of beta's lead out of
-          // the lattice and may hold anything, and alpha's do not exist.
-          const bool enters = row > 0 || !walk_.is_start || (column_ == 0 && !walk_.enters_freely);
-          if (enters) CopyAsync(&slot->above, blank_log_probs_ + i * walk_.row_step);
-          if (column_ > 0) CopyAsync(&slot->left, label_log_probs_ + i * walk_.row_step);
-        }
+#pragma unroll 1
+      for (int i = 0; i < kChunk && first_row + i < walk_.rows; ++i) {
+        Slot<Real>* slot = SlotOfRow(first_row + i);
+        CopyAsyncIf(first_row + i > 0 || EntersFirstRow(), &slot->above,
+                    blank_log_probs_ + i * walk_.row_step);
+        CopyAsyncIf(column_ > 0, &slot->left, label_log_probs_ + i * walk_.row_step);
       }
     }
     blank_log_probs_ += kChunk * walk_.row_step;
@@ -286,51 +294,35 @@ class WarpColumns {
     CommitCopies();
   }
 
-  // Steps [first_step, first_step + kChunk). left(i): what enters lane 0 at the i-th of them;
-  // has_left: whether anything can.
-  template <typename Left>
-  __device__ void Advance(int first_step, bool has_left, const Left& left) {
-    const bool all_inside = AllInside(first_step);
+  // Steps [first_step, first_step + kChunk). left: kChunk values, what enters lane 0 in each of
+  // them; has_left: whether they are more than zeros.
+  __device__ __forceinline__ void Advance(int first_step, bool has_left, const Scaled<Real>* left) {
     Slot<Real> arcs[kChunk];
     Scaled<Real> entering[kChunk], others[kChunk];
-    Real lowest_arc = 0, lowest_exponent = value_.mantissa == 0 ? Real(0) : value_.exponent;
     const int first_slot = RingIndex(first_step) * kWarpSize;
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      arcs[i] = slots_[first_slot + i * kWarpSize];
-      entering[i] = {0, kZeroExponent<Real>};
+    for (int i = 0; i < kChunk; ++i) arcs[i] = slots_[first_slot + i * kWarpSize];
+#pragma unroll
+    for (int i = 0; i < kChunk; i += 2) {
+      const ScaledPair pair = *reinterpret_cast<const ScaledPair*>(left + i);
+      entering[i] = pair.first;
+      entering[i + 1] = pair.second;
     }
+    Real lowest = value_.mantissa == 0 ? Real(0) : value_.exponent;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) lowest = fmin(lowest, fmin(arcs[i].above, arcs[i].left));
     if (has_left) {
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        entering[i] = left(i);
-        lowest_exponent = fmin(lowest_exponent, entering[i].exponent);
-      }
-    }
-    if (column_ == 0) {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) arcs[i].left = 0;
-    }
-    if (!all_inside) {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const int row = first_step + i - lane_;
-        if (!is_active_ || row < 0 || row >= walk_.rows) arcs[i] = {0, 0};
-        if (row == 0 && walk_.is_start && (column_ > 0 || walk_.enters_freely)) arcs[i].above = 0;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      lowest_arc = fmin(lowest_arc, fmin(arcs[i].above, arcs[i].left));
+      for (int i = 0; i < kChunk; ++i) lowest = fmin(lowest, entering[i].exponent);
     }
     if constexpr (kPass == Pass::kBackward) {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) others[i] = others_[i];
       LoadOthers(first_step + kChunk);
     }
-    const bool is_near = __all_sync(kAllLanes, is_near_ && lowest_arc > Real(kLowestNearArc) &&
-                                                   lowest_exponent > Real(kLowestNearExponent));
-    if (is_near && all_inside && (kPass == Pass::kCost || !WrapsFrom(rotated_))) {
+    const bool is_near = __all_sync(kAllLanes, is_near_ && lowest > Real(kLowestNear));
+    const bool is_masked = IsMasked(first_step, rotated_);
+    if (is_near && !is_masked) {
       Steps<true, false>(first_step, arcs, entering, others);
     } else if (is_near) {
       Steps<true, true>(first_step, arcs, entering, others);
@@ -351,17 +343,26 @@ class WarpColumns {
   }
 
   // Writes out the rows that the last step but kChunk completed.
-  __device__ void WriteRows(int first_step) {
+  __device__ __forceinline__ void WriteRows(int first_step) {
     if constexpr (kPass == Pass::kBackward) {
       const int first_row = first_step - kWarpSize;
       if (first_row < 0) return;
+      if (is_active_) {
+        if (first_row > 0 && first_row + kChunk <= walk_.rows) {
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const int row = first_row + i;
-        if (is_active_ && row < walk_.rows) {
-          const Slot<Real> slot = *SlotOfRow(row);
-          if (row > 0 || walk_.owns_first_above) blank_cotangents_[i * walk_.row_step] = slot.above;
-          label_cotangents_[i * walk_.row_step] = slot.left;
+          for (int i = 0; i < kChunk; ++i) {
+            const Slot<Real> slot = *SlotOfRow(first_row + i);
+            blank_cotangents_[i * walk_.row_step] = slot.above;
+            label_cotangents_[i * walk_.row_step] = slot.left;
+          }
+        } else {
+#pragma unroll 1
+          for (int i = 0; i < kChunk && first_row + i < walk_.rows; ++i) {
+            const Slot<Real> slot = *SlotOfRow(first_row + i);
+            const bool owns_above = first_row + i > 0 || walk_.owns_first_above;
+            if (owns_above) blank_cotangents_[i * walk_.row_step] = slot.above;
+            label_cotangents_[i * walk_.row_step] = slot.left;
+          }
         }
       }
       blank_cotangents_ += kChunk * walk_.row_step;
@@ -370,12 +371,36 @@ class WarpColumns {
   }
 
  private:
+  struct alignas(2 * sizeof(Scaled<Real>)) ScaledPair {
+    Scaled<Real> first;
+    Scaled<Real> second;
+  };
+
+  // Whether this column's cell of row 0 has an arc from above. Only the start enters a walk that
+  // starts: the other arcs of beta's lead out of the lattice and may hold anything, alpha's do not
+  // exist.
+  __device__ __forceinline__ bool EntersFirstRow() const {
+    return !walk_.is_start || (column_ == 0 && !walk_.enters_freely);
+  }
+
+  // Fills the slots, or their halves, that no copy will fill before they are read.
+  __device__ void FillSlots() {
+    for (int step = 0; step < lane_; ++step) {
+      slots_[step * kWarpSize] = {0, Real(kNeverLogProb)};
+    }
+    if (!EntersFirstRow()) SlotOfRow(0)->above = 0;
+    if (column_ == 0) {
+      for (int step = 0; step < kRing; ++step) slots_[step * kWarpSize].left = Real(kNeverLogProb);
+    }
+  }
+
   // The slot in which a lane finds `row` is that of the step in which it gets there: the same for
   // all lanes in a step.
   __device__ __forceinline__ Slot<Real>* SlotOfRow(int row) const {
     return slots_ + RingIndex(row + lane_) * kWarpSize;
   }
 
+  // A diagonal modulo the frames, at most kChunk steps on.
   __device__ __forceinline__ int Rotate(int rotated, int steps) const {
     rotated += steps;
     if (walk_.frames < kChunk) rotated %= walk_.frames;
@@ -384,72 +409,66 @@ class WarpColumns {
     return rotated;
   }
 
-  // Whether the diagonals of kChunk steps are not one run of rows.
-  __device__ __forceinline__ bool WrapsFrom(int rotated) const {
-    const int last = rotated + walk_.diagonal_step * (kChunk - 1);
-    return last < 0 || last >= walk_.frames;
-  }
-
-  // Whether all lanes are in the lattice for kChunk steps, and in neither its first row nor its
-  // last.
-  __device__ __forceinline__ bool AllInside(int first_step) const {
-    return all_active_ && first_step >= kWarpSize && first_step + kChunk < walk_.rows;
-  }
-
   __device__ __forceinline__ Scaled<Real>* ValuesOfDiagonal(int rotated) const {
     return lane_values_ + static_cast<int64_t>(rotated) * walk_.stride;
+  }
+
+  // Whether what some lane does in global memory in kChunk steps differs from the others: before
+  // row 0, behind the last one, in the last one itself for the cut, or where the diagonals are not
+  // one run of rows.
+  __device__ __forceinline__ bool IsMasked(int first_step, int rotated) const {
+    if constexpr (kPass == Pass::kCost) return first_step + kChunk >= walk_.rows;
+    const int last = rotated + walk_.diagonal_step * (kChunk - 1);
+    return first_step < kWarpSize || first_step + kChunk > walk_.rows || last < 0 ||
+           last >= walk_.frames;
   }
 
   // Starts the loads of the other walk's values for steps [first_step, first_step + kChunk).
   __device__ __forceinline__ void LoadOthers(int first_step) {
     int rotated = first_step == 0 ? rotated_ : Rotate(rotated_, walk_.diagonal_step * kChunk);
-    const Scaled<Real>* others = ValuesOfDiagonal(rotated);
-    if (AllInside(first_step) && !WrapsFrom(rotated)) {
+    if (!IsMasked(first_step, rotated)) {
+      const Scaled<Real>* others = ValuesOfDiagonal(rotated);
+      if (is_active_) {
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) others_[i] = others[i * diagonal_stride_];
+        for (int i = 0; i < kChunk; ++i) others_[i] = others[i * diagonal_stride_];
+      }
     } else {
+      const int row = first_step - lane_;
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
-        const int row = first_step + i - lane_;
-        if (is_active_ && row >= 0 && row < walk_.rows) others_[i] = *ValuesOfDiagonal(rotated);
+        if (is_active_ && row + i >= 0 && row + i < walk_.rows) {
+          others_[i] = *ValuesOfDiagonal(rotated);
+        }
         rotated = Rotate(rotated, walk_.diagonal_step);
       }
     }
   }
 
-  // kNear: all arcs and exponents are within the bounds above. kMasked: some lanes may be outside
-  // the lattice, or the diagonals wrap.
+  // kNear: all arcs and exponents are within the bounds above. kMasked: see IsMasked.
   template <bool kNear, bool kMasked>
   __device__ __forceinline__ void Steps(int first_step, const Slot<Real> (&arcs)[kChunk],
                                         const Scaled<Real> (&entering)[kChunk],
                                         const Scaled<Real> (&others)[kChunk]) {
-    Real above_exponents[kChunk], left_exponents[kChunk];
-    if constexpr (kNear) {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        above_exponents[i] = CeilLog2(arcs[i].above);
-        left_exponents[i] = CeilLog2(arcs[i].left);
-      }
-    }
     const int first_slot = RingIndex(first_step) * kWarpSize;
-    Scaled<Real>* const diagonal_values = ValuesOfDiagonal(rotated_);
+    Scaled<Real>* const diagonal_values =
+        kPass == Pass::kForward ? ValuesOfDiagonal(rotated_) : nullptr;
     // Row first_step - kWarpSize + i is what the last lane has when the i-th step begins.
     Scaled<Real>* const shown = last_column_ + RingIndex(first_step - kWarpSize);
+    const int first_row = is_active_ ? first_step - lane_ : -kChunk;
+    const int rotated = rotated_;
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       if (lane_ == kWarpSize - 1) shown[i] = value_;
       Scaled<Real> left = {__shfl_up_sync(kAllLanes, value_.mantissa, 1),
                            __shfl_up_sync(kAllLanes, value_.exponent, 1)};
       if (lane_ == 0) left = entering[i];
-      const int row = first_step + i - lane_;
-      const bool is_inside = !kMasked || (is_active_ && row >= 0 && row < walk_.rows);
       Scaled<Real> next;
       Slot<Real> cotangents;
       if constexpr (kNear) {
         // The arcs' mantissas are never made: each term is taken relative to the larger term's
         // exponent at once, in (-1, 0] bits from it or below.
         next.exponent =
-            fmax(value_.exponent + above_exponents[i], left.exponent + left_exponents[i]);
+            fmax(value_.exponent + CeilLog2(arcs[i].above), left.exponent + CeilLog2(arcs[i].left));
         const Real from_above =
             Exp2(MultiplyAdd(arcs[i].above, Real(kLog2E), value_.exponent - next.exponent));
         const Real from_left =
@@ -473,19 +492,20 @@ class WarpColumns {
               Weigh(Share(Multiply(left_term, others[i]), outcome_.total), outcome_.cotangent)};
         }
       }
-      if (is_inside) {
-        value_ = next;
-        if constexpr (kPass == Pass::kForward) {
-          if constexpr (kMasked) {
-            *ValuesOfDiagonal(Rotate(rotated_, walk_.diagonal_step * i)) = value_;
-          } else {
-            diagonal_values[i * diagonal_stride_] = value_;
-          }
+      value_ = next;
+      if constexpr (kPass == Pass::kCost && kMasked) {
+        if (first_row + i == walk_.rows - 1) *cut_ = value_;
+      }
+      if constexpr (kPass == Pass::kForward && !kMasked) {
+        if (is_active_) diagonal_values[i * diagonal_stride_] = value_;
+      }
+      if constexpr (kPass == Pass::kForward && kMasked) {
+        if (first_row + i >= 0 && first_row + i < walk_.rows) {
+          *ValuesOfDiagonal(Rotate(rotated, walk_.diagonal_step * i)) = value_;
         }
-        if constexpr (kPass == Pass::kCost && kMasked) {
-          if (row == walk_.rows - 1) *cut_ = value_;
-        }
-        if constexpr (kPass == Pass::kBackward) slots_[first_slot + i * kWarpSize] = cotangents;
+      }
+      if constexpr (kPass == Pass::kBackward) {
+        slots_[first_slot + i * kWarpSize] = cotangents;
       }
     }
   }
@@ -494,7 +514,6 @@ class WarpColumns {
   const int lane_;
   const int column_;
   const bool is_active_;
-  const bool all_active_;
   Slot<Real>* const slots_;
   Scaled<Real>* const last_column_;
   Scaled<Real>* const cut_;
@@ -525,7 +544,10 @@ __device__ void WalkPanel(const Walk& walk, const Arrays<Real>& arrays, Scaled<R
   const int warps = (panel_columns + kWarpSize - 1) / kWarpSize;
   WarpColumns<Real, kPass> mine(walk, arrays, cut, outcome, first_column + warp * kWarpSize,
                                 rings + warp);
-  const Scaled<Real>* left_column = warp > 0 ? rings[warp - 1].last_column : nullptr;
+  // What enters the first warp: zeros, or what the panel before passed on.
+  Scaled<Real>* const entrance = rings[blockDim.x / kWarpSize].last_column;
+  if (threadIdx.x < kChunk) entrance[threadIdx.x] = {0, kZeroExponent<Real>};
+  __syncwarp();
   Scaled<Real>* const mine_next = warp == warps - 1 ? next : nullptr;
   // Chunks until the last lane has shown its last row, kWarpSize steps after that row's first, and
   // the row is written.
@@ -541,12 +563,17 @@ __device__ void WalkPanel(const Walk& walk, const Arrays<Real>& arrays, Scaled<R
         for (int i = 0; i < kPrefetchChunks; ++i) mine.CopyArcs(i * kChunk);
       }
       mine.CopyArcs(first_step + kPrefetchChunks * kChunk);
+      const Scaled<Real>* left = entrance;
+      if (warp > 0) {
+        left = rings[warp - 1].last_column + RingIndex(first_step);
+      } else if (previous != nullptr) {
+        __syncwarp();  // the values of the last chunk have been read
+        const int row = first_step + static_cast<int>(threadIdx.x);
+        if (threadIdx.x < kChunk && row < walk.rows) entrance[threadIdx.x] = previous[row];
+        __syncwarp();  // and those of this one become visible to the warp
+      }
       WaitForCopies<kPrefetchChunks>();
-      mine.Advance(first_step, warp > 0 || previous != nullptr, [&](int i) -> Scaled<Real> {
-        if (warp > 0) return left_column[RingIndex(first_step) + i];
-        const int row = first_step + i;
-        return row < walk.rows ? previous[row] : Scaled<Real>{0, kZeroExponent<Real>};
-      });
+      mine.Advance(first_step, warp > 0 || previous != nullptr, left);
       mine.PassOn(first_step, mine_next);
       mine.WriteRows(first_step);
     }
@@ -611,7 +638,7 @@ __device__ void ZeroPadding(const LatticeLayout& layout, int64_t n, int frames, 
 template <typename Real, Pass kPass>
 __global__ void __launch_bounds__(kMaxWarps<Real>* kWarpSize)
     LatticeWalkKernel(const LatticeLayout layout, const Arrays<Real> arrays) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
+  extern __shared__ __align__(32) unsigned char shared_memory[];
   Rings<Real>* rings = reinterpret_cast<Rings<Real>*>(shared_memory);
   const int64_t n = blockIdx.x / 2;
   const bool is_beta = blockIdx.x % 2 == 1;
@@ -703,9 +730,9 @@ cudaError_t GetWalkLimits(WalkLimits* limits) {
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return error;
-  constexpr int64_t kBytes = sizeof(Rings<Real>);
-  limits->warps = std::min<int64_t>(kMaxWarps<Real>, limit / kBytes);
-  limits->shared_memory = static_cast<int>(limits->warps * kBytes);
+  limits->warps = kMaxWarps<Real>;
+  while (SharedBytes<Real>(limits->warps) > limit) --limits->warps;
+  limits->shared_memory = static_cast<int>(SharedBytes<Real>(limits->warps));
   return cudaSuccess;
 }
 
@@ -738,7 +765,7 @@ cudaError_t LaunchLatticeWalk(cudaStream_t stream, const LatticeLayout& layout,
   if (blocks > INT32_MAX) return cudaErrorInvalidValue;
   const int64_t warps = CountWarps(layout, limits.warps);
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpSize),
-           static_cast<size_t>(warps) * sizeof(Rings<Real>), stream>>>(layout, arrays);
+           static_cast<size_t>(SharedBytes<Real>(warps)), stream>>>(layout, arrays);
   return cudaGetLastError();
 }
 
