@@ -57,8 +57,14 @@ struct CpuBackend {
 
 using Pool = xla::ffi::ThreadPool;
 
-XLA_FFI_DEFINE_HANDLER(kPickForward, PickForward<CpuBackend>, BindPickForward<Pool>());
-XLA_FFI_DEFINE_HANDLER(kPickBackward, PickBackward<CpuBackend>, BindPickBackward<Pool>());
+XLA_FFI_DEFINE_HANDLER(kPickForward, (PickForward<CpuBackend, Int32Buffer>),
+                       BindPickForward(BindRows<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kPickForwardColumns, (PickForward<CpuBackend, Int32Buffer, Int32Buffer>),
+                       BindPickForward(BindColumns<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kPickBackward, (PickBackward<CpuBackend, Int32Buffer>),
+                       BindPickBackward(BindRows<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kPickBackwardColumns, (PickBackward<CpuBackend, Int32Buffer, Int32Buffer>),
+                       BindPickBackward(BindColumns<Pool>()));
 XLA_FFI_DEFINE_HANDLER(kLatticeCost, LatticeCostPadded<CpuBackend>, BindLatticeCost<Pool>());
 XLA_FFI_DEFINE_HANDLER(
     kLatticePosteriors, (LatticePosteriorsPadded<CpuBackend, AnyResult>),
@@ -73,8 +79,9 @@ XLA_FFI_DEFINE_HANDLER(kLatticePosteriorsCompact, (LatticePosteriorsCompact<CpuB
 }  // namespace
 
 NB_MODULE(_cpu, module) {
-  DefineModule(module, {kPickForward, kPickBackward, kLatticeCost, kLatticePosteriors,
-                        kLatticeCostCompact, kLatticePosteriorsCompact});
+  DefineModule(
+      module, {kPickForward, kPickBackward, kPickForwardColumns, kPickBackwardColumns, kLatticeCost,
+               kLatticePosteriors, kLatticeCostCompact, kLatticePosteriorsCompact});
   module.def("instruction_set", [] { return cpu::IsaName(cpu::BestIsa()); });
 }
 
