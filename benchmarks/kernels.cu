@@ -142,6 +142,7 @@ double CopyBandwidth() {
 constexpr double kRowsBytes = 1e9;
 constexpr int64_t kMostRows = 8'000'000;
 constexpr int kBuffers = 2;
+constexpr int64_t kBufferAlignment = 256;  // bytes, as of a tensor of XLA's
 constexpr int kSampledRows = 400;
 
 template <typename T>
@@ -247,7 +248,9 @@ void RunRows(int32_t V, bool is_ragged, double copy_bandwidth) {
   const PaddedLabels padded(shape, is_ragged);
   const DeviceArray<int32_t> device_labels(padded.host_labels), counts(padded.host_counts);
   const RowLabels labels{device_labels.get(), counts.get(), shape.columns, shape.lines};
-  const DeviceArray<T> logits(kBuffers * rows * V), logits_cotangents(kBuffers * rows * V);
+  constexpr int64_t kAlignment = kBufferAlignment / sizeof(T);
+  const int64_t stride = (rows * V + kAlignment - 1) / kAlignment * kAlignment;
+  const DeviceArray<T> logits(kBuffers * stride), logits_cotangents(kBuffers * stride);
   Fill(logits, -4, 4);
   const DeviceArray<float> blank_cotangents(rows), label_cotangents(rows);
   Fill(blank_cotangents, -1, -0.1f);
@@ -256,13 +259,13 @@ void RunRows(int32_t V, bool is_ragged, double copy_bandwidth) {
       log_sums(rows);
 
   const auto forward = [&](int i) {
-    Check(jax_rnnt::cuda::PickForward<T>(0, rows, V, blank, logits.get() + i % kBuffers * rows * V,
+    Check(jax_rnnt::cuda::PickForward<T>(0, rows, V, blank, logits.get() + i % kBuffers * stride,
                                          labels, blank_log_probs.get(), label_log_probs.get(),
                                          maxima.get(), log_sums.get()),
           "PickForward");
   };
   const auto backward = [&](int i) {
-    const int64_t offset = i % kBuffers * rows * V;
+    const int64_t offset = i % kBuffers * stride;
     Check(jax_rnnt::cuda::PickBackward<T>(0, rows, V, blank, logits.get() + offset, labels,
                                           maxima.get(), log_sums.get(), blank_cotangents.get(),
                                           label_cotangents.get(), logits_cotangents.get() + offset),
