@@ -280,14 +280,12 @@ def _padded_layout(rows, labels, frames_lengths, labels_lengths):
     used = column[:-1] < labels_lengths[..., None]
     wrong = used & ((labels < 0) | (labels >= V))
     sensible = reference.valid_lengths(frames_lengths, labels_lengths, T, U) & ~wrong.any(-1)
-    column_labels = jnp.where(used, labels, reference.NO_LABEL)
+    last = labels_lengths[..., None]
     last_column = [(0, 0)] * len(batch) + [(0, 1)]
-    column_labels = jnp.pad(column_labels, last_column, constant_values=reference.NO_LABEL)
-    frames = jnp.where(sensible, frames_lengths, 0)[..., None, None]
-    inside = jnp.arange(T, dtype=jnp.int32)[:, None] < frames
-    inside &= column <= labels_lengths[..., None, None]
-    row_labels = jnp.where(inside, column_labels[..., None, :], reference.PADDING_ROW)
-    return row_labels, sensible, lattice.padded_cells
+    column_labels = jnp.where(column == last, reference.NO_LABEL, jnp.pad(labels, last_column))
+    column_labels = jnp.where(column > last, reference.PADDING_ROW, column_labels)
+    frames = jnp.where(sensible, frames_lengths, 0)
+    return pick.ColumnLabels(column_labels, frames), sensible, lattice.padded_cells
 
 
 def _compact_layout(rows, labels, frames_lengths, labels_lengths):

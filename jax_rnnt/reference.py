@@ -128,6 +128,21 @@ def is_read(labels: jax.Array, vocabulary: int) -> jax.Array:
     return (labels >= NO_LABEL) & (labels < vocabulary)
 
 
+def expand_columns(labels: jax.Array, counts: jax.Array, lines: int) -> jax.Array:
+    """Each row's label of rows (..., R, C) that are labelled by column.
+
+    Args:
+        labels: (..., C) int32.
+        counts: (...) int32; row [..., r, c] is padding where r >= counts.
+        lines: R.
+
+    Returns:
+        (..., R, C) int32.
+    """
+    inside = jnp.arange(lines, dtype=jnp.int32)[:, None] < counts[..., None, None]
+    return jnp.where(inside, labels[..., None, :], PADDING_ROW)
+
+
 def pick_forward(
     logits: jax.Array, labels: jax.Array, *, blank: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

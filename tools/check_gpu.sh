@@ -5,6 +5,7 @@
 #   tools/check_gpu.sh test [ARGS]      the test suite on the GPU; ARGS go to pytest
 #   tools/check_gpu.sh sanitize         compute-sanitizer over every kernel (tools/every_kernel.cu)
 #   tools/check_gpu.sh time [ARGS]      benchmarks/loss.py; ARGS go to it
+#   tools/check_gpu.sh kernels [ARGS]   benchmarks/kernels.cu; ARGS go to it
 #
 # Needs: nvcc, compute-sanitizer, and a Python ($PYTHON, default python3) with JAX for CUDA,
 # scikit-build-core, nanobind, pytest and hypothesis. No network: build isolation is off.
@@ -36,6 +37,13 @@ sanitize() {
   done
 }
 
+time_kernels() {
+  local program=$site/kernels
+  mkdir -p "$site"
+  nvcc -O2 -std=c++17 -arch=native -Icpp benchmarks/kernels.cu cpp/cuda/*.cu -o "$program"
+  "$program" "$@"
+}
+
 command=${1:-all}
 shift || true
 case $command in
@@ -43,5 +51,6 @@ case $command in
   test) run_tests "$@" ;;
   sanitize) sanitize ;;
   time) "$python" -m benchmarks.loss "$@" ;;
-  *) build && run_tests && sanitize && "$python" -m benchmarks.loss ;;
+  kernels) time_kernels "$@" ;;
+  *) build && run_tests && sanitize && "$python" -m benchmarks.loss && time_kernels ;;
 esac

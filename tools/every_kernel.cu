@@ -20,6 +20,7 @@
 namespace {
 
 using jax_rnnt::LatticeLayout;
+using jax_rnnt::RowLabels;
 using jax_rnnt::Scaled;
 
 int failures = 0;
@@ -65,16 +66,21 @@ std::vector<T> RandomNumbers(size_t count, float low, float high) {
   return values;
 }
 
-template <typename T>
-void RunPick(int64_t rows, int V, int shift) {
-  using Real = typename jax_rnnt::cuda::Accumulator<T>::Type;
-  std::vector<int32_t> labels(rows);
+// Labels of every kind, padding among them.
+std::vector<int32_t> RandomLabels(size_t count, int V) {
+  std::vector<int32_t> labels(count);
   for (int32_t& label : labels) label = static_cast<int32_t>(generator() % (V + 3)) - 2;
+  return labels;
+}
+
+// Rows with labels of either form. Labels must be as many as they need.
+template <typename T>
+void RunPick(int64_t rows, int V, int shift, const RowLabels& labels) {
+  using Real = typename jax_rnnt::cuda::Accumulator<T>::Type;
   const int blank = static_cast<int>(generator() % V);
   DeviceArray<T> logits(RandomNumbers<T>(rows * V + shift, -4, 4));
-  DeviceArray<int32_t> device_labels(labels);
   DeviceArray<Real> blank_log_probs(rows), label_log_probs(rows), maxima(rows), log_sums(rows);
-  Check(jax_rnnt::cuda::PickForward<T>(0, rows, V, blank, logits.get() + shift, device_labels.get(),
+  Check(jax_rnnt::cuda::PickForward<T>(0, rows, V, blank, logits.get() + shift, labels,
                                        blank_log_probs.get(), label_log_probs.get(), maxima.get(),
                                        log_sums.get()),
         "PickForward");
@@ -82,12 +88,27 @@ void RunPick(int64_t rows, int V, int shift) {
   DeviceArray<Real> label_cotangents(RandomNumbers<Real>(rows, -1, 1));
   DeviceArray<T> logits_cotangents(rows * V + shift);
   for (T* target : {logits_cotangents.get() + shift, logits.get() + shift}) {
-    Check(jax_rnnt::cuda::PickBackward<T>(0, rows, V, blank, logits.get() + shift,
-                                          device_labels.get(), maxima.get(), log_sums.get(),
-                                          blank_cotangents.get(), label_cotangents.get(), target),
+    Check(jax_rnnt::cuda::PickBackward<T>(0, rows, V, blank, logits.get() + shift, labels,
+                                          maxima.get(), log_sums.get(), blank_cotangents.get(),
+                                          label_cotangents.get(), target),
           "PickBackward");
   }
   Check(cudaDeviceSynchronize(), "pick");
+}
+
+template <typename T>
+void RunPickByRow(int64_t rows, int V, int shift) {
+  DeviceArray<int32_t> labels(RandomLabels(rows, V));
+  RunPick<T>(rows, V, shift, RowLabels{labels.get()});
+}
+
+template <typename T>
+void RunPickByColumn(int64_t groups, int64_t lines, int64_t columns, int V, int shift) {
+  std::vector<int32_t> counts(groups);
+  for (int32_t& count : counts) count = static_cast<int32_t>(generator() % (lines + 3)) - 1;
+  DeviceArray<int32_t> labels(RandomLabels(groups * columns, V)), device_counts(counts);
+  RunPick<T>(groups * lines * columns, V, shift,
+             RowLabels{labels.get(), device_counts.get(), columns, lines});
 }
 
 template <typename Real>
@@ -161,7 +182,10 @@ void RunLattice(int N, int T, int U, bool compact) {
 template <typename T>
 void RunPicks() {
   for (int V : {1, 3, 8, 28, 33, 50, 64, 129, 500, 513, 1030, 5000, 13001}) {
-    for (int shift : {0, 1}) RunPick<T>(V > 400 ? 7 : 301, V, shift);
+    for (int shift : {0, 1}) {
+      RunPickByRow<T>(V > 400 ? 7 : 301, V, shift);
+      RunPickByColumn<T>(V > 400 ? 2 : 9, V > 400 ? 2 : 7, 5, V, shift);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // How a row of V logits says which label leaves it. Rows know nothing of lattices: whoever makes
-// the rows (padded, packed, tiled) encodes the label, its absence and padding in one int32 a row.
+// the rows (padded, packed, tiled) encodes the label, its absence and padding in one int32 a row,
+// or, where labels repeat from line to line, in one a column.
 #ifndef JAX_RNNT_CORE_ROW_LABEL_H_
 #define JAX_RNNT_CORE_ROW_LABEL_H_
 
@@ -8,8 +9,22 @@
 namespace jax_rnnt {
 
 // A label in [0, V) is the row's own. kNoLabel: only the blank leaves the row (the last column of a
-// lattice). Any other value: a padding row, which is never read.
+// lattice). Any other value, kPaddingRow for one: a padding row, which is never read.
 inline constexpr int32_t kNoLabel = -1;
+inline constexpr int32_t kPaddingRow = -2;
+
+// The labels of rows, in one of two forms:
+//   by row, counts null:  labels (rows)
+//   by column:            rows are (groups, lines, columns), labels (groups, columns) and
+//                         counts (groups); row (g, l, c) is padding if l >= counts[g], otherwise
+//                         its label is labels[g, c].
+// Any int32 may stand in either array. columns and lines are in [1, 2^31) if there are rows.
+struct RowLabels {
+  const int32_t* labels = nullptr;
+  const int32_t* counts = nullptr;
+  int64_t columns = 1;
+  int64_t lines = 1;
+};
 
 }  // namespace jax_rnnt
 

@@ -10,7 +10,7 @@
 
 namespace jax_rnnt::cpu {
 
-// For each row x of logits (rows, V) with labels (rows), see core/row_label.h, in nats:
+// For each row x of logits (rows, V) with as many labels, see core/row_label.h, in nats:
 //   m = max_v x_v,  log_sum = log sum_v exp(x_v - m)
 //   blank_log_prob = (x_blank - m) - log_sum,  label_log_prob = (x_label - m) - log_sum
 // A padding row is not read: m = log_sum = 0, both log-probabilities -inf. A row of nothing but
@@ -19,7 +19,7 @@ namespace jax_rnnt::cpu {
 // rounded to one float32 it would cost a row near 1e4 three digits. T is float, BFloat16, Float16
 // (Real float) or double (Real double).
 template <typename T, typename Real>
-void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const int32_t* labels,
+void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const RowLabels& labels,
                  Real* blank_log_probs, Real* label_log_probs, Real* maxima, Real* log_sums,
                  const ParallelFor& parallel_for);
 
@@ -28,7 +28,7 @@ void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const 
 // A row whose cotangents are both zero, whose log_sum is not finite, or which is padding, is
 // written as zeros and not read. logits_cotangents may be logits.
 template <typename T, typename Real>
-void PickBackward(int64_t rows, int64_t V, int64_t blank, const T* logits, const int32_t* labels,
+void PickBackward(int64_t rows, int64_t V, int64_t blank, const T* logits, const RowLabels& labels,
                   const Real* maxima, const Real* log_sums, const Real* blank_cotangents,
                   const Real* label_cotangents, T* logits_cotangents,
                   const ParallelFor& parallel_for);

@@ -17,6 +17,8 @@ class Divider {
         reciprocal32_(UINT32_MAX / divisor),
         reciprocal64_(UINT64_MAX / divisor) {}
 
+  __device__ __forceinline__ uint32_t divisor() const { return divisor_; }
+
   __device__ __forceinline__ uint32_t Divide(uint32_t dividend, uint32_t* remainder) const {
     uint32_t quotient = __umulhi(dividend, reciprocal32_);
     *remainder = dividend - quotient * divisor_;

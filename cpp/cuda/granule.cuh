@@ -15,8 +15,27 @@
 
 namespace jax_rnnt::cuda {
 
+// The warps that a multiprocessor holds at once.
+#if !defined(__CUDA_ARCH__)
+constexpr int kMaxResidentWarps = 64;
+#elif __CUDA_ARCH__ == 750
+constexpr int kMaxResidentWarps = 32;
+#elif __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+constexpr int kMaxResidentWarps = 48;
+#else
+constexpr int kMaxResidentWarps = 64;
+#endif
+
+// For __launch_bounds__: as many blocks of so many threads on a multiprocessor as asked for, or as
+// many as it holds.
+constexpr int ResidentBlocks(int threads, int wanted) {
+  const int most = kMaxResidentWarps * 32 / threads;
+  return wanted < most ? wanted : most;
+}
+
 constexpr int kGranuleBytes = 16;
 constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.693147180559945309417f;
 
 template <typename Number>
 inline constexpr Number kMinusInfinity = -std::numeric_limits<Number>::infinity();
@@ -29,6 +48,35 @@ __device__ __forceinline__ float Exp2(float x) {
 }
 
 __device__ __forceinline__ float Exp(float x) { return Exp2(x * kLog2E); }
+
+// exp(x - maximum) with one fused multiply-add for the exponent:
+//   exp(x - maximum) = ScaledExp(x, scaled) 2^-residual
+// where scaled is maximum * log2(e) rounded and residual what the rounding took away. The exponent
+// is then as good as that of the exact difference x - maximum, at any offset of the logits: 1e-3,
+// the last place of a sum near 1e4, never enters. One instruction less for each element than the
+// difference and its product.
+struct ScaledMaximum {
+  float scaled;
+  float residual;
+};
+
+__device__ __forceinline__ ScaledMaximum ScaleMaximum(float maximum) {
+  const float scaled = __fmul_rn(maximum, kLog2E);
+  return {scaled, fmaf(maximum, kLog2E, -scaled)};
+}
+
+__device__ __forceinline__ float ScaledExp(float x, float scaled) {
+  return Exp2(fmaf(x, kLog2E, -scaled));
+}
+
+// From here on, +inf among them, a maximum is subtracted from its row before and counts as 0: the
+// residual, up to 2^-4 below, would spoil the sum's last places and then overflow. Of 16-bit types
+// only bfloat16 gets here, where its numbers are 2^12 apart: differences may be rounded to it.
+constexpr float kLargeMaximum = 1048576.f;  // 2^20
+
+__device__ __forceinline__ bool IsLargeMaximum(float maximum) {
+  return fabsf(maximum) >= kLargeMaximum;
+}
 
 __device__ __forceinline__ bool IsPaddingRow(int32_t label, int32_t V) {
   static_assert(kNoLabel == -1, "the comparison takes [-1, V) as one range");
@@ -51,6 +99,7 @@ __device__ __forceinline__ void FromAccumulator(double x, double* y) { *y = x; }
 //   Maximum: running maximum in the form that is cheapest to update. 16-bit pairs stay packed,
 //   which halves the instructions for it: bfloat16 V = 1024 forward went from 79 % to 99 % of the
 //   copy bandwidth (H100 80GB, 2026-11). Maxima drop NaN; sums of exponentials carry it.
+//   Subtract: from each element, a number that the type holds, rounded to the type.
 template <typename T>
 struct Word;
 
@@ -65,6 +114,9 @@ struct Word<float> {
   }
   static __device__ __forceinline__ Maximum Max(Maximum a, Maximum b) { return fmaxf(a, b); }
   static __device__ __forceinline__ float Reduce(Maximum a) { return a; }
+  static __device__ __forceinline__ uint32_t Subtract(uint32_t word, float x) {
+    return __float_as_uint(__uint_as_float(word) - x);
+  }
   static __device__ __forceinline__ void Unpack(uint32_t word, float* values) {
     values[0] = __uint_as_float(word);
   }
@@ -85,6 +137,10 @@ struct Word<__nv_bfloat16> {
   static __device__ __forceinline__ Maximum Max(Maximum a, Maximum b) { return __hmax2(a, b); }
   static __device__ __forceinline__ float Reduce(Maximum a) {
     return fmaxf(__low2float(a), __high2float(a));
+  }
+  static __device__ __forceinline__ uint32_t Subtract(uint32_t word, float x) {
+    const Maximum difference = __hsub2(ToMaximum(word), __float2bfloat162_rn(x));
+    return *reinterpret_cast<const uint32_t*>(&difference);
   }
   static __device__ __forceinline__ void Unpack(uint32_t word, float* values) {
     values[0] = __uint_as_float(word << 16);
@@ -108,6 +164,10 @@ struct Word<__half> {
   static __device__ __forceinline__ Maximum Max(Maximum a, Maximum b) { return __hmax2(a, b); }
   static __device__ __forceinline__ float Reduce(Maximum a) {
     return fmaxf(__low2float(a), __high2float(a));
+  }
+  static __device__ __forceinline__ uint32_t Subtract(uint32_t word, float x) {
+    const Maximum difference = __hsub2(ToMaximum(word), __float2half2_rn(x));
+    return *reinterpret_cast<const uint32_t*>(&difference);
   }
   static __device__ __forceinline__ void Unpack(uint32_t word, float* values) {
     const float2 pair = __half22float2(ToMaximum(word));
@@ -160,6 +220,10 @@ struct Granule {
   static __device__ __forceinline__ uint4 Pack(const float* values) {
     return make_uint4(W::Pack(values), W::Pack(values + W::kElements),
                       W::Pack(values + 2 * W::kElements), W::Pack(values + 3 * W::kElements));
+  }
+  static __device__ __forceinline__ uint4 Subtract(const uint4& granule, float x) {
+    return make_uint4(W::Subtract(granule.x, x), W::Subtract(granule.y, x),
+                      W::Subtract(granule.z, x), W::Subtract(granule.w, x));
   }
   // -inf in place of every element j for which column + j, modulo 2^32, is not below V.
   static __device__ __forceinline__ uint4 MaskColumns(const uint4& granule, uint32_t column,

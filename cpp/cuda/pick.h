@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "core/row_label.h"
+
 namespace jax_rnnt::cuda {
 
 // The type in which rows of T are summed, and of every array with one number a row.
@@ -22,7 +24,7 @@ struct Accumulator<double> {
 
 // Both functions are instantiated for T = float, __nv_bfloat16, __half and double. They enqueue one
 // kernel at most, allocate nothing, synchronise nothing and give the same bits for the same inputs.
-// Any int32 may stand in `labels`; `blank` outside [0, V) or V < 1 is cudaErrorInvalidValue.
+// Any labels may stand in `labels`; `blank` outside [0, V) or V < 1 is cudaErrorInvalidValue.
 // Pointers need no more than their type's alignment; logits aligned to 16 bytes are faster.
 
 // For each row x of logits:
@@ -33,11 +35,11 @@ struct Accumulator<double> {
 // A padding row is not read: maximum = log_sum = 0, both log-probabilities -inf.
 // NaN or +inf among the logits makes log_sum and the log-probabilities NaN.
 //   logits           (rows, V)
-//   labels           (rows)
+//   labels           of as many rows, in either form
 //   blank_log_probs, label_log_probs, maxima, log_sums   (rows), written throughout
 template <typename T>
 cudaError_t PickForward(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                        const T* logits, const int32_t* labels,
+                        const T* logits, const RowLabels& labels,
                         typename Accumulator<T>::Type* blank_log_probs,
                         typename Accumulator<T>::Type* label_log_probs,
                         typename Accumulator<T>::Type* maxima,
@@ -49,13 +51,13 @@ cudaError_t PickForward(cudaStream_t stream, int64_t rows, int32_t V, int32_t bl
 // Rows whose two cotangents are zero, rows whose log_sum is not finite and padding rows become
 // zeros, whatever their logits.
 //   logits                              (rows, V)
-//   labels                              (rows)
+//   labels                              of as many rows, in either form
 //   maxima, log_sums                    (rows), as PickForward wrote them
 //   blank_cotangents, label_cotangents  (rows)
 //   logits_cotangents                   (rows, V), written throughout; may be `logits` itself
 template <typename T>
 cudaError_t PickBackward(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                         const T* logits, const int32_t* labels,
+                         const T* logits, const RowLabels& labels,
                          const typename Accumulator<T>::Type* maxima,
                          const typename Accumulator<T>::Type* log_sums,
                          const typename Accumulator<T>::Type* blank_cotangents,

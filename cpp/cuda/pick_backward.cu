@@ -4,15 +4,15 @@
 //   softmax_v = exp((x_v - maximum) - log_sum)
 //
 // Pointers (Acc is float, or double for double):
-//   logits (rows, V) of T    labels (rows) of int32
+//   logits (rows, V) of T    labels: int32, by row or by column (core/row_label.h)
 //   maxima, log_sums, blank_cotangents, label_cotangents (rows) of Acc
 //   logits_cotangents (rows, V) of T, which may be logits
 //
 // c_label counts as 0 where the label is kNoLabel, both cotangents where it marks a padding row or
 // log_sum is not finite (a row of nothing but -inf, or one with NaN or +inf).
 // Rows whose cotangents are both 0 are inactive: zeros are written and, as the rows of one granule
-// allow, no logits read. The exponent is made of x_v - maximum, which is exact for logits of any
-// offset.
+// allow, no logits read. The exponent is as good as that of the exact x_v - maximum at any offset
+// of the logits (ScaledMaximum).
 //
 // The backward is bound by its bytes: logits read, cotangents written. Two kernels:
 //
@@ -30,13 +30,14 @@
 #include "cuda/divide.cuh"
 #include "cuda/granule.cuh"
 #include "cuda/pick.h"
+#include "cuda/row_labels.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
 
 template <typename Acc>
 struct RowArrays {
-  const int32_t* labels;
+  DeviceRowLabels labels;
   const Acc* maxima;
   const Acc* log_sums;
   const Acc* blank_cotangents;
@@ -54,12 +55,7 @@ __device__ __forceinline__ bool IsUsableRow(int32_t label, int32_t V, Acc log_su
 constexpr int kFlatThreads = 128;
 constexpr int kFlatGranules = 4;
 // Asking for 10 blocks a multiprocessor (40 warps, not 36) gave 16-bit types 2 to 4 %; 12 spilled.
-// sm_75 has no more than 1024 threads a multiprocessor.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
-constexpr int kFlatBlocks = 8;
-#else
-constexpr int kFlatBlocks = 10;
-#endif
+constexpr int kFlatBlocks = ResidentBlocks(kFlatThreads, 10);
 // Rows shorter than a granule: 64 threads of one granule bound the rows' parameters to 10 KB.
 constexpr int kShortRowsThreads = 64;
 constexpr int kShortRowsGranules = 1;
@@ -67,11 +63,12 @@ constexpr int kShortRowsGranules = 1;
 // V = 500 92 to 99 %; at V = 28 to 129 the divergence costs 8 %.
 constexpr int kBranchesMinV = 256;
 
-// What a block keeps of a row in shared memory, next to the row's label. An inactive row has
-// cotangents of 0.
+// What a block keeps of a row in shared memory, next to the row's label and its maximum where that
+// is large. An inactive row has cotangents of 0.
 struct alignas(16) RowParameters {
-  float maximum;
-  float scale;  // -(c_blank + c_label) exp(-log_sum): the factor of exp(x_v - maximum)
+  float scaled_maximum;  // 0 where the maximum is large: it is subtracted before
+  float scale;  // of ScaledExp(x_v, scaled_maximum): -(c_blank + c_label) exp(-log_sum) and
+                // what the rounding of scaled_maximum took away
   float blank_cotangent;
   float label_cotangent;
 };
@@ -83,51 +80,51 @@ __device__ __forceinline__ bool IsActive(const RowParameters& row) {
 struct BlockRows {
   RowParameters* parameters;
   int32_t* labels;
+  float* large_maxima;  // 0 where the maximum is not large
 };
 
+// Bytes of shared memory for one row of BlockRows.
+constexpr size_t kBlockRowBytes = sizeof(RowParameters) + sizeof(int32_t) + sizeof(float);
+
 // Fills the block's rows and one inactive row after them, for granules that end with the tensor.
-__device__ __forceinline__ void LoadRows(const RowArrays<float>& arrays, int64_t first_row,
+// Returns whether this thread met a large maximum in an active row.
+__device__ __forceinline__ bool LoadRows(const RowArrays<float>& arrays, int64_t first_row,
                                          uint32_t count, int32_t V, const BlockRows& rows) {
+  const RowLabelRun row_labels(arrays.labels, first_row);
+  bool has_large = false;
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i <= count; i += blockDim.x) {
     RowParameters parameters = {0.f, 0.f, 0.f, 0.f};
     int32_t label = kNoLabel;
+    float large_maximum = 0.f;
     if (i < count) {
       const int64_t row = first_row + i;
-      label = __ldg(arrays.labels + row);
-      parameters.maximum = __ldg(arrays.maxima + row);
+      // All loads at once, needed or not: one that waits for another lengthens the time before the
+      // block's first logits. The label, which branches, comes last.
+      float maximum = __ldg(arrays.maxima + row);
       const float log_sum = __ldg(arrays.log_sums + row);
+      const float blank_cotangent = __ldg(arrays.blank_cotangents + row);
+      const float label_cotangent = __ldg(arrays.label_cotangents + row);
+      label = row_labels.Label(i);
       if (IsUsableRow(label, V, log_sum)) {
-        parameters.blank_cotangent = __ldg(arrays.blank_cotangents + row);
-        if (label != kNoLabel) parameters.label_cotangent = __ldg(arrays.label_cotangents + row);
+        parameters.blank_cotangent = blank_cotangent;
+        if (label != kNoLabel) parameters.label_cotangent = label_cotangent;
       }
-      parameters.scale =
-          -(parameters.blank_cotangent + parameters.label_cotangent) * expf(-log_sum);
+      if (IsActive(parameters) && IsLargeMaximum(maximum)) {
+        has_large = true;
+        large_maximum = maximum;
+        maximum = 0.f;
+      }
+      const ScaledMaximum scaled = ScaleMaximum(maximum);
+      parameters.scaled_maximum = scaled.scaled;
+      parameters.scale = -(parameters.blank_cotangent + parameters.label_cotangent) *
+                         expf(-fmaf(scaled.residual, kLn2, log_sum));
     }
     rows.parameters[i] = parameters;
     rows.labels[i] = label;
+    rows.large_maxima[i] = large_maximum;
   }
-}
-
-// Elements [0, count) of a granule at the tensor's end, the others 0.
-template <typename T>
-__device__ __forceinline__ uint4 LoadPartialGranule(const T* source, uint32_t count) {
-  float values[Granule<T>::kElements];
-#pragma unroll
-  for (uint32_t j = 0; j < Granule<T>::kElements; ++j) {
-    values[j] = j < count ? ToAccumulator(source[j]) : 0.f;
-  }
-  return Granule<T>::Pack(values);
-}
-
-template <typename T>
-__device__ __forceinline__ void StorePartialGranule(const uint4& granule, uint32_t count,
-                                                    T* target) {
-  float values[Granule<T>::kElements];
-  Granule<T>::Unpack(granule, values);
-#pragma unroll
-  for (uint32_t j = 0; j < Granule<T>::kElements; ++j) {
-    if (j < count) FromAccumulator(values[j], target + j);
-  }
+  return has_large;
 }
 
 // Whether any row is active of those that the kElements elements from `column` of `row` on touch.
@@ -153,7 +150,9 @@ __device__ __forceinline__ void ToCotangentsInOneRow(const RowParameters& row, i
                                                      uint32_t column, uint32_t blank,
                                                      float (&values)[kElements]) {
 #pragma unroll
-  for (int j = 0; j < kElements; ++j) values[j] = row.scale * Exp(values[j] - row.maximum);
+  for (int j = 0; j < kElements; ++j) {
+    values[j] = row.scale * ScaledExp(values[j], row.scaled_maximum);
+  }
   const uint32_t blank_at = blank - column;
   const uint32_t label_at = static_cast<uint32_t>(label) - column;
   if (blank_at < kElements || label_at < kElements) {
@@ -165,38 +164,39 @@ __device__ __forceinline__ void ToCotangentsInOneRow(const RowParameters& row, i
   }
 }
 
-// `end` elements belong to `row`, the others to `next`; where end >= kElements, next is row.
+// V - column elements belong to `row`, the others to `next`, the row after it. Both by value: a
+// parameter of a reference to shared memory is loaded again wherever a select wants it, 40 loads a
+// granule.
 template <int kElements, bool kBranches>
-__device__ __forceinline__ void ToCotangentsInTwoRows(const RowParameters& row,
-                                                      const RowParameters& next, int32_t label,
-                                                      int32_t next_label, uint32_t column,
-                                                      uint32_t blank, uint32_t V,
+__device__ __forceinline__ void ToCotangentsInTwoRows(RowParameters row, RowParameters next,
+                                                      int32_t label, int32_t next_label,
+                                                      uint32_t column, uint32_t blank, uint32_t V,
                                                       float (&values)[kElements]) {
   const uint32_t end = V - column;
 #pragma unroll
   for (uint32_t j = 0; j < kElements; ++j) {
     const bool is_first = j < end;
     values[j] = (is_first ? row.scale : next.scale) *
-                Exp(values[j] - (is_first ? row.maximum : next.maximum));
+                ScaledExp(values[j], is_first ? row.scaled_maximum : next.scaled_maximum);
   }
-  // A label of kNoLabel may seem to lie in the other row, where its cotangent of 0 does no harm.
-  const uint32_t blank_at = blank - column;
-  const uint32_t next_blank_at = blank + end;
+  // Only one of the two blanks, V apart, can lie in the granule. A label of kNoLabel may seem to
+  // lie in the other row, where its cotangent of 0 does no harm.
+  const bool is_own_blank = blank - column < kElements;
+  const uint32_t blank_at = is_own_blank ? blank - column : blank + end;
+  const float blank_cotangent = is_own_blank ? row.blank_cotangent : next.blank_cotangent;
   const uint32_t label_at = static_cast<uint32_t>(label) - column;
   const uint32_t next_label_at = static_cast<uint32_t>(next_label) + end;
-  if (!kBranches || blank_at < kElements || next_blank_at < kElements || label_at < kElements ||
-      next_label_at < kElements) {
+  if (!kBranches || blank_at < kElements || label_at < kElements || next_label_at < kElements) {
 #pragma unroll
     for (uint32_t j = 0; j < kElements; ++j) {
-      if (j == blank_at) values[j] += row.blank_cotangent;
-      if (j == next_blank_at) values[j] += next.blank_cotangent;
+      if (j == blank_at) values[j] += blank_cotangent;
       if (j == label_at) values[j] += row.label_cotangent;
       if (j == next_label_at) values[j] += next.label_cotangent;
     }
   }
   const bool is_row_active = IsActive(row);
   const bool is_next_active = IsActive(next);
-  if (!is_row_active || !is_next_active) {
+  if (!is_row_active || (!is_next_active && end < kElements)) {
 #pragma unroll
     for (uint32_t j = 0; j < kElements; ++j) {
       if (!(j < end ? is_row_active : is_next_active)) values[j] = 0.f;
@@ -211,9 +211,11 @@ __device__ __forceinline__ void ToCotangentsInShortRows(const BlockRows& rows, u
                                                         float (&values)[kElements]) {
   RowParameters parameters = rows.parameters[row];
   uint32_t label = static_cast<uint32_t>(rows.labels[row]);
+  float large_maximum = rows.large_maxima[row];
 #pragma unroll
   for (int j = 0; j < kElements; ++j) {
-    float cotangent = parameters.scale * Exp(values[j] - parameters.maximum);
+    float cotangent =
+        parameters.scale * ScaledExp(values[j] - large_maximum, parameters.scaled_maximum);
     if (column == blank) cotangent += parameters.blank_cotangent;
     if (column == label) cotangent += parameters.label_cotangent;
     values[j] = IsActive(parameters) ? cotangent : 0.f;
@@ -222,23 +224,31 @@ __device__ __forceinline__ void ToCotangentsInShortRows(const BlockRows& rows, u
       row = min(row + 1, count);
       parameters = rows.parameters[row];
       label = static_cast<uint32_t>(rows.labels[row]);
+      large_maximum = rows.large_maxima[row];
     }
   }
 }
 
 template <int kElements, bool kBranches>
-__device__ __forceinline__ void ToCotangents(const BlockRows& rows, uint32_t row, uint32_t column,
-                                             uint32_t blank, uint32_t V,
+__device__ __forceinline__ void ToCotangents(const BlockRows& rows, bool has_large, uint32_t row,
+                                             uint32_t column, uint32_t blank, uint32_t V,
                                              float (&values)[kElements]) {
-  const RowParameters parameters = rows.parameters[row];
-  const int32_t label = rows.labels[row];
-  const bool has_next = column + kElements > V;
-  if (kBranches && !has_next) {
-    ToCotangentsInOneRow<kElements>(parameters, label, column, blank, values);
+  // The row after the block's last is inactive.
+  const uint32_t next = row + 1;
+  if (has_large) {
+    const float large_maximum = rows.large_maxima[row];
+    const float next_large_maximum = rows.large_maxima[next];
+#pragma unroll
+    for (uint32_t j = 0; j < kElements; ++j) {
+      values[j] -= j < V - column ? large_maximum : next_large_maximum;
+    }
+  }
+  if (kBranches && column + kElements <= V) {
+    ToCotangentsInOneRow<kElements>(rows.parameters[row], rows.labels[row], column, blank, values);
   } else {
-    const uint32_t next = has_next ? row + 1 : row;
-    ToCotangentsInTwoRows<kElements, kBranches>(parameters, rows.parameters[next], label,
-                                                rows.labels[next], column, blank, V, values);
+    ToCotangentsInTwoRows<kElements, kBranches>(rows.parameters[row], rows.parameters[next],
+                                                rows.labels[row], rows.labels[next], column, blank,
+                                                V, values);
   }
 }
 
@@ -249,7 +259,7 @@ constexpr int64_t kFlatBlockElements =
 // A block per kThreads * kGranules granules of the flat tensors. kShortRows: V is less than the
 // elements of a granule, which may touch many rows; otherwise it touches two at most. kBranches:
 // see kBranchesMinV. Logits and cotangents aligned to 16 bytes.
-// Shared memory: row_capacity RowParameters, then as many labels.
+// Shared memory: row_capacity RowParameters, then as many labels and large maxima.
 template <typename T, int kThreads, int kGranules, bool kShortRows, bool kBranches>
 __global__ void __launch_bounds__(kThreads, kShortRows ? 1 : kFlatBlocks)
     PickBackwardFlatKernel(const T* logits, T* logits_cotangents, RowArrays<float> arrays,
@@ -259,7 +269,8 @@ __global__ void __launch_bounds__(kThreads, kShortRows ? 1 : kFlatBlocks)
   using G = Granule<T>;
   constexpr uint32_t kElements = G::kElements;
   constexpr int64_t kBlockElements = kFlatBlockElements<T, kThreads, kGranules>;
-  const BlockRows rows = {parameters, reinterpret_cast<int32_t*>(parameters + row_capacity)};
+  int32_t* labels = reinterpret_cast<int32_t*>(parameters + row_capacity);
+  const BlockRows rows = {parameters, labels, reinterpret_cast<float*>(labels + row_capacity)};
 
   const int64_t first_element = static_cast<int64_t>(blockIdx.x) * kBlockElements;
   const uint32_t block_elements =
@@ -268,51 +279,56 @@ __global__ void __launch_bounds__(kThreads, kShortRows ? 1 : kFlatBlocks)
   const int64_t first_row =
       static_cast<int64_t>(divider.Divide64(static_cast<uint64_t>(first_element), &first_column));
   const uint32_t row_count = divider.Divide(first_column + block_elements - 1) + 1;
-  LoadRows(arrays, first_row, row_count, V, rows);
   // The rows' parameters become visible to all threads.
-  __syncthreads();
+  const bool has_large = __syncthreads_or(LoadRows(arrays, first_row, row_count, V, rows));
 
   const T* block_logits = logits + first_element;
   T* block_cotangents = logits_cotangents + first_element;
+  const auto to_cotangents = [&](uint32_t row, uint32_t column, float (&values)[kElements]) {
+    if constexpr (kShortRows) {
+      ToCotangentsInShortRows<kElements>(rows, row_count, row, column, blank, V, values);
+    } else {
+      ToCotangents<kElements, kBranches>(rows, has_large, row, column, blank, V, values);
+    }
+  };
   uint4 granules[kGranules];
   uint32_t active_granules = 0;  // one bit each
 #pragma unroll
   for (int k = 0; k < kGranules; ++k) {
     const uint32_t element = (k * kThreads + threadIdx.x) * kElements;
-    if (element < block_elements) {
+    if (element + kElements <= block_elements) {
       uint32_t column;
       const uint32_t row = divider.Divide(first_column + element, &column);
       if (IsAnyActive<kElements, kShortRows>(rows, row_count, row, column, V)) {
         active_granules |= 1u << k;
-        granules[k] = element + kElements <= block_elements
-                          ? *reinterpret_cast<const uint4*>(block_logits + element)
-                          : LoadPartialGranule(block_logits + element, block_elements - element);
+        granules[k] = *reinterpret_cast<const uint4*>(block_logits + element);
       }
     }
   }
 #pragma unroll
   for (int k = 0; k < kGranules; ++k) {
     const uint32_t element = (k * kThreads + threadIdx.x) * kElements;
-    if (element < block_elements) {
+    if (element + kElements <= block_elements) {
       uint4 result = make_uint4(0, 0, 0, 0);
       if ((active_granules >> k & 1u) != 0) {
         uint32_t column;
         const uint32_t row = divider.Divide(first_column + element, &column);
         float values[kElements];
         G::Unpack(granules[k], values);
-        if constexpr (kShortRows) {
-          ToCotangentsInShortRows<kElements>(rows, row_count, row, column, blank, V, values);
-        } else {
-          ToCotangents<kElements, kBranches>(rows, row, column, blank, V, values);
-        }
+        to_cotangents(row, column, values);
         result = G::Pack(values);
       }
-      if (element + kElements <= block_elements) {
-        *reinterpret_cast<uint4*>(block_cotangents + element) = result;
-      } else {
-        StorePartialGranule(result, block_elements - element, block_cotangents + element);
-      }
+      *reinterpret_cast<uint4*>(block_cotangents + element) = result;
     }
+  }
+  // The tensor may end inside a granule.
+  const uint32_t element = block_elements / kElements * kElements + threadIdx.x;
+  if (element < block_elements) {
+    uint32_t column;
+    const uint32_t row = divider.Divide(first_column + element, &column);
+    float values[kElements] = {ToAccumulator(block_logits[element])};
+    to_cotangents(row, column, values);
+    FromAccumulator(values[0], block_cotangents + element);
   }
 }
 
@@ -323,9 +339,9 @@ cudaError_t LaunchPickBackwardFlat(cudaStream_t stream, int64_t rows, int32_t V,
   constexpr int64_t kBlockElements = kFlatBlockElements<T, kThreads, kGranules>;
   const int64_t elements = rows * V;
   // kBlockElements / V whole rows, part of a row before them and part of one after, and the
-  // inactive row. At most 10 KB: 515 rows and their labels.
+  // inactive row. At most 12 KB: 515 rows.
   const int row_capacity = static_cast<int>(kBlockElements / V + 3);
-  const size_t shared_bytes = row_capacity * (sizeof(RowParameters) + sizeof(int32_t));
+  const size_t shared_bytes = row_capacity * kBlockRowBytes;
   PickBackwardFlatKernel<T, kThreads, kGranules, kShortRows, kBranches>
       <<<CountBlocks(elements, kBlockElements), kThreads, shared_bytes, stream>>>(
           logits, logits_cotangents, arrays, elements, V, blank, row_capacity,
@@ -372,7 +388,7 @@ __global__ void __launch_bounds__(kElementThreads)
   const int64_t row =
       static_cast<int64_t>(divider.Divide64(static_cast<uint64_t>(element), &unsigned_column));
   const int32_t column = static_cast<int32_t>(unsigned_column);
-  const int32_t label = __ldg(arrays.labels + row);
+  const int32_t label = RowLabelRun(arrays.labels, row).Label(0);
   Acc blank_cotangent = 0;
   Acc label_cotangent = 0;
   const Acc log_sum = __ldg(arrays.log_sums + row);
@@ -406,7 +422,7 @@ cudaError_t LaunchPickBackwardElement(cudaStream_t stream, int64_t rows, int32_t
 
 template <typename T>
 cudaError_t PickBackward(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                         const T* logits, const int32_t* labels,
+                         const T* logits, const RowLabels& labels,
                          const typename Accumulator<T>::Type* maxima,
                          const typename Accumulator<T>::Type* log_sums,
                          const typename Accumulator<T>::Type* blank_cotangents,
@@ -414,8 +430,8 @@ cudaError_t PickBackward(cudaStream_t stream, int64_t rows, int32_t V, int32_t b
                          T* logits_cotangents) {
   if (rows < 0 || V < 1 || blank < 0 || blank >= V) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  const RowArrays<typename Accumulator<T>::Type> arrays{labels, maxima, log_sums, blank_cotangents,
-                                                        label_cotangents};
+  const RowArrays<typename Accumulator<T>::Type> arrays{DeviceRowLabels(labels), maxima, log_sums,
+                                                        blank_cotangents, label_cotangents};
   if constexpr (!std::is_same_v<T, double>) {
     if (IsGranuleAligned(logits) && IsGranuleAligned(logits_cotangents)) {
       return DispatchFlat<T>(stream, rows, V, blank, logits, arrays, logits_cotangents);
@@ -426,7 +442,7 @@ cudaError_t PickBackward(cudaStream_t stream, int64_t rows, int32_t V, int32_t b
 
 #define JAX_RNNT_INSTANTIATE(T)                                                                  \
   template cudaError_t PickBackward<T>(cudaStream_t, int64_t, int32_t, int32_t, const T*,        \
-                                       const int32_t*, const Accumulator<T>::Type*,              \
+                                       const RowLabels&, const Accumulator<T>::Type*,            \
                                        const Accumulator<T>::Type*, const Accumulator<T>::Type*, \
                                        const Accumulator<T>::Type*, T*)
 JAX_RNNT_INSTANTIATE(float);

@@ -6,13 +6,13 @@
 //   label_log_prob = (x_label - maximum) - log_sum
 //
 // Pointers (Acc is float, or double for double):
-//   logits (rows, V) of T    labels (rows) of int32
+//   logits (rows, V) of T    labels: int32, by row or by column (core/row_label.h)
 //   blank_log_probs, label_log_probs, maxima, log_sums (rows) of Acc
 //
-// The maximum and the log of the sum stay apart, and every exponent is made of the difference
-// x_v - maximum: with logits near 1e4 the last place of maximum + log_sum is 1e-3, while the
-// difference is exact there. maximum is 0 in a row of -inf alone, so that nothing is inf - inf but
-// a row that holds +inf, whose sum is to be NaN.
+// The maximum and the log of the sum stay apart, and every exponent is as good as the difference
+// x_v - maximum (ScaledMaximum): with logits near 1e4 the last place of maximum + log_sum is 1e-3,
+// while the difference is exact there. maximum is 0 in a row of -inf alone, so that nothing is
+// inf - inf but a row that holds +inf, whose sum is to be NaN.
 //
 // The forward is bound by reading the logits. Two kernels split it; figures are shares of the copy
 // bandwidth by the logits' bytes alone (H100 80GB, 2026-11):
@@ -34,15 +34,13 @@
 #include "cuda/divide.cuh"
 #include "cuda/granule.cuh"
 #include "cuda/pick.h"
+#include "cuda/row_labels.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
 
 constexpr int kWarpLanes = 32;
 constexpr unsigned int kAllLanes = 0xffffffffu;
-
-// A label of its own for what IsPaddingRow finds, so that it is looked for once a row.
-constexpr int32_t kPaddingLabel = -2;
 
 template <typename Acc>
 struct RowResults {
@@ -60,12 +58,13 @@ __device__ __forceinline__ void StorePaddingRow(const RowResults<Acc>& results, 
   results.log_sums[row] = 0;
 }
 
-// `sum` is relative to ExponentReference(maximum).
+// `sum` is relative to reference + log_scale, reference being ExponentReference(maximum).
 template <typename Acc>
 __device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t row, Acc reference,
-                                         Acc sum, Acc blank_logit, Acc label_logit, int32_t label) {
+                                         Acc sum, Acc log_scale, Acc blank_logit, Acc label_logit,
+                                         int32_t label) {
   // +inf marks a row of nothing but -inf, and makes both log-probabilities -inf.
-  const Acc log_sum = sum == 0 ? -kMinusInfinity<Acc> : log(sum);
+  const Acc log_sum = sum == 0 ? -kMinusInfinity<Acc> : log(sum) + log_scale;
   results.blank_log_probs[row] = (blank_logit - reference) - log_sum;
   results.label_log_probs[row] =
       label == kNoLabel ? kMinusInfinity<Acc> : (label_logit - reference) - log_sum;
@@ -76,6 +75,11 @@ __device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t
 template <typename Acc>
 __device__ __forceinline__ Acc ExponentReference(Acc maximum) {
   return maximum == kMinusInfinity<Acc> ? 0 : maximum;
+}
+
+// What ScaledExp of a row's elements takes, 0 where its large maximum has been subtracted.
+__device__ __forceinline__ ScaledMaximum ScaleForSum(float reference) {
+  return ScaleMaximum(IsLargeMaximum(reference) ? 0.f : reference);
 }
 
 template <int kLanes, typename Acc>
@@ -120,9 +124,14 @@ struct TileShape {
   Divider divider;     // by granules a row if is_spread, else by V
 };
 
-__device__ __forceinline__ bool HasReadRow(const int32_t* labels, uint32_t first, uint32_t last) {
-  bool found = false;
-  for (uint32_t row = first; row <= last; ++row) found |= labels[row] != kPaddingLabel;
+// Whether a row is read of those that the kElements elements from `column` of `row` on touch.
+template <uint32_t kElements>
+__device__ __forceinline__ bool HasReadRow(const int32_t* labels, uint32_t row, uint32_t column,
+                                           uint32_t V) {
+  bool found = labels[row] != kPaddingRow;
+  for (uint32_t next = V - column; next < kElements; next += V) {
+    found |= labels[++row] != kPaddingRow;
+  }
   return found;
 }
 
@@ -141,11 +150,11 @@ __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* lab
     if (shape.is_spread) {
       const uint32_t row = shape.divider.Divide(granule);
       offset += row * kGranuleBytes;
-      is_wanted = labels[row] != kPaddingLabel;
+      is_wanted = labels[row] != kPaddingRow;
     } else if (has_padding) {
-      const uint32_t element = granule * kElements;
-      is_wanted = HasReadRow(labels, shape.divider.Divide(element),
-                             shape.divider.Divide(element + kElements - 1));
+      uint32_t column;
+      const uint32_t row = shape.divider.Divide(granule * kElements, &column);
+      is_wanted = HasReadRow<kElements>(labels, row, column, V);
     }
     if (is_wanted) {
       CopyAsync(reinterpret_cast<uint4*>(tile + offset),
@@ -154,32 +163,37 @@ __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* lab
   }
   // The tensor's last tile may end inside a granule, where rows are not whole granules.
   const uint32_t element = granules * kElements + threadIdx.x;
-  if (element < elements && labels[shape.divider.Divide(element)] != kPaddingLabel) {
+  if (element < elements && labels[shape.divider.Divide(element)] != kPaddingRow) {
     reinterpret_cast<T*>(tile)[element] = logits[element];
   }
 }
 
-// The kWords words of a row that belong to this lane, -inf beyond the row's ends. A row of 16-bit
-// elements may start or end inside a word, of which the other half is a neighbour's.
-template <typename T, int kLanes, int kWords>
-__device__ __forceinline__ void LoadRowWords(const unsigned char* row, uint32_t V, uint32_t lane,
-                                             uint32_t (&words)[kWords]) {
+// The kWords words, each of a row's words lane + k * kLanes, of the row at byte `offset` of the
+// tile, -inf beyond the row's ends. A row of 16-bit elements may start or end inside a word, of
+// which the other half is a neighbour's. The first kSureWords of each lane are inside every row,
+// and none of them a row's last.
+template <typename T, int kLanes, int kWords, int kSureWords>
+__device__ __forceinline__ void LoadRowWords(const unsigned char* tile, uint32_t offset, uint32_t V,
+                                             uint32_t lane, uint32_t (&words)[kWords]) {
   constexpr uint32_t kElements = Word<T>::kElements;
-  const uint32_t skipped =
-      kElements == 1 ? 0
-                     : (static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row)) / sizeof(T)) & 1;
+  // Elements of the row's first word that are its neighbour's.
+  const uint32_t skipped = kElements == 1 ? 0 : offset / sizeof(T) % kElements;
   const uint32_t end = skipped + V;
-  const uint32_t count = (end + kElements - 1) / kElements;
-  const uint32_t* source = reinterpret_cast<const uint32_t*>(row - skipped * sizeof(T));
+  const uint32_t* source =
+      reinterpret_cast<const uint32_t*>(tile + (offset - skipped * sizeof(T))) + lane;
 #pragma unroll
   for (int k = 0; k < kWords; ++k) {
-    const uint32_t index = lane + k * kLanes;
-    words[k] = index < count ? source[index] : Word<T>::kMinusInfinities;
-    if constexpr (kElements == 2) {
-      if (k == 0 && index == 0 && skipped != 0) words[k] = MaskWord<T>(words[k], false, true);
+    const uint32_t element = (lane + k * kLanes) * kElements;
+    if (k < kSureWords) {
+      words[k] = source[k * kLanes];
+    } else {
+      words[k] = element < end ? source[k * kLanes] : Word<T>::kMinusInfinities;
       // Words past the row stay as they are. A test for its last word alone would be compiled to
-      // a store to words[count - 1], and the array put into a stack frame.
-      if (2 * index + 1 >= end) words[k] = MaskWord<T>(words[k], true, false);
+      // a store to the last word's index, and the array put into a stack frame.
+      if (kElements == 2 && element + 1 >= end) words[k] = MaskWord<T>(words[k], true, false);
+    }
+    if (kElements == 2 && k == 0 && element < skipped) {
+      words[k] = MaskWord<T>(words[k], false, true);
     }
   }
 }
@@ -194,7 +208,7 @@ __device__ __forceinline__ float MaxOfWords(const uint32_t (&words)[kWords]) {
 }
 
 template <typename T, int kWords>
-__device__ __forceinline__ float SumOfExps(const uint32_t (&words)[kWords], float reference) {
+__device__ __forceinline__ float SumOfExps(const uint32_t (&words)[kWords], float scaled) {
   constexpr int kElements = Word<T>::kElements;
   float sums[2] = {0.f, 0.f};
 #pragma unroll
@@ -202,17 +216,25 @@ __device__ __forceinline__ float SumOfExps(const uint32_t (&words)[kWords], floa
     float values[kElements];
     Word<T>::Unpack(words[k], values);
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) sums[(k * kElements + j) % 2] += Exp(values[j] - reference);
+    for (int j = 0; j < kElements; ++j) {
+      sums[(k * kElements + j) % 2] += ScaledExp(values[j], scaled);
+    }
   }
   return sums[0] + sums[1];
 }
 
+// Blocks asked for on a multiprocessor, as many as leave a lane registers for its words. 6 of them
+// (48 warps) fill its shared memory too; the compiler's own choice of registers leaves room for 5.
+constexpr int TileBlocks(int words) {
+  return ResidentBlocks(kTileThreads, words <= 17 ? 6 : words <= 20 ? 5 : 4);
+}
+
 // A block per tile of shape.rows whole rows, then kLanes lanes per row, kWords words of 4 bytes a
-// lane: kLanes * kWords * 4 >= V * sizeof(T). Logits aligned to 16 bytes.
+// lane: kLanes * kSureWords * 4 < V * sizeof(T) <= kLanes * kWords * 4. Logits aligned to 16 bytes.
 // Shared memory: shape.rows rows of row_pitch bytes, then shape.rows labels.
-template <typename T, int kLanes, int kWords>
-__global__ void __launch_bounds__(kTileThreads)
-    PickForwardTileKernel(const T* __restrict__ logits, const int32_t* __restrict__ labels,
+template <typename T, int kLanes, int kWords, int kSureWords>
+__global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
+    PickForwardTileKernel(const T* __restrict__ logits, DeviceRowLabels labels,
                           RowResults<float> results, int64_t rows, int32_t V, int32_t blank,
                           TileShape shape) {
   extern __shared__ __align__(16) unsigned char tile[];
@@ -220,11 +242,13 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * shape.rows;
   const int tile_rows = static_cast<int>(min(static_cast<int64_t>(shape.rows), rows - first_row));
 
+  const RowLabelRun row_labels(labels, first_row);
   bool has_padding = false;
+#pragma unroll 1
   for (int row = threadIdx.x; row < tile_rows; row += kTileThreads) {
-    const int32_t label = __ldg(labels + first_row + row);
+    const int32_t label = row_labels.Label(row);
     const bool is_padding = IsPaddingRow(label, V);
-    tile_labels[row] = is_padding ? kPaddingLabel : label;
+    tile_labels[row] = is_padding ? kPaddingRow : label;
     has_padding |= is_padding;
   }
   // The block's labels, and whether any is padding, become visible to all threads.
@@ -242,24 +266,32 @@ __global__ void __launch_bounds__(kTileThreads)
   for (int warp_row = warp * kRowsPerWarp; warp_row < tile_rows;
        warp_row += kTileThreads / kLanes) {
     const int row = warp_row + (threadIdx.x % kWarpLanes) / kLanes;
-    const int32_t label = row < tile_rows ? tile_labels[row] : kPaddingLabel;
-    const unsigned char* row_bytes = tile + row * shape.row_pitch;
+    const int32_t label = row < tile_rows ? tile_labels[row] : kPaddingRow;
+    const uint32_t row_offset = row * shape.row_pitch;
     uint32_t words[kWords];
     float maximum = kMinusInfinity<float>;
-    if (label != kPaddingLabel) {
-      LoadRowWords<T, kLanes>(row_bytes, V, lane, words);
+    if (label != kPaddingRow) {
+      LoadRowWords<T, kLanes, kWords, kSureWords>(tile, row_offset, V, lane, words);
       maximum = MaxOfWords<T>(words);
     }
     const float reference = ExponentReference(MaxOverLanes<kLanes>(maximum));
+    const ScaledMaximum scaled = ScaleForSum(reference);
     float sum = 0.f;
-    if (label != kPaddingLabel) sum = SumOfExps<T>(words, reference);
+    if (label != kPaddingRow) {
+      if (IsLargeMaximum(reference)) {
+#pragma unroll
+        for (int k = 0; k < kWords; ++k) words[k] = Word<T>::Subtract(words[k], reference);
+      }
+      sum = SumOfExps<T>(words, scaled.scaled);
+    }
     sum = SumOverLanes<kLanes>(sum);
     if (lane == 0 && row < tile_rows) {
-      if (label == kPaddingLabel) {
+      if (label == kPaddingRow) {
         StorePaddingRow(results, first_row + row);
       } else {
-        const T* row_logits = reinterpret_cast<const T*>(row_bytes);
-        StoreRow(results, first_row + row, reference, sum, ToAccumulator(row_logits[blank]),
+        const T* row_logits = reinterpret_cast<const T*>(tile + row_offset);
+        StoreRow(results, first_row + row, reference, sum, -scaled.residual * kLn2,
+                 ToAccumulator(row_logits[blank]),
                  ToAccumulator(row_logits[label == kNoLabel ? blank : label]), label);
       }
     }
@@ -277,14 +309,14 @@ TileShape MakeTileShape(int32_t V, int element_bytes) {
                    Divider(static_cast<uint32_t>(is_spread ? row_bytes / kGranuleBytes : V))};
 }
 
-template <typename T, int kLanes, int kWords>
+template <typename T, int kLanes, int kWords, int kSureWords>
 cudaError_t LaunchPickForwardTile(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                                  const T* logits, const int32_t* labels,
+                                  const T* logits, const DeviceRowLabels& labels,
                                   const RowResults<float>& results) {
   const TileShape shape = MakeTileShape(V, sizeof(T));
   // At most 35 KB: 168 rows of 208 bytes and their labels.
   const size_t shared_bytes = shape.rows * (shape.row_pitch + sizeof(int32_t));
-  PickForwardTileKernel<T, kLanes, kWords>
+  PickForwardTileKernel<T, kLanes, kWords, kSureWords>
       <<<CountBlocks(rows, shape.rows), kTileThreads, shared_bytes, stream>>>(
           logits, labels, results, rows, V, blank, shape);
   return cudaGetLastError();
@@ -296,14 +328,17 @@ struct TileSplit {
   static constexpr int kWords = kWordsValue;
 };
 
-template <typename T, typename Split, typename... Splits, typename... Arguments>
+// kTooFewWords: what the split before the first of these holds, less than row_words.
+template <typename T, int kTooFewWords, typename Split, typename... Splits, typename... Arguments>
 cudaError_t LaunchFirstFittingTile(int row_words, const Arguments&... arguments) {
   if constexpr (sizeof...(Splits) > 0) {
     if (row_words > Split::kLanes * Split::kWords) {
-      return LaunchFirstFittingTile<T, Splits...>(row_words, arguments...);
+      return LaunchFirstFittingTile<T, Split::kLanes * Split::kWords, Splits...>(row_words,
+                                                                                 arguments...);
     }
   }
-  return LaunchPickForwardTile<T, Split::kLanes, Split::kWords>(arguments...);
+  return LaunchPickForwardTile<T, Split::kLanes, Split::kWords, kTooFewWords / Split::kLanes>(
+      arguments...);
 }
 
 // Splits of a row over lanes in ascending order of the words they hold; beyond 8 words the next is
@@ -312,27 +347,38 @@ cudaError_t LaunchFirstFittingTile(int row_words, const Arguments&... arguments)
 // memory: 49 %, not 72 %, at bfloat16 V = 28.
 template <typename T>
 cudaError_t DispatchTile(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                         const T* logits, const int32_t* labels, const RowResults<float>& results) {
+                         const T* logits, const DeviceRowLabels& labels,
+                         const RowResults<float>& results) {
   const int row_words = static_cast<int>((V * sizeof(T) + 3) / 4);
   if constexpr (sizeof(T) == 4) {
     return LaunchFirstFittingTile<
-        T, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<2, 8>, TileSplit<2, 10>, TileSplit<2, 14>,
+        T, 0, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<2, 8>, TileSplit<2, 10>, TileSplit<2, 14>,
         TileSplit<2, 16>, TileSplit<4, 10>, TileSplit<4, 13>, TileSplit<4, 16>, TileSplit<4, 20>,
         TileSplit<4, 26>, TileSplit<8, 17>, TileSplit<16, 10>, TileSplit<16, 13>, TileSplit<16, 16>,
         TileSplit<16, 20>, TileSplit<16, 26>, TileSplit<16, 32>>(row_words, stream, rows, V, blank,
                                                                  logits, labels, results);
   } else {
     return LaunchFirstFittingTile<
-        T, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<1, 14>, TileSplit<1, 17>, TileSplit<2, 10>,
-        TileSplit<2, 13>, TileSplit<2, 16>, TileSplit<2, 20>, TileSplit<2, 26>, TileSplit<2, 33>,
-        TileSplit<4, 20>, TileSplit<8, 13>, TileSplit<8, 16>, TileSplit<8, 20>, TileSplit<8, 26>,
-        TileSplit<16, 16>>(row_words, stream, rows, V, blank, logits, labels, results);
+        T, 0, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<1, 14>, TileSplit<1, 17>,
+        TileSplit<2, 10>, TileSplit<2, 13>, TileSplit<2, 16>, TileSplit<2, 20>, TileSplit<2, 26>,
+        TileSplit<2, 33>, TileSplit<4, 20>, TileSplit<8, 13>, TileSplit<8, 16>, TileSplit<8, 20>,
+        TileSplit<8, 26>, TileSplit<16, 16>>(row_words, stream, rows, V, blank, logits, labels,
+                                             results);
   }
 }
 
 // ----------------------------------------------------------------------------------------- Rows
 
 constexpr int kRowsThreads = 128;
+
+// Threads of a block, and blocks asked for on a multiprocessor. A block per row waits for its
+// label, its row and its other warps in turn: what keeps the memory busy is other blocks, so blocks
+// of up to 256 threads are held to the 32 registers with which a multiprocessor is full of them.
+constexpr int RowsThreads(int lanes) { return lanes > kWarpLanes ? lanes : kRowsThreads; }
+constexpr int RowsBlocks(int lanes) {
+  const bool is_full = lanes > kWarpLanes && lanes <= 256;
+  return is_full ? ResidentBlocks(lanes, 2048 / lanes) : 0;  // 0: the compiler decides
+}
 
 // Part of a row: sum_v exp(x_v - ExponentReference(maximum)) over it.
 struct PartialRow {
@@ -354,21 +400,29 @@ __device__ __forceinline__ void AddElement(float logit, PartialRow* part) {
 }
 
 template <typename T, int kBatch>
-__device__ __forceinline__ void AddGranules(const uint4 (&granules)[kBatch],
+__device__ __forceinline__ void AddGranules(uint4 (&granules)[kBatch],
                                             typename Granule<T>::Maximum batch_maximum,
                                             PartialRow* part) {
   constexpr int kElements = Granule<T>::kElements;
   const float maximum = fmaxf(part->maximum, Granule<T>::Reduce(batch_maximum));
   const float reference = ExponentReference(maximum);
+  const ScaledMaximum scaled = ScaleForSum(reference);
+  if (IsLargeMaximum(reference)) {
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      granules[k] = Granule<T>::Subtract(granules[k], reference);
+    }
+  }
   float sums[2] = {0.f, 0.f};
 #pragma unroll
   for (int k = 0; k < kBatch; ++k) {
     float values[kElements];
     Granule<T>::Unpack(granules[k], values);
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) sums[j % 2] += Exp(values[j] - reference);
+    for (int j = 0; j < kElements; ++j) sums[j % 2] += ScaledExp(values[j], scaled.scaled);
   }
-  part->sum = fmaf(part->sum, RescaleFactor(part->maximum, maximum), sums[0] + sums[1]);
+  part->sum = fmaf(part->sum, RescaleFactor(part->maximum, maximum),
+                   (sums[0] + sums[1]) * Exp2(-scaled.residual));
   part->maximum = maximum;
 }
 
@@ -390,8 +444,23 @@ __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tenso
   const bool passes_end = aligned_row + static_cast<int64_t>(granules) * kElements > tensor_end;
   const uint32_t end = granules - (passes_end ? 1 : 0);
 
+  // Before the loop: after it, what this needs would be kept in 8 registers.
   PartialRow part;
-// Unrolled, this loop takes 96 to 227 registers, not 40 to 56.
+  if (lane == 0 && (begin != 0 || passes_end)) {
+    const uint32_t head = begin != 0 ? min(kElements - skipped, V) : 0;
+#pragma unroll 1
+    for (uint32_t column = 0; column < head; ++column) {
+      AddElement(ToAccumulator(row[column]), &part);
+    }
+    if (passes_end) {
+#pragma unroll 1
+      for (uint32_t column = max(head, end * kElements > skipped ? end * kElements - skipped : 0);
+           column < V; ++column) {
+        AddElement(ToAccumulator(row[column]), &part);
+      }
+    }
+  }
+// Unrolled, this loop takes 96 to 227 registers, not 32 to 48.
 #pragma unroll 1
   for (uint32_t first = lane; first < end; first += kLanes * kBatch) {
     uint4 batch[kBatch];
@@ -412,20 +481,6 @@ __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tenso
       batch_maximum = G::Max(batch_maximum, batch[k]);
     }
     AddGranules<T>(batch, batch_maximum, &part);
-  }
-  if (lane == 0 && (begin != 0 || passes_end)) {
-    const uint32_t head = begin != 0 ? min(kElements - skipped, V) : 0;
-#pragma unroll 1
-    for (uint32_t column = 0; column < head; ++column) {
-      AddElement(ToAccumulator(row[column]), &part);
-    }
-    if (passes_end) {
-#pragma unroll 1
-      for (uint32_t column = max(head, end * kElements > skipped ? end * kElements - skipped : 0);
-           column < V; ++column) {
-        AddElement(ToAccumulator(row[column]), &part);
-      }
-    }
   }
   return part;
 }
@@ -462,14 +517,17 @@ __device__ __forceinline__ PartialRow CombineWarps(PartialRow part) {
 // kLanes lanes per row: up to a warp, several rows share a block of kRowsThreads; beyond, a block
 // of kLanes threads takes a row.
 template <typename T, int kLanes, int kBatch>
-__global__ void __launch_bounds__(kLanes > kWarpLanes ? kLanes : kRowsThreads)
-    PickForwardRowsKernel(const T* __restrict__ logits, const int32_t* __restrict__ labels,
+__global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
+    PickForwardRowsKernel(const T* __restrict__ logits, DeviceRowLabels labels,
                           RowResults<float> results, int64_t rows, int32_t V, int32_t blank) {
   constexpr bool kIsBlockPerRow = kLanes > kWarpLanes;
   constexpr int kRowsPerBlock = kIsBlockPerRow ? 1 : kRowsThreads / kLanes;
   const int lane = threadIdx.x % kLanes;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kLanes;
-  const int32_t label = row < rows ? __ldg(labels + row) : kPaddingLabel;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock;
+  const uint32_t block_row = threadIdx.x / kLanes;
+  const int64_t row = first_row + block_row;
+  const RowLabelRun row_labels(labels, first_row);
+  const int32_t label = row < rows ? row_labels.Label(block_row) : kPaddingRow;
   const bool is_padding = IsPaddingRow(label, V);
 
   PartialRow part;
@@ -489,17 +547,17 @@ __global__ void __launch_bounds__(kLanes > kWarpLanes ? kLanes : kRowsThreads)
     if (is_padding) {
       StorePaddingRow(results, row);
     } else {
-      StoreRow(results, row, ExponentReference(part.maximum), part.sum, blank_logit, label_logit,
-               label);
+      StoreRow(results, row, ExponentReference(part.maximum), part.sum, 0.f, blank_logit,
+               label_logit, label);
     }
   }
 }
 
 template <typename T, int kLanes, int kBatch>
 cudaError_t LaunchPickForwardRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                                  const T* logits, const int32_t* labels,
+                                  const T* logits, const DeviceRowLabels& labels,
                                   const RowResults<float>& results) {
-  constexpr int kThreads = kLanes > kWarpLanes ? kLanes : kRowsThreads;
+  constexpr int kThreads = RowsThreads(kLanes);
   PickForwardRowsKernel<T, kLanes, kBatch>
       <<<CountBlocks(rows, kThreads / kLanes), kThreads, 0, stream>>>(logits, labels, results, rows,
                                                                       V, blank);
@@ -518,7 +576,8 @@ struct RowsSplit {
 // with the packed maximum, 16 lanes in place of 32 took bfloat16 V = 1024 from 79 to 99 %.
 template <typename T>
 cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                         const T* logits, const int32_t* labels, const RowResults<float>& results) {
+                         const T* logits, const DeviceRowLabels& labels,
+                         const RowResults<float>& results) {
   const int64_t row_bytes = static_cast<int64_t>(V) * sizeof(T);
   const auto launch = [&](auto split) {
     return LaunchPickForwardRows<T, decltype(split)::kLanes, decltype(split)::kBatch>(
@@ -540,13 +599,13 @@ cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t b
 // Double is here for accuracy: one warp per row, which reads it once for the maximum and once, from
 // the caches unless it is long, for the sum. Its block of kRowsThreads was not tuned.
 __global__ void __launch_bounds__(kRowsThreads)
-    PickForwardDoubleKernel(const double* __restrict__ logits, const int32_t* __restrict__ labels,
+    PickForwardDoubleKernel(const double* __restrict__ logits, DeviceRowLabels labels,
                             RowResults<double> results, int64_t rows, int32_t V, int32_t blank) {
   const uint32_t lane = threadIdx.x % kWarpLanes;
-  const int64_t row =
-      static_cast<int64_t>(blockIdx.x) * (kRowsThreads / kWarpLanes) + threadIdx.x / kWarpLanes;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kRowsThreads / kWarpLanes);
+  const int64_t row = first_row + threadIdx.x / kWarpLanes;
   if (row >= rows) return;
-  const int32_t label = labels[row];
+  const int32_t label = RowLabelRun(labels, first_row).Label(threadIdx.x / kWarpLanes);
   if (IsPaddingRow(label, V)) {
     if (lane == 0) StorePaddingRow(results, row);
     return;
@@ -563,13 +622,13 @@ __global__ void __launch_bounds__(kRowsThreads)
   }
   sum = SumOverLanes<kWarpLanes>(sum);
   if (lane == 0) {
-    StoreRow(results, row, reference, sum, row_logits[blank],
+    StoreRow(results, row, reference, sum, 0., row_logits[blank],
              row_logits[label == kNoLabel ? blank : label], label);
   }
 }
 
 cudaError_t LaunchPickForwardDouble(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                                    const double* logits, const int32_t* labels,
+                                    const double* logits, const DeviceRowLabels& labels,
                                     const RowResults<double>& results) {
   PickForwardDoubleKernel<<<CountBlocks(rows, kRowsThreads / kWarpLanes), kRowsThreads, 0,
                             stream>>>(logits, labels, results, rows, V, blank);
@@ -580,13 +639,14 @@ cudaError_t LaunchPickForwardDouble(cudaStream_t stream, int64_t rows, int32_t V
 
 template <typename T>
 cudaError_t PickForward(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                        const T* logits, const int32_t* labels,
+                        const T* logits, const RowLabels& row_labels,
                         typename Accumulator<T>::Type* blank_log_probs,
                         typename Accumulator<T>::Type* label_log_probs,
                         typename Accumulator<T>::Type* maxima,
                         typename Accumulator<T>::Type* log_sums) {
   if (rows < 0 || V < 1 || blank < 0 || blank >= V) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
+  const DeviceRowLabels labels(row_labels);
   const RowResults<typename Accumulator<T>::Type> results{blank_log_probs, label_log_probs, maxima,
                                                           log_sums};
   if constexpr (sizeof(T) == sizeof(double)) {
@@ -598,9 +658,9 @@ cudaError_t PickForward(cudaStream_t stream, int64_t rows, int32_t V, int32_t bl
   }
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                 \
-  template cudaError_t PickForward<T>(                                                          \
-      cudaStream_t, int64_t, int32_t, int32_t, const T*, const int32_t*, Accumulator<T>::Type*, \
+#define JAX_RNNT_INSTANTIATE(T)                                                                   \
+  template cudaError_t PickForward<T>(                                                            \
+      cudaStream_t, int64_t, int32_t, int32_t, const T*, const RowLabels&, Accumulator<T>::Type*, \
       Accumulator<T>::Type*, Accumulator<T>::Type*, Accumulator<T>::Type*)
 JAX_RNNT_INSTANTIATE(float);
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);

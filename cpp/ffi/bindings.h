@@ -10,30 +10,43 @@
 
 namespace jax_rnnt::ffi {
 
+// The first operands of the row kernels, with labels by row or by column (core/row_label.h).
 template <typename Context>
-auto BindPickForward() {
+auto BindRows() {
   return xla::ffi::Ffi::Bind()
       .Ctx<Context>()
-      .template Arg<AnyBuffer>()    // logits (..., V)
-      .template Arg<Int32Buffer>()  // labels (...)
-      .template Ret<AnyBuffer>()    // blank_log_probs (...)
-      .template Ret<AnyBuffer>()    // label_log_probs (...)
-      .template Ret<AnyBuffer>()    // maxima (...)
-      .template Ret<AnyBuffer>()    // log_sums (...)
-      .template Attr<int64_t>("blank");
+      .template Arg<AnyBuffer>()     // logits (..., V)
+      .template Arg<Int32Buffer>();  // labels (...)
 }
 
 template <typename Context>
-auto BindPickBackward() {
+auto BindColumns() {
   return xla::ffi::Ffi::Bind()
       .Ctx<Context>()
-      .template Arg<AnyBuffer>()    // logits (..., V)
-      .template Arg<Int32Buffer>()  // labels (...)
-      .template Arg<AnyBuffer>()    // maxima (...)
-      .template Arg<AnyBuffer>()    // log_sums (...)
-      .template Arg<AnyBuffer>()    // blank_cotangents (...)
-      .template Arg<AnyBuffer>()    // label_cotangents (...)
-      .template Ret<AnyBuffer>()    // logits_cotangents (..., V)
+      .template Arg<AnyBuffer>()     // logits (..., R, C, V)
+      .template Arg<Int32Buffer>()   // labels (..., C)
+      .template Arg<Int32Buffer>();  // counts (...)
+}
+
+// Their others have the shape of logits without V.
+template <typename Rows>
+auto BindPickForward(Rows rows) {
+  return std::move(rows)
+      .template Ret<AnyBuffer>()  // blank_log_probs
+      .template Ret<AnyBuffer>()  // label_log_probs
+      .template Ret<AnyBuffer>()  // maxima
+      .template Ret<AnyBuffer>()  // log_sums
+      .template Attr<int64_t>("blank");
+}
+
+template <typename Rows>
+auto BindPickBackward(Rows rows) {
+  return std::move(rows)
+      .template Arg<AnyBuffer>()  // maxima
+      .template Arg<AnyBuffer>()  // log_sums
+      .template Arg<AnyBuffer>()  // blank_cotangents
+      .template Arg<AnyBuffer>()  // label_cotangents
+      .template Ret<AnyBuffer>()  // logits_cotangents, shaped as logits
       .template Attr<int64_t>("blank");
 }
 

@@ -59,8 +59,14 @@ struct CpuBackend {
 
 using Pool = xla::ffi::ThreadPool;
 
-XLA_FFI_DEFINE_HANDLER(kPickForward, PickForward<CpuBackend>, BindPickForward<Pool>());
-XLA_FFI_DEFINE_HANDLER(kPickBackward, PickBackward<CpuBackend>, BindPickBackward<Pool>());
+XLA_FFI_DEFINE_HANDLER(kPickForward, (PickForward<CpuBackend, Int32Buffer>),
+                       BindPickForward(BindRows<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kPickForwardColumns, (PickForward<CpuBackend, Int32Buffer, Int32Buffer>),
+                       BindPickForward(BindColumns<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kPickBackward, (PickBackward<CpuBackend, Int32Buffer>),
+                       BindPickBackward(BindRows<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kPickBackwardColumns, (PickBackward<CpuBackend, Int32Buffer, Int32Buffer>),
+                       BindPickBackward(BindColumns<Pool>()));
 XLA_FFI_DEFINE_HANDLER(kLatticeCost, Padded<LatticeCost<CpuBackend>>(),
                        BindLatticeCost(BindPadded<Pool>()));
 XLA_FFI_DEFINE_HANDLER(kLatticeForward, Padded<LatticeForward<CpuBackend>>(),
@@ -77,9 +83,9 @@ XLA_FFI_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CpuBacke
 }  // namespace
 
 NB_MODULE(_cpu, module) {
-  DefineModule(module,
-               {kPickForward, kPickBackward, kLatticeCost, kLatticeForward, kLatticeBackward,
-                kLatticeCostCompact, kLatticeForwardCompact, kLatticeBackwardCompact});
+  DefineModule(module, {kPickForward, kPickBackward, kPickForwardColumns, kPickBackwardColumns,
+                        kLatticeCost, kLatticeForward, kLatticeBackward, kLatticeCostCompact,
+                        kLatticeForwardCompact, kLatticeBackwardCompact});
   module.def("instruction_set", [] { return cpu::IsaName(cpu::BestIsa()); });
 }
 

@@ -74,8 +74,14 @@ struct CudaBackend {
 #define JAX_RNNT_DEFINE_HANDLER(name, function, binding) \
   XLA_FFI_DEFINE_HANDLER(name, function, binding, {xla::ffi::Traits::kCmdBufferCompatible})
 
-JAX_RNNT_DEFINE_HANDLER(kPickForward, PickForward<CudaBackend>, BindPickForward<Stream>());
-JAX_RNNT_DEFINE_HANDLER(kPickBackward, PickBackward<CudaBackend>, BindPickBackward<Stream>());
+JAX_RNNT_DEFINE_HANDLER(kPickForward, (PickForward<CudaBackend, Int32Buffer>),
+                        BindPickForward(BindRows<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kPickForwardColumns, (PickForward<CudaBackend, Int32Buffer, Int32Buffer>),
+                        BindPickForward(BindColumns<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kPickBackward, (PickBackward<CudaBackend, Int32Buffer>),
+                        BindPickBackward(BindRows<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kPickBackwardColumns, (PickBackward<CudaBackend, Int32Buffer, Int32Buffer>),
+                        BindPickBackward(BindColumns<Stream>()));
 JAX_RNNT_DEFINE_HANDLER(kLatticeCost, Padded<LatticeCost<CudaBackend>>(),
                         BindLatticeCost(BindPadded<Stream>())
                             .Ret<AnyBuffer>()    // scratch: cuts (..., 2, U, 2)
@@ -101,9 +107,9 @@ JAX_RNNT_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CudaBac
 }  // namespace
 
 NB_MODULE(_cuda, module) {
-  DefineModule(module,
-               {kPickForward, kPickBackward, kLatticeCost, kLatticeForward, kLatticeBackward,
-                kLatticeCostCompact, kLatticeForwardCompact, kLatticeBackwardCompact});
+  DefineModule(module, {kPickForward, kPickBackward, kPickForwardColumns, kPickBackwardColumns,
+                        kLatticeCost, kLatticeForward, kLatticeBackward, kLatticeCostCompact,
+                        kLatticeForwardCompact, kLatticeBackwardCompact});
   module.def("architectures", [] { return JAX_RNNT_CUDA_ARCHITECTURES; });
   module.def("cuda_version", [] { return JAX_RNNT_CUDA_VERSION; });
 }

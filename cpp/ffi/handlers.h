@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "core/lattice_layout.h"
+#include "core/row_label.h"
 #include "core/scaled.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -100,63 +101,95 @@ T* Data(Buffer& buffer) {
   return reinterpret_cast<T*>(buffer.untyped_data());
 }
 
-// Rows of V logits; V and the blank's index are 32-bit numbers for the kernels.
-inline Error CheckRows(const AnyBuffer& logits, int64_t rows, int64_t blank, int64_t* V) {
-  const auto dimensions = logits.dimensions();
-  if (dimensions.size() == 0) return WrongBuffer("logits", "of at least one dimension");
-  *V = dimensions.back();
-  if (static_cast<int64_t>(logits.element_count()) != rows * *V) {
+// Rows of V logits with their labels; V and the blank's index are 32-bit numbers for the kernels.
+struct Rows {
+  int64_t rows;
+  int64_t V;
+  RowLabels labels;
+};
+
+inline Error CheckRows(const AnyBuffer& logits, int64_t blank, const Rows& rows) {
+  if (static_cast<int64_t>(logits.element_count()) != rows.rows * rows.V) {
     return WrongBuffer("logits", "as many rows as there are labels");
   }
-  if (*V > std::numeric_limits<int32_t>::max() || blank < 0 || (rows > 0 && blank >= *V)) {
+  if (rows.V > std::numeric_limits<int32_t>::max() || blank < 0 ||
+      (rows.rows > 0 && blank >= rows.V)) {
     return Error(ErrorCode::kInvalidArgument, "jax_rnnt: blank must be in [0, V), V below 2^31.");
   }
   return Error::Success();
 }
 
-template <typename Backend>
-Error PickForward(typename Backend::Context context, AnyBuffer logits, Int32Buffer labels,
+// Labels (...) of logits (..., V), one for each row.
+inline Error MakeRows(const AnyBuffer& logits, int64_t blank, Rows* rows,
+                      const Int32Buffer& labels) {
+  const auto dimensions = logits.dimensions();
+  if (dimensions.size() == 0) return WrongBuffer("logits", "of at least one dimension");
+  rows->rows = labels.element_count();
+  rows->V = dimensions.back();
+  rows->labels.labels = labels.typed_data();
+  return CheckRows(logits, blank, *rows);
+}
+
+// Labels (..., C) and counts (...) of logits (..., R, C, V).
+inline Error MakeRows(const AnyBuffer& logits, int64_t blank, Rows* rows, const Int32Buffer& labels,
+                      const Int32Buffer& counts) {
+  const auto dimensions = logits.dimensions();
+  if (dimensions.size() < 3) return WrongBuffer("logits", "(..., R, C, V)");
+  const auto shape = dimensions.last(3);
+  constexpr int64_t kLimit = std::numeric_limits<int32_t>::max();
+  if (shape[0] > kLimit || shape[1] > kLimit) {
+    return WrongBuffer("logits", "of fewer than 2^31 lines and columns");
+  }
+  const int64_t groups = counts.element_count();
+  JAX_RNNT_RETURN_IF_ERROR(Check("labels", labels, DataType::S32, groups * shape[1]));
+  rows->rows = groups * shape[0] * shape[1];
+  rows->V = shape[2];
+  rows->labels = {labels.typed_data(), counts.typed_data(), shape[1], shape[0]};
+  return CheckRows(logits, blank, *rows);
+}
+
+// Labels: the buffers of one of the MakeRows.
+template <typename Backend, typename... Labels>
+Error PickForward(typename Backend::Context context, AnyBuffer logits, Labels... labels,
                   AnyResult blank_log_probs, AnyResult label_log_probs, AnyResult maxima,
                   AnyResult log_sums, int64_t blank) {
-  const int64_t rows = labels.element_count();
-  int64_t V;
-  JAX_RNNT_RETURN_IF_ERROR(CheckRows(logits, rows, blank, &V));
+  Rows rows;
+  JAX_RNNT_RETURN_IF_ERROR(MakeRows(logits, blank, &rows, labels...));
   return DispatchLogits<Backend>(logits.element_type(), [&](auto t, auto real) -> Error {
     using T = typename decltype(t)::Type;
     using Real = typename decltype(real)::Type;
     constexpr DataType kReal = kDataType<Real>;
-    JAX_RNNT_RETURN_IF_ERROR(Check("blank_log_probs", *blank_log_probs, kReal, rows));
-    JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", *label_log_probs, kReal, rows));
-    JAX_RNNT_RETURN_IF_ERROR(Check("maxima", *maxima, kReal, rows));
-    JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", *log_sums, kReal, rows));
-    if (rows == 0) return Error::Success();
-    return Backend::template PickForward<T, Real>(context, rows, V, blank, Data<const T>(logits),
-                                                  labels.typed_data(), Data<Real>(*blank_log_probs),
-                                                  Data<Real>(*label_log_probs), Data<Real>(*maxima),
-                                                  Data<Real>(*log_sums));
+    JAX_RNNT_RETURN_IF_ERROR(Check("blank_log_probs", *blank_log_probs, kReal, rows.rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", *label_log_probs, kReal, rows.rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("maxima", *maxima, kReal, rows.rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", *log_sums, kReal, rows.rows));
+    if (rows.rows == 0) return Error::Success();
+    return Backend::template PickForward<T, Real>(
+        context, rows.rows, rows.V, blank, Data<const T>(logits), rows.labels,
+        Data<Real>(*blank_log_probs), Data<Real>(*label_log_probs), Data<Real>(*maxima),
+        Data<Real>(*log_sums));
   });
 }
 
-template <typename Backend>
-Error PickBackward(typename Backend::Context context, AnyBuffer logits, Int32Buffer labels,
+template <typename Backend, typename... Labels>
+Error PickBackward(typename Backend::Context context, AnyBuffer logits, Labels... labels,
                    AnyBuffer maxima, AnyBuffer log_sums, AnyBuffer blank_cotangents,
                    AnyBuffer label_cotangents, AnyResult logits_cotangents, int64_t blank) {
-  const int64_t rows = labels.element_count();
-  int64_t V;
-  JAX_RNNT_RETURN_IF_ERROR(CheckRows(logits, rows, blank, &V));
+  Rows rows;
+  JAX_RNNT_RETURN_IF_ERROR(MakeRows(logits, blank, &rows, labels...));
   JAX_RNNT_RETURN_IF_ERROR(
-      Check("logits_cotangents", *logits_cotangents, logits.element_type(), rows * V));
+      Check("logits_cotangents", *logits_cotangents, logits.element_type(), rows.rows * rows.V));
   return DispatchLogits<Backend>(logits.element_type(), [&](auto t, auto real) -> Error {
     using T = typename decltype(t)::Type;
     using Real = typename decltype(real)::Type;
     constexpr DataType kReal = kDataType<Real>;
-    JAX_RNNT_RETURN_IF_ERROR(Check("maxima", maxima, kReal, rows));
-    JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", log_sums, kReal, rows));
-    JAX_RNNT_RETURN_IF_ERROR(Check("blank_cotangents", blank_cotangents, kReal, rows));
-    JAX_RNNT_RETURN_IF_ERROR(Check("label_cotangents", label_cotangents, kReal, rows));
-    if (rows == 0) return Error::Success();
+    JAX_RNNT_RETURN_IF_ERROR(Check("maxima", maxima, kReal, rows.rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", log_sums, kReal, rows.rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("blank_cotangents", blank_cotangents, kReal, rows.rows));
+    JAX_RNNT_RETURN_IF_ERROR(Check("label_cotangents", label_cotangents, kReal, rows.rows));
+    if (rows.rows == 0) return Error::Success();
     return Backend::template PickBackward<T, Real>(
-        context, rows, V, blank, Data<const T>(logits), labels.typed_data(),
+        context, rows.rows, rows.V, blank, Data<const T>(logits), rows.labels,
         Data<const Real>(maxima), Data<const Real>(log_sums), Data<const Real>(blank_cotangents),
         Data<const Real>(label_cotangents), Data<T>(*logits_cotangents));
   });

@@ -13,6 +13,8 @@ using Handler = XLA_FFI_Error* (*)(XLA_FFI_CallFrame*);
 struct Handlers {
   Handler pick_forward;
   Handler pick_backward;
+  Handler pick_forward_columns;
+  Handler pick_backward_columns;
   Handler lattice_cost;
   Handler lattice_forward;
   Handler lattice_backward;
@@ -32,6 +34,8 @@ inline void DefineModule(nanobind::module_& module, Handlers handlers) {
     nanobind::dict targets;
     targets["pick_forward"] = capsule(handlers.pick_forward);
     targets["pick_backward"] = capsule(handlers.pick_backward);
+    targets["pick_forward_columns"] = capsule(handlers.pick_forward_columns);
+    targets["pick_backward_columns"] = capsule(handlers.pick_backward_columns);
     targets["lattice_cost"] = capsule(handlers.lattice_cost);
     targets["lattice_forward"] = capsule(handlers.lattice_forward);
     targets["lattice_backward"] = capsule(handlers.lattice_backward);

@@ -1,0 +1,183 @@
+"""Rows labelled by column, and rows of extreme logits."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from support import DTYPES, IMPLEMENTATIONS, precision
+from tolerances import assert_costs, assert_gradients, assert_same_bits
+
+import jax_rnnt
+from jax_rnnt import _ffi
+from jax_rnnt.pick import ColumnLabels, pick_rows
+
+SENSELESS = np.array([-2, -(2**31), 2**31 - 1, 7, 8], np.int32)
+
+
+@pytest.fixture(params=[*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")])
+def rows_implementation(request, monkeypatch) -> Iterator[str | None]:
+    """As `implementation`, and what the kernels' primitives do where there is no kernel."""
+    if request.param != "fallback":
+        yield request.param
+        return
+    monkeypatch.setattr(_ffi, "native_module", lambda platform: None)
+    jax.clear_caches()
+    yield None
+    jax.clear_caches()
+
+
+def _problem(rng, batch, R, C, V, dtype="float32"):
+    """Logits (*batch, R, C, V) whose padding is NaN, labels of every kind, and cotangents."""
+    labels = rng.integers(-1, V, (*batch, C)).astype(np.int32)
+    labels = np.where(rng.random(labels.shape) < 0.2, rng.choice(SENSELESS, labels.shape), labels)
+    counts = np.asarray(rng.integers(-1, R + 2, batch), np.int32)
+    chance = rng.random(batch)
+    counts = np.where(chance < 0.1, np.int32(2**31 - 1), counts)
+    counts = np.where(chance > 0.9, np.int32(-(2**31)), counts)
+    beyond = np.arange(R)[:, None] >= counts[..., None, None]
+    unlabelled = ((labels < -1) | (labels >= V))[..., None, :]
+    logits = rng.standard_normal((*batch, R, C, V))
+    logits = np.where((beyond | unlabelled)[..., None], np.nan, logits).astype(jnp.dtype(dtype))
+    wide = np.float64 if dtype == "float64" else np.float32
+    cotangents = rng.standard_normal((2, *batch, R, C)).astype(wide)
+    return logits, ColumnLabels(labels, counts), cotangents
+
+
+def _arcs_and_gradients(implementation, logits, labels, cotangents, blank=1):
+    pick = functools.partial(pick_rows, blank=blank, implementation=implementation)
+    arcs, vjp = jax.vjp(lambda x: pick(x, labels), logits)
+    return *arcs, *vjp((cotangents[0], cotangents[1]))
+
+
+def _by_row(logits, labels: ColumnLabels):
+    return jnp.asarray(logits), jax.tree.map(jnp.asarray, labels).of_rows(logits.shape[-3])
+
+
+@pytest.mark.parametrize(
+    ("R", "C"), [(1, 1), (1, 5), (5, 1), (3, 4), (31, 2), (2, 31)], ids=lambda x: str(x)
+)
+def test_labels_by_column_are_labels_by_row(rows_implementation, R, C, rng):
+    logits, labels, cotangents = _problem(rng, (23,), R, C, 7)
+    run = jax.jit(functools.partial(_arcs_and_gradients, rows_implementation))
+    by_column = run(logits, labels, cotangents)
+    by_row = run(*_by_row(logits, labels), cotangents)
+    for actual, expected in zip(by_column, by_row):
+        assert_same_bits(actual, expected)
+    assert np.isfinite(by_column[0]).any()
+    assert not np.isnan(by_column[-1]).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype(implementation, dtype, rng):
+    with precision(dtype):
+        logits, labels, cotangents = _problem(rng, (5,), 4, 3, 9, dtype)
+        run = jax.jit(functools.partial(_arcs_and_gradients, implementation))
+        by_column = run(logits, labels, cotangents)
+        for actual, expected in zip(by_column, run(*_by_row(logits, labels), cotangents)):
+            assert_same_bits(actual, expected)
+
+
+def test_more_rows_than_one_task_takes(implementation, rng):
+    """Blocks of the kernels begin in the middle of lines and groups."""
+    logits, labels, cotangents = _problem(rng, (101,), 29, 17, 3)
+    run = jax.jit(functools.partial(_arcs_and_gradients, implementation))
+    by_column = run(logits, labels, cotangents)
+    for actual, expected in zip(by_column, run(*_by_row(logits, labels), cotangents)):
+        assert_same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3), (0,), (2, 0)])
+def test_batch_dimensions(rows_implementation, batch, rng):
+    logits, labels, cotangents = _problem(rng, batch, 4, 3, 7)
+    run = jax.jit(functools.partial(_arcs_and_gradients, rows_implementation))
+    by_column = run(logits, labels, cotangents)
+    for actual, expected in zip(by_column, run(*_by_row(logits, labels), cotangents)):
+        assert_same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("mapped", [(0, 0, 0), (0, None, 0), (0, 0, None), (None, 0, 0)])
+def test_vmap_over_some_operands(rows_implementation, mapped, rng):
+    logits, labels, cotangents = _problem(rng, (3, 5), 4, 3, 7)
+    pick = functools.partial(pick_rows, blank=1, implementation=rows_implementation)
+    operands = [x if m == 0 else x[0] for x, m in zip((logits, *labels), mapped)]
+    spread = [x if m == 0 else np.stack([x] * 3) for x, m in zip(operands, mapped)]
+
+    def arcs_and_gradients(logits, labels, counts, cotangents):
+        arcs, vjp = jax.vjp(lambda x: pick(x, ColumnLabels(labels, counts)), logits)
+        return *arcs, *vjp((cotangents[0], cotangents[1]))
+
+    over = jax.vmap(arcs_and_gradients, in_axes=(*mapped, 1))
+    expected = jax.jit(arcs_and_gradients)(*spread, cotangents)
+    for actual, value in zip(jax.jit(over)(*operands, cotangents), expected):
+        assert_same_bits(actual, value)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+def test_sharded_groups_stay_where_they_are(rows_implementation, kind, rng):
+    count = 2 ** (jax.device_count().bit_length() - 1)
+    mesh = jax.make_mesh((count,), ("a",), axis_types=(kind,), devices=jax.devices()[:count])
+    logits, labels, cotangents = _problem(rng, (2 * count,), 4, 3, 7)
+    run = jax.jit(functools.partial(_arcs_and_gradients, rows_implementation))
+    expected = run(logits, labels, cotangents)
+    with jax.set_mesh(mesh):
+        groups = NamedSharding(mesh, P("a"))
+        arguments = (
+            *jax.device_put((logits, labels), groups),
+            jax.device_put(cotangents, NamedSharding(mesh, P(None, "a"))),
+        )
+        compiled = run.lower(*arguments).compile()
+        assert not any(move in compiled.as_text() for move in ("all-gather", "all-to-all"))
+        results = compiled(*arguments)
+    for actual, value in zip(results, expected):
+        assert actual.sharding.is_equivalent_to(groups, actual.ndim)
+        assert_same_bits(actual, value)
+
+
+def test_operands_that_do_not_fit_together():
+    logits, counts = jnp.zeros((2, 4, 3, 7)), jnp.zeros(2, jnp.int32)
+    with pytest.raises(ValueError, match=r"pick_forward_columns.*do not fit"):
+        pick_rows(
+            logits, ColumnLabels(jnp.zeros((2, 4), jnp.int32), counts), blank=0, implementation=None
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("V", [3, 8, 129, 600])
+def test_rows_of_large_logits(implementation, dtype, V, rng):
+    """Where the last place of a logit is far from nothing, up to the largest numbers there are."""
+    largest = float(jnp.finfo(dtype).max)
+    magnitudes = [1e4, 1e6, 2**24, 3e8, 2**30 - 64, 2**30, 2**31, 1e12, 1e30, largest]
+    maxima = np.array([*magnitudes, *(-m for m in magnitudes)]).astype(jnp.dtype(dtype))
+    rows = np.repeat(maxima[:, None], V, axis=1)
+    with np.errstate(over="ignore"):
+        below = np.nextafter(rows, np.array(-np.inf, rows.dtype))
+    draw = rng.random(rows.shape)
+    rows = np.where(draw < 0.5, rows, np.where(draw < 0.8, below, -rows))
+    rows = np.where(draw > 0.95, np.array(-np.inf, rows.dtype), rows)
+    rows = np.where(rows > maxima[:, None], np.array(-np.inf, rows.dtype), rows)
+    rows[:, V // 2] = maxima
+    labels = rng.integers(0, V, len(rows)).astype(np.int32)
+    labels[::3] = V // 2
+    cotangents = rng.uniform(-1, 1, (2, len(rows))).astype(np.float32)
+
+    pick = functools.partial(jax_rnnt.log_softmax_pick, blank=V // 2, implementation=implementation)
+    (blank, label), vjp = jax.vjp(jax.jit(lambda x: pick(x, labels)), jnp.asarray(rows))
+    (gradients,) = vjp((jnp.asarray(cotangents[0]), jnp.asarray(cotangents[1])))
+    log_probs = oracle.log_softmax(rows.astype(np.float64))
+    index = np.arange(len(rows))
+    assert_costs(blank, log_probs[:, V // 2])
+    # The difference of the largest logit and the lowest has no float32.
+    with np.errstate(over="ignore"):
+        assert_costs(label, log_probs[index, labels].astype(np.float32))
+    expected = np.zeros(rows.shape)
+    expected[:, V // 2] += cotangents[0]
+    np.add.at(expected, (index, labels), cotangents[1])
+    expected -= np.exp(log_probs) * expected.sum(-1, keepdims=True)
+    assert_gradients(gradients, expected, dtype)
