@@ -31,10 +31,10 @@ namespace jax_rnnt::cpu {
                                const Real* label_log_probs, Scaled<Real>* alphas,              \
                                Real* workspace);                                               \
   template <typename Real>                                                                     \
-  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total,                   \
+  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,   \
                         const Real* blank_log_probs, const Real* label_log_probs,              \
-                        const Scaled<Real>* alphas, Real* blank_posteriors,                    \
-                        Real* label_posteriors, Real* workspace);                              \
+                        const Scaled<Real>* alphas, Real* blank_cotangents,                    \
+                        Real* label_cotangents, Real* workspace);                              \
   }
 
 JAX_RNNT_DECLARE_KERNELS(baseline)
@@ -44,8 +44,10 @@ JAX_RNNT_DECLARE_KERNELS(avx512)
 #endif
 #undef JAX_RNNT_DECLARE_KERNELS
 
-// Reals that SequenceForward and SequenceBackward need as workspace, per column.
+// Reals that SequenceForward and SequenceBackward need as workspace: so many for each column, and
+// for so many columns more.
 inline constexpr int64_t kWorkspacePerColumn = 6;
+inline constexpr int64_t kWorkspaceMoreColumns = 48;
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 

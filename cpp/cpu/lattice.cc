@@ -11,7 +11,7 @@ namespace {
 
 template <typename Real>
 std::vector<Real> MakeWorkspace(const LatticeSequence& sequence) {
-  return std::vector<Real>(kWorkspacePerColumn * sequence.columns);
+  return std::vector<Real>(kWorkspacePerColumn * (sequence.columns + kWorkspaceMoreColumns));
 }
 
 // Zeros the cells of a padded sequence that lie beyond its lengths.
@@ -69,7 +69,7 @@ void LatticePosteriors(const LatticeLayout& layout, int64_t cells, const Real* b
     const Scaled<Real> total =
         forward(sequence, blank_log_probs, label_log_probs, alphas, workspace.data());
     costs[n] = static_cast<Real>(NegativeLog(total));
-    backward(sequence, total, blank_log_probs, label_log_probs, alphas, blank_posteriors,
+    backward(sequence, total, Real(-1), blank_log_probs, label_log_probs, alphas, blank_posteriors,
              label_posteriors, workspace.data());
   });
 }

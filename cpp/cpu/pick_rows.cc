@@ -203,8 +203,8 @@ JAX_RNNT_INLINE void Finish(int64_t rows, int64_t V, const int32_t* labels, cons
   for (; r < rows; ++r) {
     Floats blank = Broadcast(blanks[r]);
     Floats own = Broadcast(own_labels[r]);
-    log_sums[r] = finish(labels[r] - Ints{}, Broadcast(maxima[r]), Broadcast(log_sums[r]), &blank,
-                         &own)[0];
+    log_sums[r] =
+        finish(labels[r] - Ints{}, Broadcast(maxima[r]), Broadcast(log_sums[r]), &blank, &own)[0];
     blanks[r] = blank[0];
     own_labels[r] = own[0];
   }
@@ -240,8 +240,8 @@ JAX_RNNT_INLINE void Finish(int64_t rows, int64_t V, const int32_t* labels, cons
   for (int64_t r = 0; r < rows; ++r) {
     log_sums[r] = log_sums[r] == 0 ? HUGE_VAL : log(log_sums[r]);
     blanks[r] = (blanks[r] - maxima[r]) - log_sums[r];
-    own_labels[r] = labels[r] >= 0 && labels[r] < V ? (own_labels[r] - maxima[r]) - log_sums[r]
-                                                    : -HUGE_VAL;
+    own_labels[r] =
+        labels[r] >= 0 && labels[r] < V ? (own_labels[r] - maxima[r]) - log_sums[r] : -HUGE_VAL;
   }
 }
 

@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <utility>  // std::integer_sequence, a type
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -67,13 +69,15 @@ JAX_RNNT_INLINE Ints LaneIndices() {
   return result;
 }
 
-// The first `count` floats at x, 0 <= count <= kLanes, then `fill`; nothing behind them is read.
-JAX_RNNT_INLINE Floats LoadFirst(const float* x, int64_t count, float fill) {
+// x[first], ..., x[last - 1] in their lanes, 0 <= first <= last <= kLanes, and `fill` in the
+// others, which are not read.
+JAX_RNNT_INLINE Floats LoadWindow(const float* x, int32_t first, int32_t last, float fill) {
 #if defined(__AVX512F__)
-  const auto mask = static_cast<__mmask16>((1u << count) - 1);
+  const auto mask = static_cast<__mmask16>((1u << last) - (1u << first));
   return _mm512_mask_loadu_ps(Broadcast(fill), mask, x);
 #elif defined(__AVX2__)
-  const Ints mask = LaneIndices() < static_cast<int32_t>(count);
+  const Ints lane = LaneIndices();
+  const Ints mask = (lane >= first) & (lane < last);
   __m256i bits;
   memcpy(&bits, &mask, sizeof(bits));
   const Floats result = _mm256_maskload_ps(x, bits);
@@ -81,10 +85,33 @@ JAX_RNNT_INLINE Floats LoadFirst(const float* x, int64_t count, float fill) {
 #else
   Floats result = Broadcast(fill);
   for (int i = 0; i < kLanes; ++i) {
-    if (i < count) result[i] = x[i];
+    if (i >= first && i < last) result[i] = x[i];
   }
   return result;
 #endif
+}
+
+// The same lanes of `value` to x; the others are not written.
+JAX_RNNT_INLINE void StoreWindow(float* x, int32_t first, int32_t last, Floats value) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>((1u << last) - (1u << first));
+  _mm512_mask_storeu_ps(x, mask, value);
+#elif defined(__AVX2__)
+  const Ints lane = LaneIndices();
+  const Ints mask = (lane >= first) & (lane < last);
+  __m256i bits;
+  memcpy(&bits, &mask, sizeof(bits));
+  _mm256_maskstore_ps(x, bits, value);
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    if (i >= first && i < last) x[i] = value[i];
+  }
+#endif
+}
+
+// The first `count` floats at x, 0 <= count <= kLanes, then `fill`; nothing behind them is read.
+JAX_RNNT_INLINE Floats LoadFirst(const float* x, int64_t count, float fill) {
+  return LoadWindow(x, 0, static_cast<int32_t>(count), fill);
 }
 
 // Of two numbers the larger; if either is NaN, b.
@@ -96,6 +123,48 @@ JAX_RNNT_INLINE Floats Max(Floats a, Floats b) {
 #else
   return a > b ? a : b;
 #endif
+}
+
+template <int... kLane>
+JAX_RNNT_INLINE Floats ShiftUp(Floats x, Floats first, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(x, first, (kLane == 0 ? kLanes : kLane - 1)...);
+}
+
+// {first, x[0], x[1], ...}
+JAX_RNNT_INLINE Floats ShiftUp(Floats x, float first) {
+  return ShiftUp(x, Broadcast(first), std::make_integer_sequence<int, kLanes>());
+}
+
+template <int... kLane>
+JAX_RNNT_INLINE Floats ShiftDown(Floats x, Floats last, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(x, last, (kLane + 1)...);
+}
+
+// {x[1], x[2], ..., last}
+JAX_RNNT_INLINE Floats ShiftDown(Floats x, float last) {
+  return ShiftDown(x, Broadcast(last), std::make_integer_sequence<int, kLanes>());
+}
+
+template <int kHalf, int... kLane>
+JAX_RNNT_INLINE Floats Interleave(Floats a, Floats b, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(
+      a, b, (kHalf * (kLanes / 2) + kLane / 2 + (kLane % 2 == 0 ? 0 : kLanes))...);
+}
+
+// Turns kLanes rows into their columns.
+JAX_RNNT_INLINE void Transpose(Floats* rows) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes>();
+#pragma GCC unroll 4
+  for (int stage = 1; stage < kLanes; stage *= 2) {
+    Floats next[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = Interleave<0>(rows[i], rows[i + kLanes / 2], kAll);
+      next[2 * i + 1] = Interleave<1>(rows[i], rows[i + kLanes / 2], kAll);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
 }
 
 typedef float Quad __attribute__((vector_size(16)));
@@ -137,20 +206,29 @@ JAX_RNNT_INLINE float Largest(Floats x) {
   return even > odd ? even : odd;
 }
 
-// exp(x) for x <= 0 to about an ulp; NaN stays NaN. Below -87 the result is 0.
-JAX_RNNT_INLINE Floats Exp(Floats x) {
-  const Floats shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to whole
-  const Floats whole = shifted - 12582912.0f;
-  // ln(2) in two parts, the first of ten bits, so that its product is exact without a fused
-  // multiply.
-  const Floats r = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
-  // The polynomial 1 + r + r^2 (...) of least relative error for |r| <= ln(2) / 2, which is 3e-9.
+// exp(r) for |r| <= ln(2) / 2: the polynomial 1 + r + r^2 (...) of least relative error, 3e-9.
+JAX_RNNT_INLINE Floats ExpOfFraction(Floats r) {
   Floats p = r * 1.38144669e-3f + 8.36878041e-3f;
   p = p * r + 4.16683942e-2f;
   p = p * r + 1.66665201e-1f;
   p = p * r + 0.499999934f;
   p = p * r + 1.0f;
-  p = p * r + 1.0f;
+  return p * r + 1.0f;
+}
+
+constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23: x + kRounding - kRounding is whole
+
+// x - whole * ln(2), in two parts, the first of ten bits, so that its product is exact without a
+// fused multiply.
+JAX_RNNT_INLINE Floats WithoutPowersOfTwo(Floats x, Floats whole) {
+  return (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
+}
+
+// exp(x) for x <= 0 to about an ulp; NaN stays NaN. Below -87 the result is 0.
+JAX_RNNT_INLINE Floats Exp(Floats x) {
+  const Floats shifted = x * 1.44269504f + kRounding;
+  const Floats whole = shifted - kRounding;
+  const Floats p = ExpOfFraction(WithoutPowersOfTwo(x, whole));
 #if defined(__AVX512F__)
   const __mmask16 keep = _mm512_cmp_ps_mask(x, Broadcast(-87.0f), _CMP_NLT_UQ);
   return _mm512_maskz_scalef_ps(keep, p, whole);
