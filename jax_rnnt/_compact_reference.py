@@ -8,11 +8,27 @@ value for each sequence and label column; alphas are kept packed as the arcs are
 import jax
 import jax.numpy as jnp
 
+from jax_rnnt import _compact
 from jax_rnnt._primitive import vary_alike
-from jax_rnnt.reference import ZERO_EXPONENT, Scaled, add, log, multiply, normalize, split
+from jax_rnnt.reference import (
+    ZERO_EXPONENT,
+    Scaled,
+    add,
+    arc_cotangents,
+    keep_posteriors,
+    log,
+    multiply,
+    normalize,
+    split,
+)
 
 
-def lattice_posteriors(
+def lattice_cost(*operands: jax.Array, max_labels: int) -> tuple[jax.Array]:
+    """Costs (..., N) of arcs (..., S); see lattice.compact_cells."""
+    return (lattice_forward(*operands, max_labels=max_labels)[0],)
+
+
+def lattice_forward(
     blank_log_probs: jax.Array,
     label_log_probs: jax.Array,
     frames_lengths: jax.Array,
@@ -21,13 +37,39 @@ def lattice_posteriors(
     *,
     max_labels: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Costs (..., N) and arc posteriors (..., S) of arcs (..., S); see lattice.compact_cells."""
+    """Costs (..., N) and what lattice_backward needs; see keep_posteriors."""
     walk = jnp.vectorize(
         lambda *operands: _walk(*operands, columns=max_labels + 1),
         signature="(s),(s),(n),(n),(n)->(n),(s),(s)",
     )
     operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
-    return walk(*operands)
+    costs, *posteriors = walk(*operands)
+    return costs, *keep_posteriors(costs, *posteriors)
+
+
+def lattice_backward(
+    blank_log_probs: jax.Array,
+    label_log_probs: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+    offsets: jax.Array,
+    kept_posteriors: jax.Array,
+    unused: jax.Array,
+    cotangents: jax.Array,
+    *,
+    max_labels: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The arcs' cotangents (..., S) from those of the costs (..., N)."""
+    del label_log_probs, unused, max_labels
+    rows = blank_log_probs.shape[-1]
+
+    def of_rows(frames_lengths, labels_lengths, offsets, cotangents):
+        sequence, _ = _compact.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
+        return _compact.take(cotangents, sequence, 0)
+
+    of_rows = jnp.vectorize(of_rows, signature="(n),(n),(n),(n)->(s)")
+    cotangents = of_rows(frames_lengths, labels_lengths, offsets, cotangents)
+    return arc_cotangents(kept_posteriors, cotangents)
 
 
 def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets, *, columns):

@@ -21,7 +21,7 @@ from jax.interpreters import batching, mlir
 from jax.sharding import PartitionSpec
 
 from jax_rnnt import _ffi
-from jax_rnnt._dtypes import accumulator_dtype
+from jax_rnnt._dtypes import accumulator_dtype, bits_dtype
 
 KERNELS: dict[str, "Kernel"] = {}
 
@@ -34,6 +34,8 @@ class Kernel:
         operands: the dimensions of each operand behind the batch dimensions.
         results: the dimensions of each result; a digit stands for itself.
         result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
+        kept: indices of the results that only another kernel reads. They are unsigned integers as
+            wide as the accumulator, so that nobody takes what was never written for a NaN.
         fallback: the same function of the same operands and attributes in jax.numpy.
         scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
             its handler takes as further results and nobody else sees.
@@ -46,11 +48,13 @@ class Kernel:
         operands: Sequence[str],
         results: Sequence[str],
         result_dtype: str,
+        kept: Sequence[int] = (),
         fallback: Callable[..., Sequence[jax.Array]],
         scratch: dict[str, Sequence[str]] | None = None,
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
-        self._result_dtype, self._fallback, self._scratch = result_dtype, fallback, scratch or {}
+        self.fallback = fallback
+        self._result_dtype, self._kept, self._scratch = result_dtype, kept, scratch or {}
         self._primitive = Primitive(f"rnnt_{name}")
         self._primitive.multiple_results = True
         self._primitive.def_impl(self._run_eagerly)
@@ -105,7 +109,8 @@ class Kernel:
     def _result_types(self, dtype, platform=""):
         accumulator = accumulator_dtype(dtype)
         own = accumulator if self._result_dtype == "accumulator" else dtype
-        yield from ((dims, own) for dims in self.results)
+        bits = bits_dtype(accumulator)
+        yield from ((dims, bits if i in self._kept else own) for i, dims in enumerate(self.results))
         yield from ((dims, accumulator) for dims in self._scratch.get(platform, ()))
 
     def _aval(self, like, dims, dtype, sizes, num_batch_dims, spec):
@@ -133,7 +138,7 @@ class Kernel:
             )
 
         def fallback(*arrays):
-            return list(self._fallback(*arrays, **dict(attributes)))
+            return list(self.fallback(*arrays, **dict(attributes)))
 
         return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
 

@@ -12,41 +12,58 @@ from jax_rnnt import _checks, _compact, _compact_reference, reference
 from jax_rnnt._dtypes import accumulator_dtype
 from jax_rnnt._primitive import Kernel, custom_vjp, vary_alike
 
-# Scratch is (mantissa, exponent) pairs. Posteriors on CPU: alpha; on CUDA: alpha, beta and each
-# sequence's total. Cost on CUDA: what one panel of label columns hands to the next.
+# Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the platform's
+# own: `values` one pair for each cell, `totals` one for each sequence. Scratch on CUDA: the two rows
+# at which its two walks meet, and what one panel of label columns hands to the next.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),
     results=("",),
     result_dtype="accumulator",
     fallback=lambda *operands: [reference.lattice_cost(*operands)],
+    scratch={"cuda": ("U4", "T4")},
+)
+_forward = Kernel(
+    "lattice_forward",
+    operands=("TU", "TU", "", ""),
+    results=("", "TU2", "2"),
+    result_dtype="accumulator",
+    kept=(1, 2),
+    fallback=reference.lattice_forward,
     scratch={"cuda": ("T4",)},
 )
-_posteriors = Kernel(
-    "lattice_posteriors",
-    operands=("TU", "TU", "", ""),
-    results=("", "TU", "TU"),
+_backward = Kernel(
+    "lattice_backward",
+    operands=("TU", "TU", "", "", "TU2", "2", ""),
+    results=("TU", "TU"),
     result_dtype="accumulator",
-    fallback=reference.lattice_posteriors,
-    scratch={"cpu": ("TU2",), "cuda": ("TU2", "TU2", "2")},
+    fallback=reference.lattice_backward,
+    scratch={"cuda": ("T4",)},
 )
 _compact_cost = Kernel(
     "lattice_cost_compact",
     operands=("S", "S", "N", "N", "N"),
     results=("N",),
     result_dtype="accumulator",
-    fallback=lambda *operands, **sizes: [
-        _compact_reference.lattice_posteriors(*operands, **sizes)[0]
-    ],
+    fallback=_compact_reference.lattice_cost,
+    scratch={"cuda": ("S2", "S2")},
+)
+_compact_forward = Kernel(
+    "lattice_forward_compact",
+    operands=("S", "S", "N", "N", "N"),
+    results=("N", "S2", "N2"),
+    result_dtype="accumulator",
+    kept=(1, 2),
+    fallback=_compact_reference.lattice_forward,
     scratch={"cuda": ("S2",)},
 )
-_compact_posteriors = Kernel(
-    "lattice_posteriors_compact",
-    operands=("S", "S", "N", "N", "N"),
-    results=("N", "S", "S"),
+_compact_backward = Kernel(
+    "lattice_backward_compact",
+    operands=("S", "S", "N", "N", "N", "S2", "N2", "N"),
+    results=("S", "S"),
     result_dtype="accumulator",
-    fallback=_compact_reference.lattice_posteriors,
-    scratch={"cpu": ("S2",), "cuda": ("S2", "S2", "N2")},
+    fallback=_compact_reference.lattice_backward,
+    scratch={"cuda": ("S2",)},
 )
 
 
@@ -153,13 +170,12 @@ def _lattice_cost(blank_log_probs, label_log_probs, frames_lengths, labels_lengt
 
 def _lattice_cost_forward(*arguments):
     *operands, insist = arguments
-    costs, *posteriors = _posteriors(*operands, insist=insist)
-    return costs, posteriors
+    costs, *kept = _forward(*operands, insist=insist)
+    return costs, (*operands, *kept)
 
 
-def _lattice_cost_backward(insist, posteriors, cotangents):
-    del insist
-    return *(_arc_cotangents(p, cotangents[..., None, None]) for p in posteriors), None, None
+def _lattice_cost_backward(insist, residuals, cotangents):
+    return *_backward(*residuals, cotangents, insist=insist), None, None
 
 
 _lattice_cost.defvjp(_lattice_cost_forward, _lattice_cost_backward)
@@ -198,17 +214,14 @@ def _compact_lattice_cost(
 
 def _compact_lattice_cost_forward(*arguments):
     *operands, max_labels, implementation = arguments
-    results = _run_compact(_compact_posteriors, operands, max_labels, implementation)
-    return results[0], (results[1:], operands[2:])
+    costs, *kept = _run_compact(_compact_forward, operands, max_labels, implementation)
+    return costs, (*operands, *kept)
 
 
 def _compact_lattice_cost_backward(max_labels, implementation, residuals, cotangents):
-    del max_labels, implementation
-    posteriors, (frames_lengths, labels_lengths, offsets) = residuals
-    rows = posteriors[0].shape[-1]
-    sequence, _ = _compact.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
-    cotangents = _compact.take(cotangents, sequence, 0)
-    return *(_arc_cotangents(p, cotangents) for p in posteriors), None, None, None
+    operands = *residuals, cotangents
+    results = _run_compact(_compact_backward, operands, max_labels, implementation)
+    return *results, None, None, None
 
 
 _compact_lattice_cost.defvjp(_compact_lattice_cost_forward, _compact_lattice_cost_backward)
@@ -216,11 +229,5 @@ _compact_lattice_cost.defvjp(_compact_lattice_cost_forward, _compact_lattice_cos
 
 def _run_compact(kernel, operands, max_labels, implementation):
     if implementation == "reference":
-        return _compact_reference.lattice_posteriors(*operands, max_labels=max_labels)
+        return kernel.fallback(*operands, max_labels=max_labels)
     return kernel(*operands, insist=implementation == "native", max_labels=max_labels)
-
-
-def _arc_cotangents(posteriors, cotangents):
-    """-posterior x cotangent, zero where either is: inf and NaN cotangents go no further."""
-    used = (posteriors != 0) & (cotangents != 0)
-    return jnp.where(used, -posteriors * jnp.where(used, cotangents, 0), 0)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_rnnt._dtypes import accumulator_dtype
+from jax_rnnt._dtypes import accumulator_dtype, bits_dtype
 
 # Row labels: a label in [0, V), kNoLabel where only the blank leaves the row, anything else outside
 # [0, V) for a padding row.
@@ -241,20 +241,57 @@ def lattice_cost(
     return jnp.where(valid & ~senseless, -log(normalize(total)), jnp.nan)
 
 
-def lattice_posteriors(
+def lattice_forward(
     blank_log_probs: jax.Array,
     label_log_probs: jax.Array,
     frames_lengths: jax.Array,
     labels_lengths: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """lattice_cost, and the posterior probability that the alignment takes each arc."""
+    """lattice_cost and what lattice_backward needs; see keep_posteriors."""
     costs, vjp = jax.vjp(
-        lambda blank, label: lattice_cost(blank, label, frames_lengths, labels_lengths),
+        lambda *arcs: lattice_cost(*arcs, frames_lengths, labels_lengths),
         blank_log_probs,
         label_log_probs,
     )
-    blank_gradients, label_gradients = vjp(jnp.ones_like(costs))
-    return costs, -blank_gradients, -label_gradients
+    return costs, *keep_posteriors(costs, *(-x for x in vjp(jnp.ones_like(costs))))
+
+
+def lattice_backward(
+    blank_log_probs: jax.Array,
+    label_log_probs: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+    kept_posteriors: jax.Array,
+    unused: jax.Array,
+    cotangents: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The arcs' cotangents (..., T, U) from those of the costs (...)."""
+    del blank_log_probs, label_log_probs, frames_lengths, labels_lengths, unused
+    return arc_cotangents(kept_posteriors, cotangents[..., None, None])
+
+
+def keep_posteriors(
+    costs: jax.Array, blank_posteriors: jax.Array, label_posteriors: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What a forward here leaves for its backward in place of the kernels' values and totals.
+
+    Both arcs' posteriors (..., 2), and a pair for each sequence that nobody reads.
+    """
+    bits = bits_dtype(costs.dtype)
+    posteriors = jnp.stack((blank_posteriors, label_posteriors), -1)
+    unused = jnp.zeros((*costs.shape, 2), bits)
+    return lax.bitcast_convert_type(posteriors, bits), unused
+
+
+def arc_cotangents(
+    kept_posteriors: jax.Array, cotangents: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """-posterior x cotangent, zero where either is: inf and NaN cotangents go no further."""
+    posteriors = lax.bitcast_convert_type(kept_posteriors, cotangents.dtype)
+    cotangents = cotangents[..., None]
+    used = (posteriors != 0) & (cotangents != 0)
+    products = jnp.where(used, -posteriors * jnp.where(used, cotangents, 0), 0)
+    return products[..., 0], products[..., 1]
 
 
 def _shift_right(x, fill):

@@ -117,19 +117,25 @@ void RunLattice(int N, int T, int U, bool compact) {
     layout.sequences_per_group = N;
     layout.rows_per_group = cells;
   }
-  DeviceArray<Real> costs(N), posterior_costs(N), blank_posteriors(cells), label_posteriors(cells);
-  DeviceArray<Scaled<Real>> alphas(cells), betas(cells), totals(N);
+  DeviceArray<Real> costs(N), forward_costs(N), blank_cotangents(cells), label_cotangents(cells);
+  DeviceArray<Real> cotangents(std::vector<Real>(N, Real(-1)));
+  DeviceArray<Scaled<Real>> values(cells), totals(N);
+  DeviceArray<Scaled<Real>> cuts(compact ? cells : static_cast<int64_t>(N) * U * 2);
   DeviceArray<Scaled<Real>> boundaries(compact ? cells : static_cast<int64_t>(N) * T * 2);
   Check(jax_rnnt::cuda::LatticeCost<Real>(0, layout, blank_log_probs.get(), label_log_probs.get(),
-                                          costs.get(), boundaries.get()),
+                                          costs.get(), cuts.get(), boundaries.get()),
         "LatticeCost");
-  Check(jax_rnnt::cuda::LatticePosteriors<Real>(0, layout, cells, blank_log_probs.get(),
-                                                label_log_probs.get(), posterior_costs.get(),
-                                                blank_posteriors.get(), label_posteriors.get(),
-                                                alphas.get(), betas.get(), totals.get()),
-        "LatticePosteriors");
-  const std::vector<Real> cost = costs.ToHost(), same_cost = posterior_costs.ToHost();
-  const std::vector<Real> posteriors = blank_posteriors.ToHost();
+  Check(jax_rnnt::cuda::LatticeForward<Real>(0, layout, blank_log_probs.get(),
+                                             label_log_probs.get(), forward_costs.get(),
+                                             values.get(), totals.get(), boundaries.get()),
+        "LatticeForward");
+  Check(jax_rnnt::cuda::LatticeBackward<Real>(0, layout, cells, blank_log_probs.get(),
+                                              label_log_probs.get(), values.get(), totals.get(),
+                                              cotangents.get(), blank_cotangents.get(),
+                                              label_cotangents.get(), boundaries.get()),
+        "LatticeBackward");
+  const std::vector<Real> cost = costs.ToHost(), same_cost = forward_costs.ToHost();
+  const std::vector<Real> posteriors = blank_cotangents.ToHost();
   for (int n = 0; n < N; ++n) {
     const bool valid = frames[n] >= 1 && frames[n] <= T && labels[n] < U;
     if (valid != !std::isnan(cost[n]) || (valid && cost[n] != same_cost[n])) {

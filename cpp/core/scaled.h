@@ -35,6 +35,10 @@ struct alignas(2 * sizeof(Real)) Scaled {
 template <typename Real>
 inline constexpr Real kZeroExponent = Real(-1e37);
 
+// A part of less than 2^-64 of a whole counts as none: beside the parts that make up the rest it is
+// lost in either type, and rows of logits that only such arcs leave need not be read again.
+inline constexpr int kNegligibleBits = 64;
+
 // Between two calls of Normalize a mantissa is multiplied by arcs in [2^-0.5, 2^0.5] and doubled by
 // a sum, at most this often: it then stays within 2^-8 and 2^24 of where it was.
 inline constexpr int kMaxUnnormalizedSteps = 16;
@@ -179,8 +183,8 @@ JAX_RNNT_HOST_DEVICE Scaled<Real> Normalize(Scaled<Real> a) {
 }
 
 // The share a / b of a part in a whole, in [0, 1] whatever rounding did to the exponents (they are
-// exact up to 2^24 in float, which is a cost of 1e7 nats). 0 where either is zero or the whole is
-// NaN.
+// exact up to 2^24 in float, which is a cost of 1e7 nats). 0 where either is zero, the part
+// negligible (to within the mantissas) or the whole NaN.
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Real Share(Scaled<Real> a, Scaled<Real> b) {
   if (a.mantissa == 0 || !(b.mantissa > 0)) return 0;
@@ -190,7 +194,7 @@ JAX_RNNT_HOST_DEVICE Real Share(Scaled<Real> a, Scaled<Real> b) {
   const Real power = PowerOfTwoUpToOne(above ? -difference : difference);
   const Real quotient = a.mantissa / b.mantissa;
   const Real share = above ? quotient / power : quotient * power;
-  const bool negligible = difference < Real(1 - FloatBits<Real>::kBias);
+  const bool negligible = difference < Real(-kNegligibleBits);
   return negligible ? Real(0) : share > Real(1) ? Real(1) : share;
 }
 

@@ -1,4 +1,5 @@
-// The lattice on CPU: costs and arc posteriors from the arcs' log-probabilities.
+// The lattice on CPU: costs from the arcs' log-probabilities, and the arcs' cotangents from the
+// costs'.
 #ifndef JAX_RNNT_CPU_LATTICE_H_
 #define JAX_RNNT_CPU_LATTICE_H_
 
@@ -15,14 +16,19 @@ template <typename Real>
 void LatticeCost(const LatticeLayout& layout, const Real* blank_log_probs,
                  const Real* label_log_probs, Real* costs, const ParallelFor& parallel_for);
 
-// The same costs, and for each arc the posterior probability that the alignment takes it, exact
-// zeros beyond the lengths; cells: of each of the two posterior arrays; alphas: scratch of `cells`
-// pairs.
+// The same costs, and what LatticeBackward needs: alphas (cells) and totals (sequences).
 template <typename Real>
-void LatticePosteriors(const LatticeLayout& layout, int64_t cells, const Real* blank_log_probs,
-                       const Real* label_log_probs, Real* costs, Real* blank_posteriors,
-                       Real* label_posteriors, Scaled<Real>* alphas,
-                       const ParallelFor& parallel_for);
+void LatticeForward(const LatticeLayout& layout, const Real* blank_log_probs,
+                    const Real* label_log_probs, Real* costs, Scaled<Real>* alphas,
+                    Scaled<Real>* totals, const ParallelFor& parallel_for);
+
+// For each arc minus the posterior probability that the alignment takes it times the cotangent of
+// its sequence's cost; exact zeros beyond the lengths. cells: of each of the two results.
+template <typename Real>
+void LatticeBackward(const LatticeLayout& layout, int64_t cells, const Real* blank_log_probs,
+                     const Real* label_log_probs, const Scaled<Real>* alphas,
+                     const Scaled<Real>* totals, const Real* cotangents, Real* blank_cotangents,
+                     Real* label_cotangents, const ParallelFor& parallel_for);
 
 }  // namespace jax_rnnt::cpu
 

@@ -6,6 +6,7 @@
 //   beta(T, U)  = 1
 //   beta(t, u)  = blank(t, u) beta(t+1, u) + label(t, u) beta(t, u+1)
 //   posterior of an arc = alpha(its tail) arc beta(its head) / total
+//   cotangent of an arc's log-probability = -posterior x the sequence's cotangent
 //
 // Every quantity is Scaled (core/scaled.h). Cotangents come with beta, so that only alpha is
 // stored. Blank arcs of the last frame but the last, and label arcs of the last column, lead out of

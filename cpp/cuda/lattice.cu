@@ -1,33 +1,45 @@
-// Alpha, beta and posteriors of RNN-T lattices.
+// Costs of RNN-T lattices, and the arcs' cotangents from the costs'.
 //
 //   alpha(0, 0) = 1
 //   alpha(t, u) = alpha(t-1, u) blank(t-1, u) + alpha(t, u-1) label(t, u-1)
-//   total       = alpha(T-1, U) blank(T-1, U),    cost = -log(total)
 //   beta(T, U)  = 1
 //   beta(t, u)  = blank(t, u) beta(t+1, u) + label(t, u) beta(t, u+1)
+//   total       = sum_u alpha(m-1, u) blank(m-1, u) beta(m, u)  for any m,    cost = -log(total)
 //   posterior of an arc = alpha(its tail) arc beta(its head) / total
+//   cotangent of an arc's log-probability = -posterior x the cost's cotangent
 //
 // Every quantity is Scaled (core/scaled.h). Both recursions are one walk over rows r and columns c,
 //
 //   value(r, c) = value(r-1, c) from_above(r, c) + value(r, c-1) from_left(r, c),
 //
 // beta's on the lattice turned by 180 degrees; alpha enters a cell through its neighbours' arcs and
-// beta leaves it through its own, so only pointers differ (Walk).
+// beta leaves it through its own, so only indices differ (Walk).
+//
+// The two walks meet at frame m = (T + 1) / 2. In the forward alpha walks the frames before it and
+// beta the others, at the same time; their values are stored and the total is taken where they
+// meet. In the backward each walks on through the other's half, finds the other's values stored
+// and writes the cotangents of the arcs on its way. So each pass takes half the frames' steps, an
+// arc is read once in each, and a cell costs 40 bytes in float: 8 of arcs and 8 of values in the
+// forward, 8 of arcs, 8 of values and 8 of cotangents in the backward. Alpha and beta over all
+// frames and posteriors behind them would take 64 and as many steps.
 //
 // Split: one block per sequence and direction, one warp per 32 neighbouring columns, one lane per
 // column. A wavefront: at step k a lane is at row k - lane, so the value to its left was computed
-// by the lane to its left one step earlier and comes by shuffle. The time is that of T + U
-// dependent steps, hence as little as possible in each: no logarithm, no division.
+// by the lane to its left one step earlier and comes by shuffle. The time is that of T / 2 + U
+// dependent steps a pass: a lone sequence is bound by the instructions in each of them, from about
+// 64 sequences of 300 columns on memory is the bound.
 //
-// Rows lie along u in memory, the wavefront runs across them. Each warp therefore keeps a ring of
-// kRing rows x 32 columns in shared memory. A lane copies its own column's arcs into it a whole row
-// at a time for the warp, so that global memory sees 32 neighbours; reads them when the wavefront
-// comes by, up to 31 steps later; puts its result in the same slot; and writes it out when the row
-// is complete. Nobody else touches the slot but for the next warp, which reads the last lane's
-// results: that is what the one barrier in kChunk steps is for.
+// Arcs lie along u in memory, the wavefront runs across them. Each warp therefore keeps a ring of
+// kRing steps x 32 columns in shared memory. A lane copies its own column's arcs into it a whole
+// row at a time for the warp, so that global memory sees 32 neighbours, and reads them when the
+// wavefront comes by, up to 31 steps later. The backward leaves cotangents in the same slots and
+// writes them out when a row is complete. No lane touches another's slots. Values are stored by
+// diagonals t + u instead, where the wavefront's 32 lanes are neighbours.
 //
-// More columns than a block has are walked in panels, one after the other; the last column of a
-// panel passes to the next through global memory.
+// A lane to the right of another warp needs that warp's last column: each warp shows it in a second
+// ring of one value a row, which is what the one barrier in kChunk steps is for. More columns than
+// a block has are walked in panels, one after the other; the last column of a panel passes to the
+// next through global memory.
 #include <algorithm>
 
 #include "cuda/async_copy.cuh"
@@ -39,200 +51,507 @@ namespace {
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Steps from one barrier to the next. In a ring of 64 rows 8 leaves room for two chunks of
-// prefetch, 16 for one. With 8 the forward of (T, U, V) = (1500, 300, 50), N = 1, takes 0.43 ms on
-// an H100; 16 has not been measured in this kernel.
+// Steps from one barrier to the next.
 constexpr int kChunk = 8;
 static_assert(kChunk <= kMaxUnnormalizedSteps);
-// Chunks between the copy of a row's arcs and its first use: 16 steps, about 3 us at the rate
-// above, several times the latency of global memory.
+// Chunks between the copy of a row's arcs and its first use: 16 steps, several times the latency of
+// global memory.
 constexpr int kPrefetchChunks = 2;
-// Chunks by which a warp follows its left neighbour, whose last lane is 31 steps behind its first.
+// Chunks by which a warp follows its left neighbour, whose last lane is 31 steps behind its first
+// and shows a value one step after it.
 constexpr int kLag = kWarpSize / kChunk + 1;
-// Rows in a warp's ring: a row's slots are taken kPrefetchChunks before its first step, its last
-// result is ready 31 steps after, and the right neighbour reads that kLag chunks after the first
-// step.
+// Steps in a warp's ring: a row's slots are taken kPrefetchChunks before its first step and free
+// when the row is written out, in the chunk after its last step.
 constexpr int kRing = 64;
-static_assert(kRing >= (kPrefetchChunks + kLag + 1) * kChunk);
+static_assert(kRing >= (kPrefetchChunks + 1) * kChunk + kWarpSize + kChunk);
+static_assert(kRing >= (kLag + 1) * kChunk);  // as many rows are shown to the right neighbour
+static_assert(kChunk % 2 == 0);
 
-// As many rings as fill the 227 KB of shared memory that a block can have on an H100.
+// As many warps as the 227 KB of shared memory that a block can have on an H100 hold rings for.
 template <typename Real>
-constexpr int kMaxWarps = sizeof(Real) == sizeof(float) ? 14 : 7;
+constexpr int kMaxWarps = sizeof(Real) == sizeof(float) ? 13 : 6;
 
-template <typename Real>
-struct alignas(2 * sizeof(Real))
-    Slot {  // first an arc pair's log-probabilities, then the cell's value
-  Real first;
-  Real second;
-};
-
-// The slot of a row in a lane's column of a ring.
-__device__ __forceinline__ int RingIndex(int row) { return (row & (kRing - 1)) * kWarpSize; }
-
-// Where a direction of the recursion finds row r, column c of its walk.
-template <typename Real>
-struct Walk {
-  const Real* from_above;  // of (0, 0), for rows r >= first_row_from_above
-  const Real* from_left;   // of (0, 0), for columns c >= 1
-  int64_t cell;            // index of (0, 0) in an array of cells
-  int64_t row_step;
-  int column_step;
-  int first_row_from_above;  // value(-1, 0) = 1 enters (0, 0) as it is if this is 1
+enum class Pass {
+  kCost,      // the forward without anything kept for a backward
+  kForward,   // the half of the frames where the walk starts
+  kBackward,  // the other half
 };
 
 template <typename Real>
-__device__ Walk<Real> MakeWalk(bool backward, const LatticeSequence& sequence,
-                               const Real* blank_log_probs, const Real* label_log_probs) {
-  if (backward) {
-    const int64_t last =
-        sequence.first + (sequence.frames - 1) * sequence.stride + sequence.columns - 1;
-    return {blank_log_probs + last, label_log_probs + last, last, -sequence.stride, -1, 0};
-  }
-  return {blank_log_probs + sequence.first - sequence.stride,
-          label_log_probs + sequence.first - 1,
-          sequence.first,
-          sequence.stride,
-          1,
-          1};
+struct alignas(2 * sizeof(Real)) Slot {  // an arc pair's log-probabilities, then its cotangents
+  Real above;
+  Real left;
+};
+
+template <typename Real>
+struct alignas(32) Rings {  // of one warp
+  Scaled<Real> last_column[kRing];
+  Slot<Real> arcs[kRing * kWarpSize];
+};
+// Shared memory of a block: Rings for each warp, and the first kChunk values of one more.
+template <typename Real>
+constexpr int64_t SharedBytes(int64_t warps) {
+  return warps * static_cast<int64_t>(sizeof(Rings<Real>)) + kChunk * sizeof(Scaled<Real>);
 }
 
+__device__ __forceinline__ int RingIndex(int step) { return step & (kRing - 1); }
+
+// Where a direction of the recursion finds row r, column c of its walk. Arcs: at above (left) +
+// r * row_step + c * column_step. Values: cell (t, u) at row (t + u) mod T_n of the sequence's own
+// cells, which is cell + c * column_step + ((diagonal + diagonal_step (r + c)) mod T_n) * stride.
+struct Walk {
+  int rows;
+  int columns;
+  bool is_start;          // value(-1, 0) = 1 and nothing else enters row 0 from above
+  bool enters_freely;     // and that enters (0, 0) without an arc
+  bool owns_first_above;  // whether the arcs into row 0 from above are this walk's in the backward
+  int64_t above;
+  int64_t left;
+  int row_step;
+  int column_step;
+  int unused_left;  // from the arc that would enter column 0 to the row's unused label arc
+  int64_t cell;
+  int diagonal;
+  int diagonal_step;
+  int frames;
+  int stride;
+
+  __device__ int64_t ValueIndex(int row, int column) const {
+    int rotated = (diagonal + diagonal_step * (row + column)) % frames;
+    if (rotated < 0) rotated += frames;
+    return cell + column * column_step + static_cast<int64_t>(rotated) * stride;
+  }
+};
+
+__device__ __forceinline__ int MeetingFrame(const LatticeSequence& sequence) {
+  return (sequence.frames + 1) / 2;
+}
+
+__device__ Walk MakeWalk(const LatticeSequence& sequence, bool is_beta, bool is_second_half) {
+  const int meeting = MeetingFrame(sequence);
+  const int last_column = sequence.columns - 1;
+  Walk walk;
+  walk.columns = sequence.columns;
+  walk.frames = sequence.frames;
+  walk.stride = static_cast<int>(sequence.stride);
+  if (is_beta) {
+    const int frame = (is_second_half ? meeting : sequence.frames) - 1;
+    walk.rows = is_second_half ? meeting : sequence.frames - meeting;
+    walk.is_start = frame == sequence.frames - 1;
+    walk.enters_freely = false;
+    walk.owns_first_above = true;
+    walk.above = walk.left = sequence.first + frame * sequence.stride + last_column;
+    walk.row_step = -walk.stride;
+    walk.column_step = -1;
+    walk.unused_left = 0;
+    walk.cell = sequence.first + last_column;
+    walk.diagonal = frame + last_column;
+    walk.diagonal_step = -1;
+  } else {
+    const int frame = is_second_half ? meeting : 0;
+    walk.rows = is_second_half ? sequence.frames - meeting : meeting;
+    walk.is_start = walk.enters_freely = !is_second_half;
+    walk.owns_first_above = false;
+    walk.above = sequence.first + (frame - 1) * sequence.stride;
+    walk.left = sequence.first + frame * sequence.stride - 1;
+    walk.row_step = walk.stride;
+    walk.column_step = 1;
+    walk.unused_left = sequence.columns;
+    walk.cell = sequence.first;
+    walk.diagonal = frame;
+    walk.diagonal_step = 1;
+  }
+  return walk;
+}
+
+// Bounds of the common step, for arcs in nats and exponents alike: sums of exponents then stay
+// whole numbers that float holds exactly, and costs stay below 7e5 nats. A warp in whose chunk
+// anything is lower takes the general step.
+constexpr double kLowestNear = -1e6;
+// Probability of an arc into a cell that nothing may enter, within these bounds: its power of two
+// is 0 beside anything.
+constexpr double kNeverLogProb = -9e5;
+constexpr double kLog2E = 1.4426950408889634;
+
+__device__ __forceinline__ float Exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ __forceinline__ double Exp2(double x) { return exp2(x); }
+
+// The whole number at or above log_prob in bits: one instruction rounds up product and sum at once.
+__device__ __forceinline__ float CeilLog2(float log_prob) {
+  constexpr float kRound = FloatBits<float>::kRoundingConstant;
+  return __fmaf_ru(log_prob, static_cast<float>(kLog2E), kRound) - kRound;
+}
+__device__ __forceinline__ double CeilLog2(double log_prob) {
+  constexpr double kRound = FloatBits<double>::kRoundingConstant;
+  return __fma_ru(log_prob, kLog2E, kRound) - kRound;
+}
+
+__device__ __forceinline__ float Saturate(float x) { return __saturatef(x); }  // NaN becomes 0
+__device__ __forceinline__ double Saturate(double x) { return x > 0 ? fmin(x, 1.0) : 0.0; }
+
+// -posterior x cotangent; an infinite cotangent does not reach arcs that no alignment takes.
+template <typename Real>
+__device__ __forceinline__ Real Weigh(Real posterior, Real cotangent) {
+  return posterior != 0 && cotangent != 0 ? -posterior * cotangent : Real(0);
+}
+
+// What the backward knows of a sequence.
+template <typename Real>
+struct Outcome {
+  Scaled<Real> total;
+  Real cotangent;
+};
+
+// Pointers of the walk kernel: arrays of cells as cuda/lattice.h describes them.
+template <typename Real>
+struct Arrays {
+  const Real* blank_log_probs;
+  const Real* label_log_probs;
+  Scaled<Real>* cuts;    // kCost: see CutIndex
+  Scaled<Real>* values;  // kForward writes, kBackward reads
+  const Scaled<Real>* totals;
+  const Real* cotangents;
+  Real* blank_cotangents;
+  Real* label_cotangents;
+  Scaled<Real>* boundaries;
+};
+
 // One warp's 32 columns.
-template <typename Real, bool kStore>
+//
+// Lanes that are not in the lattice compute like the others: the slots of a lane that has not
+// reached row 0, and all slots of a lane without a column, hold arcs of probability 1 from above
+// and kNeverLogProb from the left, which leave its value as it is; what a lane computes behind the
+// last row reaches nobody. So only what goes to global memory is masked.
+template <typename Real, Pass kPass>
 class WarpColumns {
  public:
-  __device__ WarpColumns(const Walk<Real>& walk, int rows, int columns, int first_column,
-                         Slot<Real>* ring)
+  __device__ WarpColumns(const Walk& walk, const Arrays<Real>& arrays, Scaled<Real>* cut,
+                         const Outcome<Real>& outcome, int first_column, Rings<Real>* rings)
       : walk_(walk),
-        rows_(rows),
         lane_(threadIdx.x % kWarpSize),
         column_(first_column + lane_),
-        active_(column_ < columns),
-        all_active_(first_column + kWarpSize <= columns),
-        slots_(ring + lane_) {
-    const int64_t offset = static_cast<int64_t>(column_) * walk.column_step;
-    from_above_ = walk.from_above + offset;
-    from_left_ = walk.from_left + offset;
-    cell_ = walk.cell + offset;
-    value_ = column_ == 0 ? Scaled<Real>{1, 0} : Scaled<Real>{0, kZeroExponent<Real>};
+        is_active_(column_ < walk.columns),
+        slots_(rings->arcs + lane_),
+        last_column_(rings->last_column),
+        cut_(cut + column_) {
+    // A lane without a column reads the last column's arcs.
+    const int offset = min(column_, walk.columns - 1) * walk.column_step;
+    blank_log_probs_ = arrays.blank_log_probs + walk.above + offset;
+    label_log_probs_ = arrays.label_log_probs + walk.left + offset;
+    value_ = {0, kZeroExponent<Real>};
+    if (walk.is_start) {
+      if (column_ == 0) value_ = {1, 0};
+    } else if (is_active_) {
+      value_ = Normalize(arrays.values[walk.ValueIndex(-1, column_)]);
+    }
+    if constexpr (kPass != Pass::kCost) {
+      lane_values_ = arrays.values + walk.cell + offset;
+      diagonal_stride_ = walk.diagonal_step * walk.stride;
+      rotated_ = (walk.diagonal + walk.diagonal_step * first_column) % walk.frames;
+      if (rotated_ < 0) rotated_ += walk.frames;
+    }
+    if constexpr (kPass == Pass::kBackward) {
+      blank_cotangents_ = arrays.blank_cotangents + walk.above + offset;
+      label_cotangents_ =
+          arrays.label_cotangents + walk.left + offset + (column_ == 0 ? walk.unused_left : 0);
+      outcome_ = outcome;
+      // Posteriors below 2^-kNegligibleBits vanish: the exponent's power of two is taken that much
+      // smaller, where it underflows, and the mantissa's factor that much larger.
+      constexpr int kHeadroom = FloatBits<Real>::kBias - 1 - kNegligibleBits;
+      inverse_ = 1 / (outcome.total.mantissa * PowerOfTwoUpToOne(Real(-kHeadroom)));
+      exponent_offset_ = -outcome.total.exponent - kHeadroom;
+      is_near_ = outcome.total.exponent > Real(2 * kLowestNear) &&
+                 fabs(outcome.cotangent) < Real(HUGE_VAL);
+      LoadOthers(0);
+    }
+    FillSlots();
   }
 
   // Starts the copies of the arcs of rows [first_row, first_row + kChunk). Rows come in order.
-  __device__ void CopyArcs(int first_row) {
+  __device__ __forceinline__ void CopyArcs(int first_row) {
+    if (first_row > 0 && first_row + kChunk <= walk_.rows) {
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const int row = first_row + i;
-      if (active_ && row < rows_) {
-        Slot<Real>* slot = slots_ + RingIndex(row);
-        if (row >= walk_.first_row_from_above) CopyAsync(&slot->first, from_above_);
-        if (column_ > 0) CopyAsync(&slot->second, from_left_);
+      for (int i = 0; i < kChunk; ++i) {
+        Slot<Real>* slot = SlotOfRow(first_row + i);
+        CopyAsync(&slot->above, blank_log_probs_ + i * walk_.row_step);
+        CopyAsyncIf(column_ > 0, &slot->left, label_log_probs_ + i * walk_.row_step);
       }
-      from_above_ += walk_.row_step;
-      from_left_ += walk_.row_step;
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kChunk && first_row + i < walk_.rows; ++i) {
+        Slot<Real>* slot = SlotOfRow(first_row + i);
+        CopyAsyncIf(first_row + i > 0 || EntersFirstRow(), &slot->above,
+                    blank_log_probs_ + i * walk_.row_step);
+        CopyAsyncIf(column_ > 0, &slot->left, label_log_probs_ + i * walk_.row_step);
+      }
     }
+    blank_log_probs_ += kChunk * walk_.row_step;
+    label_log_probs_ += kChunk * walk_.row_step;
     CommitCopies();
   }
 
-  // Steps [first_step, first_step + kChunk). left(i): what enters lane 0 at the i-th of them.
-  template <typename Left>
-  __device__ void Advance(int first_step, const Left& left) {
-    const bool all_inside =
-        all_active_ && first_step - kWarpSize >= 0 && first_step + kChunk <= rows_;
-    if (all_inside) {
-      AdvanceChunk<false>(first_step, left);
-    } else {
-      AdvanceChunk<true>(first_step, left);
+  // Steps [first_step, first_step + kChunk). left: kChunk values, what enters lane 0 in each of
+  // them; has_left: whether they are more than zeros.
+  __device__ __forceinline__ void Advance(int first_step, bool has_left, const Scaled<Real>* left) {
+    Slot<Real> arcs[kChunk];
+    Scaled<Real> entering[kChunk], others[kChunk];
+    const int first_slot = RingIndex(first_step) * kWarpSize;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) arcs[i] = slots_[first_slot + i * kWarpSize];
+#pragma unroll
+    for (int i = 0; i < kChunk; i += 2) {
+      const ScaledPair pair = *reinterpret_cast<const ScaledPair*>(left + i);
+      entering[i] = pair.first;
+      entering[i + 1] = pair.second;
     }
+    Real lowest = value_.mantissa == 0 ? Real(0) : value_.exponent;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) lowest = fmin(lowest, fmin(arcs[i].above, arcs[i].left));
+    if (has_left) {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) lowest = fmin(lowest, entering[i].exponent);
+    }
+    if constexpr (kPass == Pass::kBackward) {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) others[i] = others_[i];
+      LoadOthers(first_step + kChunk);
+    }
+    const bool is_near = __all_sync(kAllLanes, is_near_ && lowest > Real(kLowestNear));
+    const bool is_masked = IsMasked(first_step, rotated_);
+    if (is_near && !is_masked) {
+      Steps<true, false>(first_step, arcs, entering, others);
+    } else if (is_near) {
+      Steps<true, true>(first_step, arcs, entering, others);
+    } else {
+      Steps<false, true>(first_step, arcs, entering, others);
+    }
+    value_ = Normalize(value_);
+    rotated_ = Rotate(rotated_, walk_.diagonal_step * kChunk);
+  }
+
+  // Leaves the rows that the steps from first_step on have shown to the right neighbour for the
+  // next panel: `next` is the place of row 0, null if there is no next panel.
+  __device__ void PassOn(int first_step, Scaled<Real>* next) {
+    if (next == nullptr) return;
+    __syncwarp();  // the last lane's values become visible to the warp
+    const int row = first_step - kWarpSize + lane_;
+    if (lane_ < kChunk && row >= 0 && row < walk_.rows) next[row] = last_column_[RingIndex(row)];
   }
 
   // Writes out the rows that the last step but kChunk completed.
-  __device__ void WriteRows(int first_step, Scaled<Real>* values) {
-    if constexpr (kStore) {
+  __device__ __forceinline__ void WriteRows(int first_step) {
+    if constexpr (kPass == Pass::kBackward) {
+      const int first_row = first_step - kWarpSize;
+      if (first_row < 0) return;
+      if (is_active_) {
+        if (first_row > 0 && first_row + kChunk <= walk_.rows) {
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const int row = first_step - kWarpSize + i;
-        if (active_ && row >= 0 && row < rows_) {
-          const Slot<Real> slot = slots_[RingIndex(row)];
-          values[cell_] = {slot.first, slot.second};
-          cell_ += walk_.row_step;
+          for (int i = 0; i < kChunk; ++i) {
+            const Slot<Real> slot = *SlotOfRow(first_row + i);
+            blank_cotangents_[i * walk_.row_step] = slot.above;
+            label_cotangents_[i * walk_.row_step] = slot.left;
+          }
+        } else {
+#pragma unroll 1
+          for (int i = 0; i < kChunk && first_row + i < walk_.rows; ++i) {
+            const Slot<Real> slot = *SlotOfRow(first_row + i);
+            const bool owns_above = first_row + i > 0 || walk_.owns_first_above;
+            if (owns_above) blank_cotangents_[i * walk_.row_step] = slot.above;
+            label_cotangents_[i * walk_.row_step] = slot.left;
+          }
         }
       }
+      blank_cotangents_ += kChunk * walk_.row_step;
+      label_cotangents_ += kChunk * walk_.row_step;
     }
   }
-
-  __device__ Scaled<Real> last_value() const { return last_value_; }
 
  private:
-  template <bool kMasked, typename Left>
-  __device__ __forceinline__ void AdvanceChunk(int first_step, const Left& left) {
-    Scaled<Real> above[kChunk], beside[kChunk], entering[kChunk];
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const int row = first_step + i - lane_;
-      const Slot<Real> slot = slots_[RingIndex(row)];
-      constexpr Real kNever = -HUGE_VAL;
-      Real first = slot.first;
-      Real second = column_ > 0 ? slot.second : kNever;
-      if constexpr (kMasked) {
-        const bool inside = active_ && row >= 0 && row < rows_;
-        // Above row 0 of column 0 stands the one that everything starts from. Nothing else enters
-        // from above: those arcs of beta's lead out of the lattice and may hold anything.
-        const bool from_start = column_ == 0 && row < walk_.first_row_from_above;
-        if (from_start) first = 0;
-        if (!from_start && (!inside || (row == 0 && column_ > 0))) first = kNever;
-        if (!inside) second = kNever;
-      }
-      above[i] = Split(first);
-      beside[i] = Split(second);
-      entering[i] = left(i);
-    }
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      Scaled<Real> from_left = {__shfl_up_sync(kAllLanes, value_.mantissa, 1),
-                                __shfl_up_sync(kAllLanes, value_.exponent, 1)};
-      if (lane_ == 0) from_left = entering[i];
-      value_ = Add(Multiply(value_, above[i]), Multiply(from_left, beside[i]));
-      const int row = first_step + i - lane_;
-      if (!kMasked || (row >= 0 && row < rows_)) {
-        slots_[RingIndex(row)] = {value_.mantissa, value_.exponent};
-        if (kMasked && row == rows_ - 1) last_value_ = value_;
-      }
-    }
-    value_ = Normalize(value_);
+  struct alignas(2 * sizeof(Scaled<Real>)) ScaledPair {
+    Scaled<Real> first;
+    Scaled<Real> second;
+  };
+
+  // Whether this column's cell of row 0 has an arc from above. Only the start enters a walk that
+  // starts: the other arcs of beta's lead out of the lattice and may hold anything, alpha's do not
+  // exist.
+  __device__ __forceinline__ bool EntersFirstRow() const {
+    return !walk_.is_start || (column_ == 0 && !walk_.enters_freely);
   }
 
-  const Walk<Real> walk_;
-  const int rows_;
+  // Fills the slots, or their halves, that no copy will fill before they are read.
+  __device__ void FillSlots() {
+    for (int step = 0; step < lane_; ++step) {
+      slots_[step * kWarpSize] = {0, Real(kNeverLogProb)};
+    }
+    if (!EntersFirstRow()) SlotOfRow(0)->above = 0;
+    if (column_ == 0) {
+      for (int step = 0; step < kRing; ++step) slots_[step * kWarpSize].left = Real(kNeverLogProb);
+    }
+  }
+
+  // The slot in which a lane finds `row` is that of the step in which it gets there: the same for
+  // all lanes in a step.
+  __device__ __forceinline__ Slot<Real>* SlotOfRow(int row) const {
+    return slots_ + RingIndex(row + lane_) * kWarpSize;
+  }
+
+  // A diagonal modulo the frames, at most kChunk steps on.
+  __device__ __forceinline__ int Rotate(int rotated, int steps) const {
+    rotated += steps;
+    if (walk_.frames < kChunk) rotated %= walk_.frames;
+    if (rotated >= walk_.frames) rotated -= walk_.frames;
+    if (rotated < 0) rotated += walk_.frames;
+    return rotated;
+  }
+
+  __device__ __forceinline__ Scaled<Real>* ValuesOfDiagonal(int rotated) const {
+    return lane_values_ + static_cast<int64_t>(rotated) * walk_.stride;
+  }
+
+  // Whether what some lane does in global memory in kChunk steps differs from the others: before
+  // row 0, behind the last one, in the last one itself for the cut, or where the diagonals are not
+  // one run of rows.
+  __device__ __forceinline__ bool IsMasked(int first_step, int rotated) const {
+    if constexpr (kPass == Pass::kCost) return first_step + kChunk >= walk_.rows;
+    const int last = rotated + walk_.diagonal_step * (kChunk - 1);
+    return first_step < kWarpSize || first_step + kChunk > walk_.rows || last < 0 ||
+           last >= walk_.frames;
+  }
+
+  // Starts the loads of the other walk's values for steps [first_step, first_step + kChunk).
+  __device__ __forceinline__ void LoadOthers(int first_step) {
+    int rotated = first_step == 0 ? rotated_ : Rotate(rotated_, walk_.diagonal_step * kChunk);
+    if (!IsMasked(first_step, rotated)) {
+      const Scaled<Real>* others = ValuesOfDiagonal(rotated);
+      if (is_active_) {
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) others_[i] = others[i * diagonal_stride_];
+      }
+    } else {
+      const int row = first_step - lane_;
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        if (is_active_ && row + i >= 0 && row + i < walk_.rows) {
+          others_[i] = *ValuesOfDiagonal(rotated);
+        }
+        rotated = Rotate(rotated, walk_.diagonal_step);
+      }
+    }
+  }
+
+  // kNear: all arcs and exponents are within the bounds above. kMasked: see IsMasked.
+  template <bool kNear, bool kMasked>
+  __device__ __forceinline__ void Steps(int first_step, const Slot<Real> (&arcs)[kChunk],
+                                        const Scaled<Real> (&entering)[kChunk],
+                                        const Scaled<Real> (&others)[kChunk]) {
+    const int first_slot = RingIndex(first_step) * kWarpSize;
+    Scaled<Real>* const diagonal_values =
+        kPass == Pass::kForward ? ValuesOfDiagonal(rotated_) : nullptr;
+    // Row first_step - kWarpSize + i is what the last lane has when the i-th step begins.
+    Scaled<Real>* const shown = last_column_ + RingIndex(first_step - kWarpSize);
+    const int first_row = is_active_ ? first_step - lane_ : -kChunk;
+    const int rotated = rotated_;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      if (lane_ == kWarpSize - 1) shown[i] = value_;
+      Scaled<Real> left = {__shfl_up_sync(kAllLanes, value_.mantissa, 1),
+                           __shfl_up_sync(kAllLanes, value_.exponent, 1)};
+      if (lane_ == 0) left = entering[i];
+      Scaled<Real> next;
+      Slot<Real> cotangents;
+      if constexpr (kNear) {
+        // The arcs' mantissas are never made: each term is taken relative to the larger term's
+        // exponent at once, in (-1, 0] bits from it or below.
+        next.exponent =
+            fmax(value_.exponent + CeilLog2(arcs[i].above), left.exponent + CeilLog2(arcs[i].left));
+        const Real from_above =
+            Exp2(MultiplyAdd(arcs[i].above, Real(kLog2E), value_.exponent - next.exponent));
+        const Real from_left =
+            Exp2(MultiplyAdd(arcs[i].left, Real(kLog2E), left.exponent - next.exponent));
+        const Real left_term = Product(left.mantissa, from_left);
+        next.mantissa = MultiplyAdd(value_.mantissa, from_above, left_term);
+        if constexpr (kPass == Pass::kBackward) {
+          const Real above_term = Product(value_.mantissa, from_above);
+          const Real share = others[i].mantissa * inverse_ *
+                             Exp2(next.exponent + (others[i].exponent + exponent_offset_));
+          cotangents = {-outcome_.cotangent * Saturate(above_term * share),
+                        -outcome_.cotangent * Saturate(left_term * share)};
+        }
+      } else {
+        const Scaled<Real> above_term = Multiply(value_, Split(arcs[i].above));
+        const Scaled<Real> left_term = Multiply(left, Split(arcs[i].left));
+        next = Add(above_term, left_term);
+        if constexpr (kPass == Pass::kBackward) {
+          cotangents = {
+              Weigh(Share(Multiply(above_term, others[i]), outcome_.total), outcome_.cotangent),
+              Weigh(Share(Multiply(left_term, others[i]), outcome_.total), outcome_.cotangent)};
+        }
+      }
+      value_ = next;
+      if constexpr (kPass == Pass::kCost && kMasked) {
+        if (first_row + i == walk_.rows - 1) *cut_ = value_;
+      }
+      if constexpr (kPass == Pass::kForward && !kMasked) {
+        if (is_active_) diagonal_values[i * diagonal_stride_] = value_;
+      }
+      if constexpr (kPass == Pass::kForward && kMasked) {
+        if (first_row + i >= 0 && first_row + i < walk_.rows) {
+          *ValuesOfDiagonal(Rotate(rotated, walk_.diagonal_step * i)) = value_;
+        }
+      }
+      if constexpr (kPass == Pass::kBackward) {
+        slots_[first_slot + i * kWarpSize] = cotangents;
+      }
+    }
+  }
+
+  const Walk& walk_;
   const int lane_;
   const int column_;
-  const bool active_;
-  const bool all_active_;
+  const bool is_active_;
   Slot<Real>* const slots_;
-  const Real* from_above_;  // of the next row to copy
-  const Real* from_left_;
-  int64_t cell_;  // of the next row to write
+  Scaled<Real>* const last_column_;
+  Scaled<Real>* const cut_;
+  const Real* blank_log_probs_;  // of the next row to copy
+  const Real* label_log_probs_;
   Scaled<Real> value_;
-  Scaled<Real> last_value_ = {
-      0, kZeroExponent<Real>};  // of the last row; a lane meets it in a masked chunk only
+  Scaled<Real>* lane_values_;
+  int diagonal_stride_ = 0;  // from one diagonal's values to the next
+  int rotated_ = 0;          // diagonal of the warp's next step, modulo the frames
+  bool is_near_ = true;
+  Scaled<Real> others_[kChunk];
+  Outcome<Real> outcome_;
+  Real inverse_;
+  Real exponent_offset_;
+  Real* blank_cotangents_;  // of the next row to write
+  Real* label_cotangents_;
 };
 
-// The walk of one panel: columns [first_column, first_column + 32 warps) of `columns`.
-// previous, next: global memory, one number a row (boundary_step apart): the last column of the
-// panel to the left, or null, and where this panel leaves its own, or null.
-template <typename Real, bool kStore>
-__device__ Scaled<Real> WalkPanel(const Walk<Real>& walk, int rows, int columns, int first_column,
-                                  Scaled<Real>* values, const Scaled<Real>* previous,
-                                  Scaled<Real>* next, int64_t boundary_step, Slot<Real>* rings) {
+// The walk of one panel: columns [first_column, first_column + blockDim.x) of `walk`.
+// previous, next: one value a row: the last column of the panel to the left, or null, and where
+// this panel leaves its own, or null.
+template <typename Real, Pass kPass>
+__device__ void WalkPanel(const Walk& walk, const Arrays<Real>& arrays, Scaled<Real>* cut,
+                          const Outcome<Real>& outcome, int first_column,
+                          const Scaled<Real>* previous, Scaled<Real>* next, Rings<Real>* rings) {
   const int warp = threadIdx.x / kWarpSize;
-  const int lane = threadIdx.x % kWarpSize;
-  const int panel_columns = min(columns - first_column, static_cast<int>(blockDim.x));
+  const int panel_columns = min(walk.columns - first_column, static_cast<int>(blockDim.x));
   const int warps = (panel_columns + kWarpSize - 1) / kWarpSize;
-  Slot<Real>* ring = rings + warp * kRing * kWarpSize;
-  WarpColumns<Real, kStore> mine(walk, rows, columns, first_column + warp * kWarpSize, ring);
-  // The left neighbour's last lane.
-  const Slot<Real>* left_ring = warp > 0 ? ring - kRing * kWarpSize + kWarpSize - 1 : nullptr;
-  const bool rightmost = next != nullptr && warp == warps - 1;
-  // Chunks until a warp has written its last row, kWarpSize steps after that row's first.
-  const int chunks = (rows - 1 + kWarpSize) / kChunk + 1;
+  WarpColumns<Real, kPass> mine(walk, arrays, cut, outcome, first_column + warp * kWarpSize,
+                                rings + warp);
+  // What enters the first warp: zeros, or what the panel before passed on.
+  Scaled<Real>* const entrance = rings[blockDim.x / kWarpSize].last_column;
+  if (threadIdx.x < kChunk) entrance[threadIdx.x] = {0, kZeroExponent<Real>};
+  __syncwarp();
+  Scaled<Real>* const mine_next = warp == warps - 1 ? next : nullptr;
+  // Chunks until the last lane has shown its last row, kWarpSize steps after that row's first, and
+  // the row is written.
+  const int chunks = (walk.rows - 1 + kWarpSize) / kChunk + 1;
   const int rounds = chunks + (warps - 1) * kLag;
 
   for (int round = 0; round < rounds; ++round) {
@@ -244,130 +563,158 @@ __device__ Scaled<Real> WalkPanel(const Walk<Real>& walk, int rows, int columns,
         for (int i = 0; i < kPrefetchChunks; ++i) mine.CopyArcs(i * kChunk);
       }
       mine.CopyArcs(first_step + kPrefetchChunks * kChunk);
-      WaitForCopies<kPrefetchChunks>();
-      mine.Advance(first_step, [&](int i) -> Scaled<Real> {
-        const int row = first_step + i;
-        if (warp > 0) {
-          const Slot<Real> slot = left_ring[RingIndex(row)];
-          return {slot.first, slot.second};
-        }
-        if (previous != nullptr && row < rows) return previous[row * boundary_step];
-        return {0, kZeroExponent<Real>};
-      });
-      if (rightmost && lane == kWarpSize - 1) {
-        for (int i = 0; i < kChunk; ++i) {
-          const int row = first_step + i - (kWarpSize - 1);
-          if (row < 0 || row >= rows) continue;
-          const Slot<Real> slot = ring[RingIndex(row) + kWarpSize - 1];
-          next[row * boundary_step] = {slot.first, slot.second};
-        }
+      const Scaled<Real>* left = entrance;
+      if (warp > 0) {
+        left = rings[warp - 1].last_column + RingIndex(first_step);
+      } else if (previous != nullptr) {
+        __syncwarp();  // the values of the last chunk have been read
+        const int row = first_step + static_cast<int>(threadIdx.x);
+        if (threadIdx.x < kChunk && row < walk.rows) entrance[threadIdx.x] = previous[row];
+        __syncwarp();  // and those of this one become visible to the warp
       }
-      mine.WriteRows(first_step, values);
+      WaitForCopies<kPrefetchChunks>();
+      mine.Advance(first_step, warp > 0 || previous != nullptr, left);
+      mine.PassOn(first_step, mine_next);
+      mine.WriteRows(first_step);
     }
-    // Shows this round's results in the last lane's slots to the warp on the right, and tells the
-    // warp on the left that the slots read here may be copied into again.
+    // Makes the last columns shown in this round visible to the warps on the right; a slot is shown
+    // anew kRing rows later, long after it was read.
     __syncthreads();
   }
-  return mine.last_value();
 }
 
-// Block n: alpha of sequence n, its total and cost. With kStore, block 2n is that and block 2n + 1
-// is beta of sequence n, and all values are written to alphas and betas. Without, boundaries is
-// used if there is more than one panel.
-template <typename Real, bool kStore>
+// Walks all panels. boundaries: what the panels pass on, two values a row of the walk.
+template <typename Real, Pass kPass>
+__device__ void WalkPanels(const Walk& walk, const Arrays<Real>& arrays, Scaled<Real>* cut,
+                           const Outcome<Real>& outcome, Scaled<Real>* boundaries,
+                           Rings<Real>* rings) {
+  if (walk.rows == 0) return;
+  const int panel = blockDim.x;
+  for (int first = 0; first < walk.columns; first += panel) {
+    const bool is_odd = first / panel % 2 == 1;
+    Scaled<Real>* const own = boundaries + (is_odd ? walk.rows : 0);
+    Scaled<Real>* const other = boundaries + (is_odd ? 0 : walk.rows);
+    // The barrier at the end of a panel makes its boundary visible to the next.
+    WalkPanel<Real, kPass>(walk, arrays, cut, outcome, first, first > 0 ? other : nullptr,
+                           first + panel < walk.columns ? own : nullptr, rings);
+  }
+}
+
+// The scratch of a sequence's walk. A sequence has two walks of together T_n rows.
+// Boundaries: padded (sequences, T, 2); compact the sequence's own cells, of which it has more than
+// 2 T_n if it has more than one panel.
+// Cuts, where the values of the last row go if nothing else is kept: padded (sequences, 2, U);
+// compact the sequence's own cells, of which the walks of two rows or more have 2 (U_n + 1).
+__device__ int64_t BoundariesIndex(const LatticeLayout& layout, const LatticeSequence& sequence,
+                                   int64_t n, int rows_before) {
+  const int64_t first = layout.compact() ? sequence.first : n * layout.max_frames * 2;
+  return first + 2 * rows_before;
+}
+__device__ int64_t CutIndex(const LatticeLayout& layout, const LatticeSequence& sequence, int64_t n,
+                            bool is_beta) {
+  if (layout.compact()) return sequence.first + (is_beta ? sequence.columns : 0);
+  return (2 * n + is_beta) * layout.max_columns;
+}
+
+// Zeros the cotangents of a padded sequence's cells beyond `frames` and `columns`; the two blocks
+// of a sequence share the rows.
+template <typename Real>
+__device__ void ZeroPadding(const LatticeLayout& layout, int64_t n, int frames, int columns,
+                            bool is_second, const Arrays<Real>& arrays) {
+  const int64_t first = n * layout.max_frames * layout.max_columns;
+  const int warps = blockDim.x / kWarpSize;
+  const int64_t warp = threadIdx.x / kWarpSize * 2 + is_second;
+  for (int64_t t = warp; t < layout.max_frames; t += 2 * warps) {
+    const int64_t row = first + t * layout.max_columns;
+    const int64_t used = t < frames ? columns : 0;
+    for (int64_t u = used + threadIdx.x % kWarpSize; u < layout.max_columns; u += kWarpSize) {
+      arrays.blank_cotangents[row + u] = 0;
+      arrays.label_cotangents[row + u] = 0;
+    }
+  }
+}
+
+// Block 2n walks alpha of sequence n, block 2n + 1 beta.
+template <typename Real, Pass kPass>
 __global__ void __launch_bounds__(kMaxWarps<Real>* kWarpSize)
-    LatticeWalkKernel(const LatticeLayout layout, const Real* __restrict__ blank_log_probs,
-                      const Real* __restrict__ label_log_probs, Real* costs, Scaled<Real>* alphas,
-                      Scaled<Real>* betas, Scaled<Real>* totals, Scaled<Real>* boundaries) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  Slot<Real>* rings = reinterpret_cast<Slot<Real>*>(shared_memory);
-  const int64_t n = kStore ? blockIdx.x / 2 : blockIdx.x;
-  const bool backward = kStore && blockIdx.x % 2 == 1;
+    LatticeWalkKernel(const LatticeLayout layout, const Arrays<Real> arrays) {
+  extern __shared__ __align__(32) unsigned char shared_memory[];
+  Rings<Real>* rings = reinterpret_cast<Rings<Real>*>(shared_memory);
+  const int64_t n = blockIdx.x / 2;
+  const bool is_beta = blockIdx.x % 2 == 1;
+  const LatticeSequence sequence = layout.Sequence(n);
+  Outcome<Real> outcome = {};
+  bool is_walked = sequence.valid;
+  if constexpr (kPass == Pass::kBackward) {
+    if (is_walked) {
+      outcome = {arrays.totals[n], arrays.cotangents[n]};
+      is_walked = outcome.total.mantissa > 0 && outcome.cotangent != 0;
+    }
+    if (!layout.compact()) {
+      ZeroPadding(layout, n, is_walked ? sequence.frames : 0, sequence.columns, is_beta, arrays);
+    }
+  }
+  if (!is_walked) return;
+  const Walk walk = MakeWalk(sequence, is_beta, kPass == Pass::kBackward);
+  const int rows_before = is_beta ? sequence.frames - walk.rows : 0;
+  Scaled<Real>* const boundaries =
+      arrays.boundaries + BoundariesIndex(layout, sequence, n, rows_before);
+  Scaled<Real>* const cut = arrays.cuts + CutIndex(layout, sequence, n, is_beta);
+  WalkPanels<Real, kPass>(walk, arrays, cut, outcome, boundaries, rings);
+  if constexpr (kPass == Pass::kBackward) {
+    // The blank arcs of the last frame lead out of the lattice, the last of them at its end: all
+    // alignments take it. If T_n = 1, beta walked them.
+    if (!is_beta && walk.rows > 0) {
+      const int64_t row = sequence.first + (sequence.frames - 1) * sequence.stride;
+      for (int u = threadIdx.x; u < sequence.columns; u += blockDim.x) {
+        arrays.blank_cotangents[row + u] = u == sequence.columns - 1 ? -outcome.cotangent : Real(0);
+      }
+    }
+  }
+}
+
+// One warp per sequence: the sum over the cut, U_n + 1 terms.
+template <typename Real, Pass kPass>
+__global__ void __launch_bounds__(kWarpSize)
+    LatticeTotalKernel(const LatticeLayout layout, const Arrays<Real> arrays, Real* costs,
+                       Scaled<Real>* totals) {
+  const int64_t n = blockIdx.x;
   const LatticeSequence sequence = layout.Sequence(n);
   if (!sequence.valid) {
-    if (!backward && threadIdx.x == 0) costs[n] = NAN;
+    if (threadIdx.x == 0) costs[n] = NAN;
     return;
   }
-  const Walk<Real> walk = MakeWalk(backward, sequence, blank_log_probs, label_log_probs);
-  Scaled<Real>* values = backward ? betas : alphas;
-  const int panel = blockDim.x;
-  Scaled<Real> last = {0, kZeroExponent<Real>};
-  for (int first = 0; first < sequence.columns; first += panel) {
-    const Scaled<Real>* previous = nullptr;
-    Scaled<Real>* next = nullptr;
-    int64_t boundary_step = walk.row_step;
-    if constexpr (kStore) {
-      // The values themselves are in global memory: the neighbouring column is there already.
-      if (first > 0) previous = values + walk.cell + (first - 1) * walk.column_step;
-    } else {
-      // Panels take turns with two numbers a row: in the compact layout those of the sequence's own
-      // cells (it has more than two columns), else an array (sequences, T, 2).
-      boundary_step = layout.compact() ? sequence.stride : 2;
-      Scaled<Real>* column =
-          boundaries + (layout.compact() ? sequence.first : n * layout.max_frames * 2);
-      const int turn = first / panel % 2;
-      if (first > 0) previous = column + (1 - turn);
-      if (first + panel < sequence.columns) next = column + turn;
-    }
-    last = WalkPanel<Real, kStore>(walk, sequence.frames, sequence.columns, first, values, previous,
-                                   next, boundary_step, rings);
-  }
-  const int last_thread = (sequence.columns - 1) % panel;
-  if (!backward && threadIdx.x == last_thread) {
-    const int64_t exit = sequence.first + (sequence.frames - 1) * sequence.stride;
-    const Scaled<Real> total =
-        Normalize(Multiply(last, Split(blank_log_probs[exit + sequence.columns - 1])));
-    if constexpr (kStore) totals[n] = total;
-    costs[n] = static_cast<Real>(NegativeLog(total));
-  }
-}
-
-constexpr int kPosteriorWarps = 8;
-
-// One warp per row of cells, one lane per cell; blocks_per_sequence blocks share a sequence's rows.
-// Bound by memory: 16 bytes of arcs and alpha, 8 of beta (the row below is another warp's own row
-// and comes from the cache), 8 written, for float.
-template <typename Real>
-__global__ void __launch_bounds__(kPosteriorWarps* kWarpSize)
-    LatticePosteriorsKernel(const LatticeLayout layout, int blocks_per_sequence,
-                            const Real* __restrict__ blank_log_probs,
-                            const Real* __restrict__ label_log_probs,
-                            const Scaled<Real>* __restrict__ alphas,
-                            const Scaled<Real>* __restrict__ betas,
-                            const Scaled<Real>* __restrict__ totals, Real* blank_posteriors,
-                            Real* label_posteriors) {
-  const int64_t n = blockIdx.x / blocks_per_sequence;
-  const int lane = threadIdx.x % kWarpSize;
-  const int64_t first_row =
-      blockIdx.x % blocks_per_sequence * kPosteriorWarps + threadIdx.x / kWarpSize;
-  const LatticeSequence sequence = layout.Sequence(n);
-  // Padding is written as zeros; in the compact layout it is nobody's and was zeroed beforehand.
-  const int64_t frames = sequence.valid ? sequence.frames : 0;
-  const int64_t rows = layout.compact() ? frames : layout.max_frames;
-  const int64_t row_cells = layout.compact() ? sequence.columns : layout.max_columns;
-  const Scaled<Real> one = {1, 0};
-  const Scaled<Real> total = sequence.valid ? totals[n] : Scaled<Real>{0, 0};
-  for (int64_t t = first_row; t < rows; t += blocks_per_sequence * kPosteriorWarps) {
-    const int64_t row = sequence.first + t * sequence.stride;
-    for (int64_t u = lane; u < row_cells; u += kWarpSize) {
-      const int64_t cell = row + u;
-      Real blank_posterior = 0, label_posterior = 0;
-      if (t < frames && u < sequence.columns) {
-        const bool last_frame = t == frames - 1, last_column = u == sequence.columns - 1;
-        const Scaled<Real> alpha = alphas[cell];
-        if (!last_frame || last_column) {
-          const Scaled<Real> below = last_frame ? one : betas[cell + sequence.stride];
-          blank_posterior =
-              Share(Multiply(Multiply(alpha, Split(blank_log_probs[cell])), below), total);
-        }
-        if (!last_column) {
-          label_posterior = Share(
-              Multiply(Multiply(alpha, Split(label_log_probs[cell])), betas[cell + 1]), total);
-        }
+  const Walk alpha_walk = MakeWalk(sequence, /*is_beta=*/false, /*is_second_half=*/false);
+  const Walk beta_walk = MakeWalk(sequence, /*is_beta=*/true, /*is_second_half=*/false);
+  const int last_column = sequence.columns - 1;
+  const Real* blank_log_probs =
+      arrays.blank_log_probs + sequence.first + (MeetingFrame(sequence) - 1) * sequence.stride;
+  Scaled<Real> sum = {0, kZeroExponent<Real>};
+  for (int u = threadIdx.x; u <= last_column; u += kWarpSize) {
+    Scaled<Real> alpha, beta = {1, 0};
+    if constexpr (kPass == Pass::kCost) {
+      alpha = arrays.cuts[CutIndex(layout, sequence, n, false) + u];
+      if (beta_walk.rows > 0) {
+        beta = arrays.cuts[CutIndex(layout, sequence, n, true) + last_column - u];
       }
-      blank_posteriors[cell] = blank_posterior;
-      label_posteriors[cell] = label_posterior;
+    } else {
+      alpha = arrays.values[alpha_walk.ValueIndex(alpha_walk.rows - 1, u)];
+      if (beta_walk.rows > 0) {
+        beta = arrays.values[beta_walk.ValueIndex(beta_walk.rows - 1, last_column - u)];
+      }
     }
+    if (beta_walk.rows == 0 && u < last_column) continue;  // beta(T, u) = 0
+    const Scaled<Real> through = Multiply(Multiply(alpha, Split(blank_log_probs[u])), beta);
+    sum = Normalize(Add(sum, through));
+  }
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+    const Scaled<Real> other = {__shfl_xor_sync(kAllLanes, sum.mantissa, distance),
+                                __shfl_xor_sync(kAllLanes, sum.exponent, distance)};
+    sum = Normalize(Add(sum, other));
+  }
+  if (threadIdx.x == 0) {
+    costs[n] = static_cast<Real>(NegativeLog(sum));
+    if constexpr (kPass == Pass::kForward) totals[n] = sum;
   }
 }
 
@@ -377,17 +724,15 @@ struct WalkLimits {
 };
 
 template <typename Real>
-constexpr int64_t kRingBytes = kRing * kWarpSize * sizeof(Slot<Real>);
-
-template <typename Real>
 cudaError_t GetWalkLimits(WalkLimits* limits) {
   int device = 0, limit = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return error;
-  limits->warps = std::min<int64_t>(kMaxWarps<Real>, limit / kRingBytes<Real>);
-  limits->shared_memory = static_cast<int>(limits->warps * kRingBytes<Real>);
+  limits->warps = kMaxWarps<Real>;
+  while (SharedBytes<Real>(limits->warps) > limit) --limits->warps;
+  limits->shared_memory = static_cast<int>(SharedBytes<Real>(limits->warps));
   return cudaSuccess;
 }
 
@@ -405,43 +750,33 @@ int64_t CountWarps(const LatticeLayout& layout, int64_t limit) {
   return (needed + panels - 1) / panels;
 }
 
-template <typename Real, bool kStore>
+template <typename Real, Pass kPass>
 cudaError_t LaunchLatticeWalk(cudaStream_t stream, const LatticeLayout& layout,
-                              const Real* blank_log_probs, const Real* label_log_probs, Real* costs,
-                              Scaled<Real>* alphas, Scaled<Real>* betas, Scaled<Real>* totals,
-                              Scaled<Real>* boundaries) {
+                              const Arrays<Real>& arrays) {
   WalkLimits limits;
   cudaError_t error = GetWalkLimits<Real>(&limits);
   if (error != cudaSuccess) return error;
-  const auto kernel = LatticeWalkKernel<Real, kStore>;
+  const auto kernel = LatticeWalkKernel<Real, kPass>;
   // Always the same value: another thread may be between these two calls on the same device.
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                limits.shared_memory);
   if (error != cudaSuccess) return error;
-  const int64_t blocks = kStore ? 2 * layout.sequences : layout.sequences;
+  const int64_t blocks = 2 * layout.sequences;
   if (blocks > INT32_MAX) return cudaErrorInvalidValue;
   const int64_t warps = CountWarps(layout, limits.warps);
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpSize),
-           static_cast<size_t>(warps * kRingBytes<Real>), stream>>>(
-      layout, blank_log_probs, label_log_probs, costs, alphas, betas, totals, boundaries);
+           static_cast<size_t>(SharedBytes<Real>(warps)), stream>>>(layout, arrays);
   return cudaGetLastError();
 }
 
-template <typename Real>
-cudaError_t LaunchLatticePosteriors(cudaStream_t stream, const LatticeLayout& layout, int64_t cells,
-                                    const Real* blank_log_probs, const Real* label_log_probs,
-                                    const Scaled<Real>* alphas, const Scaled<Real>* betas,
-                                    const Scaled<Real>* totals, Real* blank_posteriors,
-                                    Real* label_posteriors) {
-  // About 4096 cells to a block: 16 per thread hide the block's start.
-  constexpr int64_t kCellsPerBlock = 4096;
-  const int64_t per_sequence = std::max<int64_t>(1, cells / layout.sequences / kCellsPerBlock);
-  const int64_t blocks = per_sequence * layout.sequences;
-  if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-  LatticePosteriorsKernel<<<static_cast<unsigned>(blocks), kPosteriorWarps * kWarpSize, 0,
-                            stream>>>(layout, static_cast<int>(per_sequence), blank_log_probs,
-                                      label_log_probs, alphas, betas, totals, blank_posteriors,
-                                      label_posteriors);
+template <typename Real, Pass kPass>
+cudaError_t LaunchLatticeForward(cudaStream_t stream, const LatticeLayout& layout,
+                                 const Arrays<Real>& arrays, Real* costs, Scaled<Real>* totals) {
+  const cudaError_t error = LaunchLatticeWalk<Real, kPass>(stream, layout, arrays);
+  if (error != cudaSuccess) return error;
+  LatticeTotalKernel<Real, kPass>
+      <<<static_cast<unsigned>(layout.sequences), kWarpSize, 0, stream>>>(layout, arrays, costs,
+                                                                          totals);
   return cudaGetLastError();
 }
 
@@ -450,38 +785,64 @@ cudaError_t LaunchLatticePosteriors(cudaStream_t stream, const LatticeLayout& la
 template <typename Real>
 cudaError_t LatticeCost(cudaStream_t stream, const LatticeLayout& layout,
                         const Real* blank_log_probs, const Real* label_log_probs, Real* costs,
-                        Scaled<Real>* boundaries) {
-  return LaunchLatticeWalk<Real, false>(stream, layout, blank_log_probs, label_log_probs, costs,
-                                        nullptr, nullptr, nullptr, boundaries);
+                        Scaled<Real>* cuts, Scaled<Real>* boundaries) {
+  if (layout.sequences == 0) return cudaSuccess;
+  Arrays<Real> arrays = {};
+  arrays.blank_log_probs = blank_log_probs;
+  arrays.label_log_probs = label_log_probs;
+  arrays.cuts = cuts;
+  arrays.boundaries = boundaries;
+  return LaunchLatticeForward<Real, Pass::kCost>(stream, layout, arrays, costs, nullptr);
 }
 
 template <typename Real>
-cudaError_t LatticePosteriors(cudaStream_t stream, const LatticeLayout& layout, int64_t cells,
-                              const Real* blank_log_probs, const Real* label_log_probs, Real* costs,
-                              Real* blank_posteriors, Real* label_posteriors, Scaled<Real>* alphas,
-                              Scaled<Real>* betas, Scaled<Real>* totals) {
+cudaError_t LatticeForward(cudaStream_t stream, const LatticeLayout& layout,
+                           const Real* blank_log_probs, const Real* label_log_probs, Real* costs,
+                           Scaled<Real>* values, Scaled<Real>* totals, Scaled<Real>* boundaries) {
+  if (layout.sequences == 0) return cudaSuccess;
+  Arrays<Real> arrays = {};
+  arrays.blank_log_probs = blank_log_probs;
+  arrays.label_log_probs = label_log_probs;
+  arrays.values = values;
+  arrays.boundaries = boundaries;
+  return LaunchLatticeForward<Real, Pass::kForward>(stream, layout, arrays, costs, totals);
+}
+
+template <typename Real>
+cudaError_t LatticeBackward(cudaStream_t stream, const LatticeLayout& layout, int64_t cells,
+                            const Real* blank_log_probs, const Real* label_log_probs,
+                            const Scaled<Real>* values, const Scaled<Real>* totals,
+                            const Real* cotangents, Real* blank_cotangents, Real* label_cotangents,
+                            Scaled<Real>* boundaries) {
   if (layout.compact()) {
     // Rows between and behind the sequences belong to none of them.
-    for (Real* posteriors : {blank_posteriors, label_posteriors}) {
-      const cudaError_t error = cudaMemsetAsync(posteriors, 0, cells * sizeof(Real), stream);
+    for (Real* zeroed : {blank_cotangents, label_cotangents}) {
+      const cudaError_t error = cudaMemsetAsync(zeroed, 0, cells * sizeof(Real), stream);
       if (error != cudaSuccess) return error;
     }
   }
   if (layout.sequences == 0) return cudaSuccess;
-  const cudaError_t error =
-      LaunchLatticeWalk<Real, true>(stream, layout, blank_log_probs, label_log_probs, costs, alphas,
-                                    betas, totals, /*boundaries=*/nullptr);
-  if (error != cudaSuccess) return error;
-  return LaunchLatticePosteriors<Real>(stream, layout, cells, blank_log_probs, label_log_probs,
-                                       alphas, betas, totals, blank_posteriors, label_posteriors);
+  Arrays<Real> arrays = {};
+  arrays.blank_log_probs = blank_log_probs;
+  arrays.label_log_probs = label_log_probs;
+  arrays.values = const_cast<Scaled<Real>*>(values);  // only read in the backward
+  arrays.totals = totals;
+  arrays.cotangents = cotangents;
+  arrays.blank_cotangents = blank_cotangents;
+  arrays.label_cotangents = label_cotangents;
+  arrays.boundaries = boundaries;
+  return LaunchLatticeWalk<Real, Pass::kBackward>(stream, layout, arrays);
 }
 
-#define JAX_RNNT_INSTANTIATE(Real)                                                                 \
-  template cudaError_t LatticeCost(cudaStream_t, const LatticeLayout&, const Real*, const Real*,   \
-                                   Real*, Scaled<Real>*);                                          \
-  template cudaError_t LatticePosteriors(cudaStream_t, const LatticeLayout&, int64_t, const Real*, \
-                                         const Real*, Real*, Real*, Real*, Scaled<Real>*,          \
-                                         Scaled<Real>*, Scaled<Real>*);
+#define JAX_RNNT_INSTANTIATE(Real)                                                               \
+  template cudaError_t LatticeCost(cudaStream_t, const LatticeLayout&, const Real*, const Real*, \
+                                   Real*, Scaled<Real>*, Scaled<Real>*);                         \
+  template cudaError_t LatticeForward(cudaStream_t, const LatticeLayout&, const Real*,           \
+                                      const Real*, Real*, Scaled<Real>*, Scaled<Real>*,          \
+                                      Scaled<Real>*);                                            \
+  template cudaError_t LatticeBackward(cudaStream_t, const LatticeLayout&, int64_t, const Real*, \
+                                       const Real*, const Scaled<Real>*, const Scaled<Real>*,    \
+                                       const Real*, Real*, Real*, Scaled<Real>*);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)
 #undef JAX_RNNT_INSTANTIATE

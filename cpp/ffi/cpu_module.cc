@@ -42,15 +42,17 @@ struct CpuBackend {
     return Error::Success();
   }
 
-  static ScratchCounts<1> PosteriorsScratch(int64_t cells, const LatticeLayout&,
-                                            AnyBuffer& alphas) {
-    return {{{&alphas, cells}}};
+  static ScratchCounts<0> WalkScratch(int64_t, const LatticeLayout&) { return {}; }
+
+  template <typename Real, typename... Arguments>
+  static Error LatticeForward(Context pool, const LatticeLayout& layout, Arguments... arguments) {
+    cpu::LatticeForward<Real>(layout, arguments..., Loop(pool));
+    return Error::Success();
   }
 
   template <typename Real, typename... Arguments>
-  static Error LatticePosteriors(Context pool, const LatticeLayout& layout,
-                                 Arguments... arguments) {
-    cpu::LatticePosteriors<Real>(layout, arguments..., Loop(pool));
+  static Error LatticeBackward(Context pool, const LatticeLayout& layout, Arguments... arguments) {
+    cpu::LatticeBackward<Real>(layout, arguments..., Loop(pool));
     return Error::Success();
   }
 };
@@ -59,22 +61,25 @@ using Pool = xla::ffi::ThreadPool;
 
 XLA_FFI_DEFINE_HANDLER(kPickForward, PickForward<CpuBackend>, BindPickForward<Pool>());
 XLA_FFI_DEFINE_HANDLER(kPickBackward, PickBackward<CpuBackend>, BindPickBackward<Pool>());
-XLA_FFI_DEFINE_HANDLER(kLatticeCost, LatticeCostPadded<CpuBackend>, BindLatticeCost<Pool>());
-XLA_FFI_DEFINE_HANDLER(
-    kLatticePosteriors, (LatticePosteriorsPadded<CpuBackend, AnyResult>),
-    BindLatticePosteriors<Pool>().Ret<AnyBuffer>());  // scratch: alphas (..., T, U, 2)
-XLA_FFI_DEFINE_HANDLER(kLatticeCostCompact, LatticeCostCompact<CpuBackend>,
-                       BindLatticeCostCompact<Pool>().Attr<int64_t>("max_labels"));
-XLA_FFI_DEFINE_HANDLER(kLatticePosteriorsCompact, (LatticePosteriorsCompact<CpuBackend, AnyResult>),
-                       BindLatticePosteriorsCompact<Pool>()
-                           .Ret<AnyBuffer>()  // scratch: alphas (..., S, 2)
-                           .Attr<int64_t>("max_labels"));
+XLA_FFI_DEFINE_HANDLER(kLatticeCost, Padded<LatticeCost<CpuBackend>>(),
+                       BindLatticeCost(BindPadded<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeForward, Padded<LatticeForward<CpuBackend>>(),
+                       BindLatticeForward(BindPadded<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeBackward, Padded<LatticeBackward<CpuBackend>>(),
+                       BindLatticeBackward(BindPadded<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeCostCompact, Compact<LatticeCost<CpuBackend>>(),
+                       BindLatticeCost(BindCompact<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeForwardCompact, Compact<LatticeForward<CpuBackend>>(),
+                       BindLatticeForward(BindCompact<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CpuBackend>>(),
+                       BindLatticeBackward(BindCompact<Pool>()));
 
 }  // namespace
 
 NB_MODULE(_cpu, module) {
-  DefineModule(module, {kPickForward, kPickBackward, kLatticeCost, kLatticePosteriors,
-                        kLatticeCostCompact, kLatticePosteriorsCompact});
+  DefineModule(module,
+               {kPickForward, kPickBackward, kLatticeCost, kLatticeForward, kLatticeBackward,
+                kLatticeCostCompact, kLatticeForwardCompact, kLatticeBackwardCompact});
   module.def("instruction_set", [] { return cpu::IsaName(cpu::BestIsa()); });
 }
 

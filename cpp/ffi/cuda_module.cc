@@ -36,10 +36,11 @@ struct CudaBackend {
     return FromCuda(cuda::PickBackward<T>(stream, arguments...));
   }
 
-  static ScratchCounts<1> CostScratch(int64_t cells, const LatticeLayout& layout,
+  static ScratchCounts<2> CostScratch(int64_t cells, const LatticeLayout& layout, AnyBuffer& cuts,
                                       AnyBuffer& boundaries) {
-    const int64_t padded = layout.sequences * layout.max_frames * 2;
-    return {{{&boundaries, layout.compact() ? cells : padded}}};
+    const int64_t columns = layout.sequences * layout.max_columns * 2;
+    return {{{&cuts, layout.compact() ? cells : columns},
+             {&boundaries, CountBoundaries(cells, layout)}}};
   }
 
   template <typename Real, typename... Arguments>
@@ -47,16 +48,25 @@ struct CudaBackend {
     return FromCuda(cuda::LatticeCost<Real>(stream, layout, arguments...));
   }
 
-  static ScratchCounts<3> PosteriorsScratch(int64_t cells, const LatticeLayout& layout,
-                                            AnyBuffer& alphas, AnyBuffer& betas,
-                                            AnyBuffer& totals) {
-    return {{{&alphas, cells}, {&betas, cells}, {&totals, layout.sequences}}};
+  static ScratchCounts<1> WalkScratch(int64_t cells, const LatticeLayout& layout,
+                                      AnyBuffer& boundaries) {
+    return {{{&boundaries, CountBoundaries(cells, layout)}}};
   }
 
   template <typename Real, typename... Arguments>
-  static Error LatticePosteriors(Context stream, const LatticeLayout& layout,
-                                 Arguments... arguments) {
-    return FromCuda(cuda::LatticePosteriors<Real>(stream, layout, arguments...));
+  static Error LatticeForward(Context stream, const LatticeLayout& layout, Arguments... arguments) {
+    return FromCuda(cuda::LatticeForward<Real>(stream, layout, arguments...));
+  }
+
+  template <typename Real, typename... Arguments>
+  static Error LatticeBackward(Context stream, const LatticeLayout& layout,
+                               Arguments... arguments) {
+    return FromCuda(cuda::LatticeBackward<Real>(stream, layout, arguments...));
+  }
+
+ private:
+  static int64_t CountBoundaries(int64_t cells, const LatticeLayout& layout) {
+    return layout.compact() ? cells : layout.sequences * layout.max_frames * 2;
   }
 };
 
@@ -66,33 +76,34 @@ struct CudaBackend {
 
 JAX_RNNT_DEFINE_HANDLER(kPickForward, PickForward<CudaBackend>, BindPickForward<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kPickBackward, PickBackward<CudaBackend>, BindPickBackward<Stream>());
+JAX_RNNT_DEFINE_HANDLER(kLatticeCost, Padded<LatticeCost<CudaBackend>>(),
+                        BindLatticeCost(BindPadded<Stream>())
+                            .Ret<AnyBuffer>()    // scratch: cuts (..., 2, U, 2)
+                            .Ret<AnyBuffer>());  // scratch: boundaries (..., T, 2, 2)
+JAX_RNNT_DEFINE_HANDLER(kLatticeForward, Padded<LatticeForward<CudaBackend>>(),
+                        BindLatticeForward(BindPadded<Stream>())
+                            .Ret<AnyBuffer>());  // scratch: boundaries (..., T, 2, 2)
+JAX_RNNT_DEFINE_HANDLER(kLatticeBackward, Padded<LatticeBackward<CudaBackend>>(),
+                        BindLatticeBackward(BindPadded<Stream>())
+                            .Ret<AnyBuffer>());  // scratch: boundaries (..., T, 2, 2)
+JAX_RNNT_DEFINE_HANDLER(kLatticeCostCompact, Compact<LatticeCost<CudaBackend>>(),
+                        BindLatticeCost(BindCompact<Stream>())
+                            .Ret<AnyBuffer>()    // scratch: cuts (..., S, 2)
+                            .Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
 JAX_RNNT_DEFINE_HANDLER(
-    kLatticeCost, (LatticeCostPadded<CudaBackend, AnyResult>),
-    BindLatticeCost<Stream>().Ret<AnyBuffer>());  // scratch: boundaries (..., T, 4)
-JAX_RNNT_DEFINE_HANDLER(kLatticePosteriors,
-                        (LatticePosteriorsPadded<CudaBackend, AnyResult, AnyResult, AnyResult>),
-                        BindLatticePosteriors<Stream>()
-                            .Ret<AnyBuffer>()    // scratch: alphas (..., T, U, 2)
-                            .Ret<AnyBuffer>()    // scratch: betas (..., T, U, 2)
-                            .Ret<AnyBuffer>());  // scratch: totals (..., 2)
-JAX_RNNT_DEFINE_HANDLER(kLatticeCostCompact, (LatticeCostCompact<CudaBackend, AnyResult>),
-                        BindLatticeCostCompact<Stream>()
-                            .Ret<AnyBuffer>()  // scratch: boundaries (..., S, 2)
-                            .Attr<int64_t>("max_labels"));
-JAX_RNNT_DEFINE_HANDLER(kLatticePosteriorsCompact,
-                        (LatticePosteriorsCompact<CudaBackend, AnyResult, AnyResult, AnyResult>),
-                        BindLatticePosteriorsCompact<Stream>()
-                            .Ret<AnyBuffer>()  // scratch: alphas (..., S, 2)
-                            .Ret<AnyBuffer>()  // scratch: betas (..., S, 2)
-                            .Ret<AnyBuffer>()  // scratch: totals (..., N, 2)
-                            .Attr<int64_t>("max_labels"));
+    kLatticeForwardCompact, Compact<LatticeForward<CudaBackend>>(),
+    BindLatticeForward(BindCompact<Stream>()).Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
+JAX_RNNT_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CudaBackend>>(),
+                        BindLatticeBackward(BindCompact<Stream>())
+                            .Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
 #undef JAX_RNNT_DEFINE_HANDLER
 
 }  // namespace
 
 NB_MODULE(_cuda, module) {
-  DefineModule(module, {kPickForward, kPickBackward, kLatticeCost, kLatticePosteriors,
-                        kLatticeCostCompact, kLatticePosteriorsCompact});
+  DefineModule(module,
+               {kPickForward, kPickBackward, kLatticeCost, kLatticeForward, kLatticeBackward,
+                kLatticeCostCompact, kLatticeForwardCompact, kLatticeBackwardCompact});
   module.def("architectures", [] { return JAX_RNNT_CUDA_ARCHITECTURES; });
   module.def("cuda_version", [] { return JAX_RNNT_CUDA_VERSION; });
 }

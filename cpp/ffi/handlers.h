@@ -3,13 +3,15 @@
 // A Backend names what differs between devices:
 //   Context                      what XLA hands to a handler (a thread pool, a stream)
 //   BFloat16, Float16            its 16-bit types
-//   PickForward, PickBackward, LatticeCost, LatticePosteriors    the functions, returning Error
-//   CostScratch, PosteriorsScratch                               what the last two need of scratch
+//   PickForward, PickBackward, LatticeCost, LatticeForward, LatticeBackward
+//                                the functions, returning Error
+//   CostScratch, WalkScratch     what the lattice's need of scratch, as far as the backend has any
 // All leading dimensions of a buffer are batch, and nothing depends on the values of an array: a
 // shard of an uneven batch arrives with undefined rows.
 #ifndef JAX_RNNT_FFI_HANDLERS_H_
 #define JAX_RNNT_FFI_HANDLERS_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <limits>
@@ -88,6 +90,10 @@ Error DispatchArcs(DataType dtype, const Body& body) {
 template <typename Real>
 constexpr DataType kDataType = sizeof(Real) == sizeof(float) ? DataType::F32 : DataType::F64;
 
+// The type of what one call leaves for another, pair by pair.
+template <typename Real>
+constexpr DataType kBits = sizeof(Real) == sizeof(float) ? DataType::U32 : DataType::U64;
+
 // The pointer of a buffer whose type has been checked.
 template <typename T, typename Buffer>
 T* Data(Buffer& buffer) {
@@ -156,6 +162,9 @@ Error PickBackward(typename Backend::Context context, AnyBuffer logits, Int32Buf
   });
 }
 
+// Kernels count bytes of a few rows in 32 bits.
+constexpr int64_t kMaxColumns = (int64_t{1} << 28) - 1;
+
 // The layout of arcs (..., T, U) or, with offsets, of arcs (..., S) and lengths (..., N).
 inline Error MakeLayout(const AnyBuffer& arcs, const Int32Buffer& frames_lengths,
                         const Int32Buffer& labels_lengths, const Int32Buffer* offsets,
@@ -181,14 +190,14 @@ inline Error MakeLayout(const AnyBuffer& arcs, const Int32Buffer& frames_lengths
     }
     JAX_RNNT_RETURN_IF_ERROR(Check("offsets", *offsets, DataType::S32, layout->sequences));
     layout->max_frames = dimensions.back();
-    layout->max_columns = max_labels + 1;
+    layout->max_columns = std::min(max_labels + 1, kMaxColumns);
     layout->offsets = offsets->typed_data();
     layout->rows_per_group = dimensions.back();
     layout->sequences_per_group = batch.back();
   }
-  constexpr int64_t kLimit = std::numeric_limits<int32_t>::max();
-  if (layout->max_frames > kLimit || layout->max_columns > kLimit || layout->max_columns < 1) {
-    return WrongBuffer("blank_log_probs", "of fewer than 2^31 frames and columns");
+  if (layout->max_frames > std::numeric_limits<int32_t>::max() ||
+      layout->max_columns > kMaxColumns || layout->max_columns < 1) {
+    return WrongBuffer("blank_log_probs", "of fewer than 2^31 frames and 2^28 columns");
   }
   return Error::Success();
 }
@@ -206,96 +215,111 @@ Error CheckScratch(DataType dtype, const Counts& counts) {
   return Error::Success();
 }
 
-// Scratch: the backend's own buffers, of which it says how many Scaled numbers each holds.
-template <typename Backend, typename... Scratch>
-Error LatticeCost(typename Backend::Context context, const LatticeLayout& layout,
-                  AnyBuffer& blank_log_probs, AnyBuffer& label_log_probs, AnyBuffer& costs,
-                  Scratch&... scratch) {
-  return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
-    using Real = typename decltype(real)::Type;
-    constexpr DataType kReal = kDataType<Real>;
-    const int64_t cells = blank_log_probs.element_count();
-    JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
-    JAX_RNNT_RETURN_IF_ERROR(Check("costs", costs, kReal, layout.sequences));
-    JAX_RNNT_RETURN_IF_ERROR(CheckScratch(kReal, Backend::CostScratch(cells, layout, scratch...)));
-    if (layout.sequences == 0) return Error::Success();
-    return Backend::template LatticeCost<Real>(context, layout, Data<const Real>(blank_log_probs),
-                                               Data<const Real>(label_log_probs), Data<Real>(costs),
-                                               Data<Scaled<Real>>(scratch)...);
-  });
-}
+// The lattice's calls behind their layout. Scratch: the backend's own buffers, of which it says how
+// many Scaled numbers each holds.
+template <typename Backend>
+struct LatticeCost {
+  template <typename... Scratch>
+  static Error Run(typename Backend::Context context, const LatticeLayout& layout,
+                   AnyBuffer blank_log_probs, AnyBuffer label_log_probs, AnyResult costs,
+                   Scratch... scratch) {
+    return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
+      using Real = typename decltype(real)::Type;
+      constexpr DataType kReal = kDataType<Real>;
+      const int64_t cells = blank_log_probs.element_count();
+      JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("costs", *costs, kReal, layout.sequences));
+      JAX_RNNT_RETURN_IF_ERROR(
+          CheckScratch(kReal, Backend::CostScratch(cells, layout, *scratch...)));
+      if (layout.sequences == 0) return Error::Success();
+      return Backend::template LatticeCost<Real>(
+          context, layout, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
+          Data<Real>(*costs), Data<Scaled<Real>>(*scratch)...);
+    });
+  }
+};
 
-template <typename Backend, typename... Scratch>
-Error LatticeCostPadded(typename Backend::Context context, AnyBuffer blank_log_probs,
-                        AnyBuffer label_log_probs, Int32Buffer frames_lengths,
-                        Int32Buffer labels_lengths, AnyResult costs, Scratch... scratch) {
-  LatticeLayout layout;
-  JAX_RNNT_RETURN_IF_ERROR(
-      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, nullptr, 0, &layout));
-  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
-                              *scratch...);
-}
+template <typename Backend>
+struct LatticeForward {
+  template <typename... Scratch>
+  static Error Run(typename Backend::Context context, const LatticeLayout& layout,
+                   AnyBuffer blank_log_probs, AnyBuffer label_log_probs, AnyResult costs,
+                   AnyResult values, AnyResult totals, Scratch... scratch) {
+    return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
+      using Real = typename decltype(real)::Type;
+      constexpr DataType kReal = kDataType<Real>;
+      const int64_t cells = blank_log_probs.element_count();
+      JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("costs", *costs, kReal, layout.sequences));
+      JAX_RNNT_RETURN_IF_ERROR(Check("values", *values, kBits<Real>, 2 * cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("totals", *totals, kBits<Real>, 2 * layout.sequences));
+      JAX_RNNT_RETURN_IF_ERROR(
+          CheckScratch(kReal, Backend::WalkScratch(cells, layout, *scratch...)));
+      if (layout.sequences == 0) return Error::Success();
+      return Backend::template LatticeForward<Real>(
+          context, layout, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
+          Data<Real>(*costs), Data<Scaled<Real>>(*values), Data<Scaled<Real>>(*totals),
+          Data<Scaled<Real>>(*scratch)...);
+    });
+  }
+};
 
-template <typename Backend, typename... Scratch>
-Error LatticeCostCompact(typename Backend::Context context, AnyBuffer blank_log_probs,
-                         AnyBuffer label_log_probs, Int32Buffer frames_lengths,
-                         Int32Buffer labels_lengths, Int32Buffer offsets, AnyResult costs,
-                         Scratch... scratch, int64_t max_labels) {
-  LatticeLayout layout;
-  JAX_RNNT_RETURN_IF_ERROR(
-      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, &offsets, max_labels, &layout));
-  return LatticeCost<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
-                              *scratch...);
-}
+template <typename Backend>
+struct LatticeBackward {
+  template <typename... Scratch>
+  static Error Run(typename Backend::Context context, const LatticeLayout& layout,
+                   AnyBuffer blank_log_probs, AnyBuffer label_log_probs, AnyBuffer values,
+                   AnyBuffer totals, AnyBuffer cotangents, AnyResult blank_cotangents,
+                   AnyResult label_cotangents, Scratch... scratch) {
+    return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
+      using Real = typename decltype(real)::Type;
+      constexpr DataType kReal = kDataType<Real>;
+      const int64_t cells = blank_log_probs.element_count();
+      JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("values", values, kBits<Real>, 2 * cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("totals", totals, kBits<Real>, 2 * layout.sequences));
+      JAX_RNNT_RETURN_IF_ERROR(Check("cotangents", cotangents, kReal, layout.sequences));
+      JAX_RNNT_RETURN_IF_ERROR(Check("blank_cotangents", *blank_cotangents, kReal, cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("label_cotangents", *label_cotangents, kReal, cells));
+      JAX_RNNT_RETURN_IF_ERROR(
+          CheckScratch(kReal, Backend::WalkScratch(cells, layout, *scratch...)));
+      if (layout.sequences == 0 && !layout.compact()) return Error::Success();
+      return Backend::template LatticeBackward<Real>(
+          context, layout, cells, Data<const Real>(blank_log_probs),
+          Data<const Real>(label_log_probs), Data<const Scaled<Real>>(values),
+          Data<const Scaled<Real>>(totals), Data<const Real>(cotangents),
+          Data<Real>(*blank_cotangents), Data<Real>(*label_cotangents),
+          Data<Scaled<Real>>(*scratch)...);
+    });
+  }
+};
 
-template <typename Backend, typename... Scratch>
-Error LatticePosteriors(typename Backend::Context context, const LatticeLayout& layout,
-                        AnyBuffer& blank_log_probs, AnyBuffer& label_log_probs, AnyBuffer& costs,
-                        AnyBuffer& blank_posteriors, AnyBuffer& label_posteriors,
-                        Scratch&... scratch) {
-  return DispatchArcs(blank_log_probs.element_type(), [&](auto real) -> Error {
-    using Real = typename decltype(real)::Type;
-    constexpr DataType kReal = kDataType<Real>;
-    const int64_t cells = blank_log_probs.element_count();
-    JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
-    JAX_RNNT_RETURN_IF_ERROR(Check("costs", costs, kReal, layout.sequences));
-    JAX_RNNT_RETURN_IF_ERROR(Check("blank_posteriors", blank_posteriors, kReal, cells));
-    JAX_RNNT_RETURN_IF_ERROR(Check("label_posteriors", label_posteriors, kReal, cells));
+// A lattice call on arcs (..., T, U).
+template <typename Call>
+struct Padded {
+  template <typename Context, typename... Rest>
+  Error operator()(Context context, AnyBuffer blank_log_probs, AnyBuffer label_log_probs,
+                   Int32Buffer frames_lengths, Int32Buffer labels_lengths, Rest... rest) const {
+    LatticeLayout layout;
     JAX_RNNT_RETURN_IF_ERROR(
-        CheckScratch(kReal, Backend::PosteriorsScratch(cells, layout, scratch...)));
-    if (layout.sequences == 0 && !layout.compact()) return Error::Success();
-    return Backend::template LatticePosteriors<Real>(
-        context, layout, cells, Data<const Real>(blank_log_probs),
-        Data<const Real>(label_log_probs), Data<Real>(costs), Data<Real>(blank_posteriors),
-        Data<Real>(label_posteriors), Data<Scaled<Real>>(scratch)...);
-  });
-}
+        MakeLayout(blank_log_probs, frames_lengths, labels_lengths, nullptr, 0, &layout));
+    return Call::Run(context, layout, blank_log_probs, label_log_probs, rest...);
+  }
+};
 
-template <typename Backend, typename... Scratch>
-Error LatticePosteriorsPadded(typename Backend::Context context, AnyBuffer blank_log_probs,
-                              AnyBuffer label_log_probs, Int32Buffer frames_lengths,
-                              Int32Buffer labels_lengths, AnyResult costs,
-                              AnyResult blank_posteriors, AnyResult label_posteriors,
-                              Scratch... scratch) {
-  LatticeLayout layout;
-  JAX_RNNT_RETURN_IF_ERROR(
-      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, nullptr, 0, &layout));
-  return LatticePosteriors<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
-                                    *blank_posteriors, *label_posteriors, *scratch...);
-}
-
-template <typename Backend, typename... Scratch>
-Error LatticePosteriorsCompact(typename Backend::Context context, AnyBuffer blank_log_probs,
-                               AnyBuffer label_log_probs, Int32Buffer frames_lengths,
-                               Int32Buffer labels_lengths, Int32Buffer offsets, AnyResult costs,
-                               AnyResult blank_posteriors, AnyResult label_posteriors,
-                               Scratch... scratch, int64_t max_labels) {
-  LatticeLayout layout;
-  JAX_RNNT_RETURN_IF_ERROR(
-      MakeLayout(blank_log_probs, frames_lengths, labels_lengths, &offsets, max_labels, &layout));
-  return LatticePosteriors<Backend>(context, layout, blank_log_probs, label_log_probs, *costs,
-                                    *blank_posteriors, *label_posteriors, *scratch...);
-}
+// A lattice call on arcs (..., S).
+template <typename Call>
+struct Compact {
+  template <typename Context, typename... Rest>
+  Error operator()(Context context, int64_t max_labels, AnyBuffer blank_log_probs,
+                   AnyBuffer label_log_probs, Int32Buffer frames_lengths,
+                   Int32Buffer labels_lengths, Int32Buffer offsets, Rest... rest) const {
+    LatticeLayout layout;
+    JAX_RNNT_RETURN_IF_ERROR(
+        MakeLayout(blank_log_probs, frames_lengths, labels_lengths, &offsets, max_labels, &layout));
+    return Call::Run(context, layout, blank_log_probs, label_log_probs, rest...);
+  }
+};
 
 }  // namespace jax_rnnt::ffi
 

@@ -14,9 +14,11 @@ struct Handlers {
   Handler pick_forward;
   Handler pick_backward;
   Handler lattice_cost;
-  Handler lattice_posteriors;
+  Handler lattice_forward;
+  Handler lattice_backward;
   Handler lattice_cost_compact;
-  Handler lattice_posteriors_compact;
+  Handler lattice_forward_compact;
+  Handler lattice_backward_compact;
 };
 
 inline void DefineModule(nanobind::module_& module, Handlers handlers) {
@@ -31,9 +33,11 @@ inline void DefineModule(nanobind::module_& module, Handlers handlers) {
     targets["pick_forward"] = capsule(handlers.pick_forward);
     targets["pick_backward"] = capsule(handlers.pick_backward);
     targets["lattice_cost"] = capsule(handlers.lattice_cost);
-    targets["lattice_posteriors"] = capsule(handlers.lattice_posteriors);
+    targets["lattice_forward"] = capsule(handlers.lattice_forward);
+    targets["lattice_backward"] = capsule(handlers.lattice_backward);
     targets["lattice_cost_compact"] = capsule(handlers.lattice_cost_compact);
-    targets["lattice_posteriors_compact"] = capsule(handlers.lattice_posteriors_compact);
+    targets["lattice_forward_compact"] = capsule(handlers.lattice_forward_compact);
+    targets["lattice_backward_compact"] = capsule(handlers.lattice_backward_compact);
     return targets;
   });
 }
