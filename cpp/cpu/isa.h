@@ -44,8 +44,10 @@ JAX_RNNT_DECLARE_KERNELS(avx512)
 #endif
 #undef JAX_RNNT_DECLARE_KERNELS
 
-// Reals that SequenceForward and SequenceBackward need as workspace, per column.
+// Reals that SequenceForward and SequenceBackward need as workspace: so many for each column, and
+// for so many columns more.
 inline constexpr int64_t kWorkspacePerColumn = 6;
+inline constexpr int64_t kWorkspaceMoreColumns = 48;
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 

@@ -11,7 +11,7 @@ namespace {
 
 template <typename Real>
 std::vector<Real> MakeWorkspace(const LatticeSequence& sequence) {
-  return std::vector<Real>(kWorkspacePerColumn * sequence.columns);
+  return std::vector<Real>(kWorkspacePerColumn * (sequence.columns + kWorkspaceMoreColumns));
 }
 
 // Zeros the cells of a padded sequence that lie beyond its lengths.

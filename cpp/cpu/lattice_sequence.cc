@@ -1,4 +1,4 @@
-// Alpha and beta of one sequence of an RNN-T lattice, frame by frame, on one thread.
+// Alpha and beta of one sequence of an RNN-T lattice, on one thread.
 //
 //   alpha(0, 0) = 1
 //   alpha(t, u) = alpha(t-1, u) blank(t-1, u) + alpha(t, u-1) label(t, u-1)
@@ -8,75 +8,340 @@
 //   posterior of an arc = alpha(its tail) arc beta(its head) / total
 //   cotangent of an arc's log-probability = -posterior x the sequence's cotangent
 //
-// Every quantity is Scaled (core/scaled.h). A frame's arcs are split into mantissa and exponent by
-// a loop without dependences, which the compiler vectorises; the recursion along u behind it is
-// bound by its own latency. Posteriors come with beta, so that only alpha is stored.
+// Every quantity is Scaled (core/scaled.h). Cotangents come with beta, so that only alpha is
+// stored. Blank arcs of the last frame but the last, and label arcs of the last column, lead out of
+// the lattice and may hold anything.
+//
+// Float: frames in bands of kLanes, a lane each, the last band ending with the last frame. Lane i
+// is one column behind lane i - 1, so that a step is a piece of an anti-diagonal, whose cells do
+// not depend on each other: column s - i in lane i at step s. Arcs come, and results go, by tiles
+// of kLanes steps, which are kLanes pieces of rows transposed.
+// Double: one cell after the other.
 //
 // Compiled once for each instruction set (cpu/isa.h).
 #include "cpu/isa.h"
+#include "cpu/vectors.h"
 
 namespace jax_rnnt::cpu::JAX_RNNT_ISA_NAMESPACE {
 namespace {
 
-// The arcs of one frame, split: two arrays each, so that the splitting vectorises.
-template <typename Real>
-struct SplitArcs {
-  Real* mantissas;
-  Real* exponents;
+// ---- Float
+// ---------------------------------------------------------------------------------------
 
-  Scaled<Real> operator[](int32_t u) const { return {mantissas[u], exponents[u]}; }
+static_assert(kLanes <= kMaxUnnormalizedSteps);
+static_assert(3 * kLanes <= kWorkspaceMoreColumns);
+
+struct Numbers {
+  Floats mantissa;
+  Floats exponent;
 };
 
-template <typename Real>
-void Read(const Real* log_probs, int32_t columns, SplitArcs<Real> arcs) {
-  Real* __restrict mantissas = arcs.mantissas;
-  Real* __restrict exponents = arcs.exponents;
+constexpr float kZeroLog = -1e37f;
+static_assert(kZeroLog == kZeroExponent<float>);
+
+JAX_RNNT_INLINE Numbers Zeros() { return {Floats{}, Broadcast(kZeroLog)}; }
+
+// Split, Multiply, Add and Normalize of core/scaled.h on vectors.
+JAX_RNNT_INLINE Numbers SplitVector(Floats log_prob) {
+  const Floats log2_prob = log_prob * 1.44269504f;
+  const Floats rounded = (log2_prob + kRounding) - kRounding;
+  const Floats near_mantissa = ExpOfFraction(WithoutPowersOfTwo(log_prob, rounded));
+  const Ints far = log2_prob <= Broadcast(-4194304.0f);
+  const Floats far_mantissa = log2_prob < Broadcast(kZeroLog) ? Floats{} : Broadcast(1.0f);
+  const Floats exponent = far ? FromBits(ToBits(log2_prob) & ~1) : rounded;
+  return {far ? far_mantissa : near_mantissa, Max(exponent, Broadcast(kZeroLog))};
+}
+
+JAX_RNNT_INLINE Numbers Multiply(Numbers a, Numbers b) {
+  return {a.mantissa * b.mantissa, a.exponent + b.exponent};
+}
+
+// 2^x for whole x in [-126, 127].
+JAX_RNNT_INLINE Floats PowerOfTwo(Floats x) {
+  return FromBits(ToBits(x + (kRounding + 127.0f)) << 23);
+}
+
+JAX_RNNT_INLINE Numbers Add(Numbers a, Numbers b) {
+  const Floats difference = a.exponent - b.exponent;
+  const Ints a_leads = difference >= Floats{};
+  const Floats leading = a_leads ? a.mantissa : b.mantissa;
+  const Floats trailing = a_leads ? b.mantissa : a.mantissa;
+  const Floats distance = FromBits(ToBits(difference) | INT32_MIN);  // -|difference|
+  return {trailing * PowerOfTwo(Max(distance, Broadcast(-126.0f))) + leading,
+          a_leads ? a.exponent : b.exponent};
+}
+
+JAX_RNNT_INLINE Numbers Normalize(Numbers a) {
+  const Ints shift = ToBits(a.mantissa) >> 23 & 0xff;
+  const Ints zero = a.mantissa == Floats{};
+  const Floats reciprocal = FromBits((254 - shift) << 23);
+  const Floats exponent = a.exponent + __builtin_convertvector(shift - 127, Floats);
+  return {a.mantissa * reciprocal, zero ? Broadcast(kZeroLog) : exponent};
+}
+
+// An array of one number a cell, or of two with the mantissas of a frame before its exponents.
+template <typename T>
+struct Rows {
+  T* frame(int64_t t) const { return begin + t * stride; }
+
+  T* begin;
+  int64_t stride;
+};
+
+// The columns [first, last) of a row, as lanes of the vector whose lane 0 is column `begin`.
+struct Window {
+  int32_t first;
+  int32_t last;
+};
+
+JAX_RNNT_INLINE Window MakeWindow(int64_t begin, int64_t first, int64_t last) {
+  auto lane = [begin](int64_t column) {
+    const int64_t x = column - begin;
+    return static_cast<int32_t>(x < 0 ? 0 : x > kLanes ? kLanes : x);
+  };
+  return {lane(first), lane(last)};
+}
+
+// A tile is kLanes vectors, one a step: lane i of step s + k is column s + k - i of frame t + i.
+// `fill` stands where there is no cell; frames before the first one hold `before`.
+template <typename Columns>
+JAX_RNNT_INLINE void LoadTile(Rows<const float> rows, int64_t t, int64_t step, float fill,
+                              float before, const Columns& columns, Floats* tile) {
+  for (int i = 0; i < kLanes; ++i) {
+    if (t + i < 0) {
+      tile[i] = Broadcast(before);
+      continue;
+    }
+    const int64_t begin = step - i;
+    const Window window = columns(t + i, begin);
+    tile[i] = LoadWindow(rows.frame(t + i) + begin, window.first, window.last, fill);
+  }
+  Transpose(tile);
+}
+
+JAX_RNNT_INLINE void StoreTile(Floats* tile, Rows<float> rows, int64_t t, int64_t step,
+                               int32_t columns) {
+  Transpose(tile);
+  for (int i = t < 0 ? static_cast<int>(-t) : 0; i < kLanes; ++i) {
+    const int64_t begin = step - i;
+    const Window window = MakeWindow(begin, 0, columns);
+    StoreWindow(rows.frame(t + i) + begin, window.first, window.last, tile[i]);
+  }
+}
+
+// One sequence's arrays as bands read them.
+struct Band {
+  Band(const LatticeSequence& sequence, const float* blank_log_probs, const float* label_log_probs)
+      : frames(sequence.frames),
+        columns(sequence.columns),
+        first_frame(frames - (frames + kLanes - 1) / kLanes * kLanes),
+        steps((columns + 2 * kLanes - 2) / kLanes * kLanes),
+        blank{blank_log_probs + sequence.first, sequence.stride},
+        label{label_log_probs + sequence.first, sequence.stride} {}
+
+  // The log-probabilities of a tile's arcs; no arc leads out of the lattice but the last one. A
+  // frame before the first hands what it is handed to the next one.
+  __attribute__((always_inline)) void LoadArcs(int64_t t, int64_t step, Floats* blanks,
+                                               Floats* labels) const {
+    LoadTile(
+        blank, t, step, -kInfinity, 0.0f,
+        [this](int64_t frame, int64_t begin) {
+          return MakeWindow(begin, frame == frames - 1 ? columns - 1 : 0, columns);
+        },
+        blanks);
+    LoadTile(
+        label, t, step, -kInfinity, -kInfinity,
+        [this](int64_t, int64_t begin) { return MakeWindow(begin, 0, columns - 1); }, labels);
+  }
+
+  int64_t frames;
+  int32_t columns;
+  int64_t first_frame;  // of the first band; up to kLanes - 1 before the first
+  int64_t steps;        // of a band, whole tiles
+  Rows<const float> blank;
+  Rows<const float> label;
+};
+
+// What a band hands to the next one, per column, with room for the steps at which the lane that
+// reads or writes it is outside the lattice.
+struct Border {
+  Border(float* memory, int32_t columns, int32_t one)
+      : size(columns + 3 * kLanes), mantissas(memory + kLanes), exponents(mantissas + size) {
+    for (int64_t i = 0; i < size; ++i) {
+      memory[i] = i == kLanes + one ? 1.0f : 0.0f;
+      memory[size + i] = i == kLanes + one ? 0.0f : kZeroLog;
+    }
+  }
+
+  __attribute__((always_inline)) void Set(int64_t column, Numbers x, int lane) {
+    mantissas[column] = x.mantissa[lane];
+    exponents[column] = x.exponent[lane];
+  }
+
+  // Every number that a band has set was left as it came.
+  __attribute__((always_inline)) void NormalizeAll() {
+    for (int64_t i = -kLanes; i + kLanes <= size - kLanes; i += kLanes) {
+      const Numbers x = Normalize({Load(mantissas + i), Load(exponents + i)});
+      Store(mantissas + i, x.mantissa);
+      Store(exponents + i, x.exponent);
+    }
+  }
+
+  int64_t size;
+  float* mantissas;
+  float* exponents;
+};
+
+JAX_RNNT_INLINE Rows<float> MantissasOf(const LatticeSequence& sequence, Scaled<float>* alphas) {
+  return {reinterpret_cast<float*>(alphas + sequence.first), 2 * sequence.stride};
+}
+
+Scaled<float> Forward(const LatticeSequence& sequence, const float* blank_log_probs,
+                      const float* label_log_probs, Scaled<float>* alphas, float* memory) {
+  const Band band(sequence, blank_log_probs, label_log_probs);
+  Border from_above(memory, band.columns, /*one=*/0);  // alpha(t-1, u) blank(t-1, u)
+  for (int64_t t = band.first_frame; t < band.frames; t += kLanes) {
+    Numbers leave = Zeros();
+    Numbers emit = Zeros();
+    for (int64_t step = 0; step < band.steps; step += kLanes) {
+      Floats blanks[kLanes];
+      Floats labels[kLanes];
+      band.LoadArcs(t, step, blanks, labels);
+      for (int k = 0; k < kLanes; ++k) {
+        const int64_t s = step + k;
+        const Numbers above = {ShiftUp(leave.mantissa, from_above.mantissas[s]),
+                               ShiftUp(leave.exponent, from_above.exponents[s])};
+        Numbers alpha = Add(above, emit);
+        if (k == 0) alpha = Normalize(alpha);
+        leave = Multiply(alpha, SplitVector(blanks[k]));
+        emit = Multiply(alpha, SplitVector(labels[k]));
+        from_above.Set(s - (kLanes - 1), leave, kLanes - 1);
+        blanks[k] = alpha.mantissa;
+        labels[k] = alpha.exponent;
+      }
+      if (alphas != nullptr) {
+        const Rows<float> mantissas = MantissasOf(sequence, alphas);
+        const Rows<float> exponents = {mantissas.begin + band.columns, mantissas.stride};
+        StoreTile(blanks, mantissas, t, step, band.columns);
+        StoreTile(labels, exponents, t, step, band.columns);
+      }
+    }
+    from_above.NormalizeAll();
+  }
+  return {from_above.mantissas[band.columns - 1], from_above.exponents[band.columns - 1]};
+}
+
+// -cotangent * part / total, the share in [0, 1] as Share of core/scaled.h gives it.
+JAX_RNNT_INLINE Floats ArcCotangents(Numbers part, float reciprocal, float exponent,
+                                     float cotangent) {
+  const Floats difference = part.exponent - exponent;
+  const Floats within = Max(-Max(-difference, Broadcast(-126.0f)), Broadcast(-126.0f));
+  const Floats quotient = part.mantissa * reciprocal;
+  const Floats product = quotient * PowerOfTwo(within);
+  const Floats share = product > 1.0f ? Broadcast(1.0f) : product;
+  const Ints none = (difference < Broadcast(-126.0f)) | (product == Floats{});
+  return none ? Floats{} : 0.0f - share * cotangent;
+}
+
+void Backward(const LatticeSequence& sequence, Scaled<float> total, float cotangent,
+              const float* blank_log_probs, const float* label_log_probs,
+              const Scaled<float>* alphas, float* blank_cotangents, float* label_cotangents,
+              float* memory) {
+  const Band band(sequence, blank_log_probs, label_log_probs);
+  const Rows<float> blank_results = {blank_cotangents + sequence.first, sequence.stride};
+  const Rows<float> label_results = {label_cotangents + sequence.first, sequence.stride};
+  if (!(total.mantissa > 0) || cotangent == 0) {
+    for (int64_t t = 0; t < band.frames; ++t) {
+      memset(blank_results.frame(t), 0, band.columns * sizeof(float));
+      memset(label_results.frame(t), 0, band.columns * sizeof(float));
+    }
+    return;
+  }
+  const Rows<float> stored = MantissasOf(sequence, const_cast<Scaled<float>*>(alphas));
+  const Rows<const float> mantissas = {stored.begin, stored.stride};
+  const Rows<const float> exponents = {stored.begin + band.columns, stored.stride};
+  const auto all = [&band](int64_t, int64_t begin) { return MakeWindow(begin, 0, band.columns); };
+  const float reciprocal = 1.0f / total.mantissa;
+  Border from_below(memory, band.columns, /*one=*/band.columns - 1);  // beta(t+1, u)
+  for (int64_t t = band.frames - kLanes; t > -kLanes; t -= kLanes) {
+    Numbers beta = Zeros();
+    for (int64_t step = band.steps - kLanes; step >= 0; step -= kLanes) {
+      Floats blanks[kLanes];
+      Floats labels[kLanes];
+      Floats alpha_mantissas[kLanes];
+      Floats alpha_exponents[kLanes];
+      band.LoadArcs(t, step, blanks, labels);
+      LoadTile(mantissas, t, step, 0.0f, 0.0f, all, alpha_mantissas);
+      LoadTile(exponents, t, step, kZeroLog, kZeroLog, all, alpha_exponents);
+      for (int k = kLanes - 1; k >= 0; --k) {
+        const int64_t s = step + k;
+        const int64_t last = s - (kLanes - 1);
+        const Numbers below = {ShiftDown(beta.mantissa, from_below.mantissas[last]),
+                               ShiftDown(beta.exponent, from_below.exponents[last])};
+        const Numbers leave = Multiply(SplitVector(blanks[k]), below);
+        const Numbers emit = Multiply(SplitVector(labels[k]), beta);
+        const Numbers alpha = {alpha_mantissas[k], alpha_exponents[k]};
+        blanks[k] = ArcCotangents(Multiply(alpha, leave), reciprocal, total.exponent, cotangent);
+        labels[k] = ArcCotangents(Multiply(alpha, emit), reciprocal, total.exponent, cotangent);
+        beta = Add(leave, emit);
+        if (k == 0) beta = Normalize(beta);
+        from_below.Set(s, beta, 0);
+      }
+      StoreTile(blanks, blank_results, t, step, band.columns);
+      StoreTile(labels, label_results, t, step, band.columns);
+    }
+    from_below.NormalizeAll();
+  }
+}
+
+// ---- Double
+// --------------------------------------------------------------------------------------
+
+// The arcs of one frame, split: two arrays each, so that the splitting vectorises.
+struct SplitArcs {
+  double* mantissas;
+  double* exponents;
+
+  Scaled<double> operator[](int32_t u) const { return {mantissas[u], exponents[u]}; }
+};
+
+void Read(const double* log_probs, int32_t columns, SplitArcs arcs) {
+  double* __restrict mantissas = arcs.mantissas;
+  double* __restrict exponents = arcs.exponents;
   for (int32_t u = 0; u < columns; ++u) {
-    const Scaled<Real> arc = Split(log_probs[u]);
+    const Scaled<double> arc = Split(log_probs[u]);
     mantissas[u] = arc.mantissa;
     exponents[u] = arc.exponent;
   }
 }
 
-template <typename Real>
 struct Workspace {
-  Workspace(Real* memory, int32_t columns)
+  Workspace(double* memory, int32_t columns)
       : blank{memory, memory + columns},
         label{memory + 2 * columns, memory + 3 * columns},
-        row(reinterpret_cast<Scaled<Real>*>(memory + 4 * columns)) {}
+        row(reinterpret_cast<Scaled<double>*>(memory + 4 * columns)) {}
 
-  SplitArcs<Real> blank;
-  SplitArcs<Real> label;
-  Scaled<Real>* row;  // what a frame hands to the next one, per column
+  SplitArcs blank;
+  SplitArcs label;
+  Scaled<double>* row;  // what a frame hands to the next one, per column
 };
 
-// -posterior x cotangent; an infinite cotangent does not reach arcs that no alignment takes.
-template <typename Real>
-Real Weigh(Real posterior, Real cotangent) {
-  return posterior != 0 && cotangent != 0 ? -posterior * cotangent : Real(0);
-}
+constexpr Scaled<double> kZero = {0, kZeroExponent<double>};
+constexpr Scaled<double> kOne = {1, 0};
 
-template <typename Real>
-constexpr Scaled<Real> kZero = {Real(0), kZeroExponent<Real>};
-template <typename Real>
-constexpr Scaled<Real> kOne = {Real(1), Real(0)};
-
-}  // namespace
-
-template <typename Real>
-Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,
-                             const Real* label_log_probs, Scaled<Real>* alphas, Real* memory) {
+Scaled<double> Forward(const LatticeSequence& sequence, const double* blank_log_probs,
+                       const double* label_log_probs, Scaled<double>* alphas, double* memory) {
   const int32_t columns = sequence.columns;
-  Workspace<Real> work(memory, columns);
-  Scaled<Real>* from_above = work.row;  // alpha(t-1, u) blank(t-1, u)
-  for (int32_t u = 0; u < columns; ++u) from_above[u] = u == 0 ? kOne<Real> : kZero<Real>;
+  Workspace work(memory, columns);
+  Scaled<double>* from_above = work.row;  // alpha(t-1, u) blank(t-1, u)
+  for (int32_t u = 0; u < columns; ++u) from_above[u] = u == 0 ? kOne : kZero;
   for (int32_t t = 0; t < sequence.frames; ++t) {
     const int64_t row = sequence.first + t * sequence.stride;
     Read(blank_log_probs + row, columns, work.blank);
     Read(label_log_probs + row, columns, work.label);
-    Scaled<Real> from_left = kZero<Real>;
+    Scaled<double> from_left = kZero;
     for (int32_t u = 0; u < columns; ++u) {
-      const Scaled<Real> alpha = Normalize(Add(from_above[u], from_left));
+      const Scaled<double> alpha = Normalize(Add(from_above[u], from_left));
       if (alphas != nullptr) alphas[row + u] = alpha;
       from_above[u] = Multiply(alpha, work.blank[u]);
       from_left = Multiply(alpha, work.label[u]);
@@ -85,34 +350,55 @@ Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_
   return from_above[columns - 1];
 }
 
-template <typename Real>
-void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,
-                      const Real* blank_log_probs, const Real* label_log_probs,
-                      const Scaled<Real>* alphas, Real* blank_cotangents, Real* label_cotangents,
-                      Real* memory) {
+// -cotangent * part / total.
+JAX_RNNT_INLINE double ArcCotangent(Scaled<double> part, Scaled<double> total, double cotangent) {
+  const double share = Share(part, total);
+  return share == 0 || cotangent == 0 ? 0 : -share * cotangent;
+}
+
+void Backward(const LatticeSequence& sequence, Scaled<double> total, double cotangent,
+              const double* blank_log_probs, const double* label_log_probs,
+              const Scaled<double>* alphas, double* blank_cotangents, double* label_cotangents,
+              double* memory) {
   const int32_t columns = sequence.columns;
-  Workspace<Real> work(memory, columns);
-  Scaled<Real>* below = work.row;  // beta(t+1, u)
-  for (int32_t u = 0; u < columns; ++u) below[u] = u == columns - 1 ? kOne<Real> : kZero<Real>;
+  Workspace work(memory, columns);
+  Scaled<double>* below = work.row;  // beta(t+1, u)
+  for (int32_t u = 0; u < columns; ++u) below[u] = u == columns - 1 ? kOne : kZero;
   for (int32_t t = sequence.frames - 1; t >= 0; --t) {
     const int64_t row = sequence.first + t * sequence.stride;
     Read(blank_log_probs + row, columns, work.blank);
     Read(label_log_probs + row, columns, work.label);
-    Scaled<Real> right = kZero<Real>;  // beta(t, u+1)
+    Scaled<double> right = kZero;  // beta(t, u+1)
     for (int32_t u = columns - 1; u >= 0; --u) {
       // Blank arcs of the last frame but the last, and label arcs of the last column, lead out of
       // the lattice and may hold anything.
       const bool last_column = u == columns - 1;
-      const Scaled<Real> leave = t == sequence.frames - 1 && !last_column
-                                     ? kZero<Real>
-                                     : Multiply(work.blank[u], below[u]);
-      const Scaled<Real> emit = last_column ? kZero<Real> : Multiply(work.label[u], right);
-      const Scaled<Real> alpha = alphas[row + u];
-      blank_cotangents[row + u] = Weigh(Share(Multiply(alpha, leave), total), cotangent);
-      label_cotangents[row + u] = Weigh(Share(Multiply(alpha, emit), total), cotangent);
+      const Scaled<double> leave =
+          t == sequence.frames - 1 && !last_column ? kZero : Multiply(work.blank[u], below[u]);
+      const Scaled<double> emit = last_column ? kZero : Multiply(work.label[u], right);
+      const Scaled<double> alpha = alphas[row + u];
+      blank_cotangents[row + u] = ArcCotangent(Multiply(alpha, leave), total, cotangent);
+      label_cotangents[row + u] = ArcCotangent(Multiply(alpha, emit), total, cotangent);
       right = below[u] = Normalize(Add(leave, emit));
     }
   }
+}
+
+}  // namespace
+
+template <typename Real>
+Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,
+                             const Real* label_log_probs, Scaled<Real>* alphas, Real* workspace) {
+  return Forward(sequence, blank_log_probs, label_log_probs, alphas, workspace);
+}
+
+template <typename Real>
+void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,
+                      const Real* blank_log_probs, const Real* label_log_probs,
+                      const Scaled<Real>* alphas, Real* blank_cotangents, Real* label_cotangents,
+                      Real* workspace) {
+  Backward(sequence, total, cotangent, blank_log_probs, label_log_probs, alphas, blank_cotangents,
+           label_cotangents, workspace);
 }
 
 #define JAX_RNNT_INSTANTIATE(Real)                                                        \

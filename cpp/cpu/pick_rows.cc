@@ -1,34 +1,21 @@
 // Pick over a range of rows, on one thread (the formulas are in cpu/pick.h).
 //
 // A row is read as the arithmetic's type first: float and double where they lie, 16-bit types
-// through a buffer that stays in the cache. Then it is three loops over vectors: maximum, sum of
-// exponentials, softmax. The end of a row is the vector of its last elements, which overlaps the
-// one before: free of branches for the maximum and for storing, masked for the sum.
+// through a buffer that stays in the cache. Floats go through the first-level cache in pieces: of
+// each its maximum, then its sum of exponentials, while the next piece is on its way from memory.
+// What is left to do for a row (a logarithm, two differences) is done for many rows at once.
 //
-// Compiled once for each instruction set (cpu/isa.h), with the vectors of GCC and Clang.
+// Compiled once for each instruction set (cpu/isa.h).
 #include <math.h>
 #include <string.h>
 
 #include "core/half.h"
 #include "core/row_label.h"
 #include "cpu/isa.h"
+#include "cpu/vectors.h"
 
 namespace jax_rnnt::cpu::JAX_RNNT_ISA_NAMESPACE {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-constexpr int kLanes = kVectorBytes / sizeof(float);
-
-typedef float Floats __attribute__((vector_size(kVectorBytes)));
-typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
-
-#define JAX_RNNT_INLINE static inline __attribute__((always_inline))
 
 // ---- Types of logits
 // ------------------------------------------------------------------------------
@@ -104,89 +91,126 @@ JAX_RNNT_INLINE void WriteRow(const float* buffer, int64_t V, T* row) {
   for (int64_t v = 0; v < V; ++v) FromReal(buffer[v], row + v);
 }
 
-// ---- Vectors
-// --------------------------------------------------------------------------------------
+// ---- Rows
+// ------------------------------------------------------------------------------------
 
-JAX_RNNT_INLINE Floats Load(const float* x) {
-  Floats result;
-  memcpy(&result, x, sizeof(result));
-  return result;
-}
+// Floats to a piece of a row: 8 KB, so that this piece and the next one share a first-level cache
+// of 32 KB. Rows of 5000 come at 10.9 GB/s a core, within 6% of it with half or twice as much.
+constexpr int64_t kPiece = 2048;
 
-JAX_RNNT_INLINE void Store(float* x, Floats value) { memcpy(x, &value, sizeof(value)); }
-
-// The first `count` floats at x, then `fill`.
-JAX_RNNT_INLINE Floats LoadFirst(const float* x, int64_t count, float fill) {
-  Floats result;
-  for (int i = 0; i < kLanes; ++i) result[i] = i < count ? x[i] : fill;
-  return result;
-}
-
-JAX_RNNT_INLINE Floats Max(Floats a, Floats b) { return a > b ? a : b; }
-
-// exp(x) for x <= 0 to about an ulp; NaN stays NaN. Below -87 the result is 0.
-JAX_RNNT_INLINE Floats Exp(Floats x) {
-  const Floats lowest = Floats{} - 87.0f;
-  const Floats clamped = x < lowest ? lowest : x;
-  const Floats shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to whole
-  const Floats whole = shifted - 12582912.0f;
-  const Floats r = (clamped - whole * 0.693359375f) - whole * -2.12194440e-4f;
-  Floats p = r * 1.98412698e-4f + 1.38888889e-3f;
-  p = p * r + 8.33333333e-3f;
-  p = p * r + 4.16666667e-2f;
-  p = p * r + 1.66666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  Ints bits;
-  memcpy(&bits, &shifted, sizeof(bits));
-  bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are the whole part
-  Floats power;
-  memcpy(&power, &bits, sizeof(power));
-  return x < lowest ? Floats{} : p * power;
-}
-
-// The last vector of a row of V >= kLanes floats, zero in the lanes that earlier vectors had.
-JAX_RNNT_INLINE Floats KeepTail(Floats last, int64_t V) {
-  Floats result;
-  const int64_t seen = kLanes - V % kLanes;
-  for (int i = 0; i < kLanes; ++i) result[i] = i >= seen ? last[i] : 0.0f;
-  return result;
-}
-
-JAX_RNNT_INLINE float RowMax(const float* x, int64_t V) {
-  const Floats lowest = Floats{} - static_cast<float>(HUGE_VAL);
+JAX_RNNT_INLINE float MaxOf(const float* x, int64_t count) {
+  const Floats lowest = Broadcast(-kInfinity);
   Floats most[4] = {lowest, lowest, lowest, lowest};
   int64_t v = 0;
-  for (; v + 4 * kLanes <= V; v += 4 * kLanes) {
+  for (; v + 4 * kLanes <= count; v += 4 * kLanes) {
     for (int i = 0; i < 4; ++i) most[i] = Max(most[i], Load(x + v + i * kLanes));
   }
-  for (; v + kLanes <= V; v += kLanes) most[0] = Max(most[0], Load(x + v));
-  if (v < V) {
-    const Floats tail = V >= kLanes ? Load(x + V - kLanes) : LoadFirst(x, V, lowest[0]);
-    most[1] = Max(most[1], tail);
-  }
-  const Floats all = Max(Max(most[0], most[1]), Max(most[2], most[3]));
-  float result = all[0];
-  for (int i = 1; i < kLanes; ++i) result = all[i] > result ? all[i] : result;
-  return result;
+  for (; v + kLanes <= count; v += kLanes) most[0] = Max(most[0], Load(x + v));
+  if (v < count) most[1] = Max(most[1], LoadFirst(x + v, count - v, -kInfinity));
+  return Largest(Max(Max(most[0], most[1]), Max(most[2], most[3])));
 }
 
-JAX_RNNT_INLINE float SumExp(const float* x, int64_t V, float maximum) {
+// Begins to fetch what stands one piece behind x, be it of this row or of later ones, as far as the
+// second-level cache: 10.9 GB/s, against 8.5 into the first level, which has fewer lines on their
+// way at once, and 9.5 without.
+JAX_RNNT_INLINE void FetchNextPiece(const float* x) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x + kPiece)), 0, 2);
+}
+
+JAX_RNNT_INLINE float SumExp(const float* x, int64_t count, float reference) {
   Floats sums[4] = {};
   int64_t v = 0;
-  for (; v + 4 * kLanes <= V; v += 4 * kLanes) {
-    for (int i = 0; i < 4; ++i) sums[i] += Exp(Load(x + v + i * kLanes) - maximum);
+  for (; v + 4 * kLanes <= count; v += 4 * kLanes) {
+    for (int i = 0; i < 4; ++i) {
+      if (i * kVectorBytes % 64 == 0) FetchNextPiece(x + v + i * kLanes);
+      sums[i] += Exp(Load(x + v + i * kLanes) - reference);
+    }
   }
-  for (; v + kLanes <= V; v += kLanes) sums[0] += Exp(Load(x + v) - maximum);
-  if (v < V) {
-    sums[1] += V >= kLanes ? KeepTail(Exp(Load(x + V - kLanes) - maximum), V)
-                           : Exp(LoadFirst(x, V, -static_cast<float>(HUGE_VAL)) - maximum);
+  for (; v + kLanes <= count; v += kLanes) {
+    FetchNextPiece(x + v);
+    sums[0] += Exp(Load(x + v) - reference);
   }
-  const Floats all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  float result = 0;
-  for (int i = 0; i < kLanes; ++i) result += all[i];
-  return result;
+  if (v < count) sums[1] += Exp(LoadFirst(x + v, count - v, -kInfinity) - reference);
+  return Sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// Reduce, of a row that fills kCount vectors at most and the last of them in part.
+template <int kCount>
+JAX_RNNT_INLINE void ReduceShort(const float* x, int64_t V, float* maximum, float* sum) {
+  Floats row[kCount];
+  for (int i = 0; i < kCount - 1; ++i) row[i] = Load(x + i * kLanes);
+  const int64_t before = (kCount - 1) * kLanes;
+  row[kCount - 1] = LoadFirst(x + before, V - before, -kInfinity);
+  FetchNextPiece(x);
+  Floats most = row[0];
+  for (int i = 1; i < kCount; ++i) most = Max(most, row[i]);
+  const float largest = Largest(most);
+  const float reference = largest > -kInfinity ? largest : 0;
+  Floats sums = Exp(row[0] - reference);
+  for (int i = 1; i < kCount; ++i) sums += Exp(row[i] - reference);
+  *maximum = reference;
+  *sum = Sum(sums);
+}
+
+// The row's maximum (0 where there is none but -inf) and the sum of exp(x_v - maximum).
+JAX_RNNT_INLINE void Reduce(const float* x, int64_t V, float* maximum, float* sum) {
+  switch ((V - 1) / kLanes) {
+    case 0:
+      return ReduceShort<1>(x, V, maximum, sum);
+    case 1:
+      return ReduceShort<2>(x, V, maximum, sum);
+    case 2:
+      return ReduceShort<3>(x, V, maximum, sum);
+    case 3:
+      return ReduceShort<4>(x, V, maximum, sum);
+  }
+  float most = -kInfinity;
+  float total = 0;
+  for (int64_t v = 0; v < V; v += kPiece) {
+    const int64_t count = V - v < kPiece ? V - v : kPiece;
+    const float here = MaxOf(x + v, count);
+    if (here > most) {
+      if (v > 0) total *= Exp(Broadcast(most - here))[0];
+      most = here;
+    }
+    // A piece whose numbers are all NaN has no maximum either, but a sum.
+    total += SumExp(x + v, count, most == -kInfinity ? 0 : most);
+  }
+  *maximum = most == -kInfinity ? 0 : most;
+  *sum = total;
+}
+
+// Rows whose logarithms are taken together.
+constexpr int64_t kRowsTogether = 64;
+
+// Turns, in place, each row's sum into its logarithm and the two logits into log-probabilities.
+JAX_RNNT_INLINE void Finish(int64_t rows, int64_t V, const int32_t* labels, const float* maxima,
+                            float* log_sums, float* blanks, float* own_labels) {
+  int64_t r = 0;
+  const Floats none = Broadcast(-kInfinity);
+  auto finish = [&](Ints label, Floats maximum, Floats sum, Floats* blank, Floats* own) {
+    const Floats log_sum = sum == Floats{} ? -none : sum != sum ? sum : Log(sum);
+    *blank = (*blank - maximum) - log_sum;
+    const Ints labelled = (label >= 0) & (label < static_cast<int32_t>(V));
+    *own = labelled ? (*own - maximum) - log_sum : none;
+    return log_sum;
+  };
+  for (; r + kLanes <= rows; r += kLanes) {
+    Floats blank = Load(blanks + r);
+    Floats own = Load(own_labels + r);
+    Store(log_sums + r,
+          finish(Load(labels + r), Load(maxima + r), Load(log_sums + r), &blank, &own));
+    Store(blanks + r, blank);
+    Store(own_labels + r, own);
+  }
+  for (; r < rows; ++r) {
+    Floats blank = Broadcast(blanks[r]);
+    Floats own = Broadcast(own_labels[r]);
+    log_sums[r] =
+        finish(labels[r] - Ints{}, Broadcast(maxima[r]), Broadcast(log_sums[r]), &blank, &own)[0];
+    blanks[r] = blank[0];
+    own_labels[r] = own[0];
+  }
 }
 
 // result_v = scale * exp((x_v - maximum) - log_sum); result may be x.
@@ -202,28 +226,32 @@ JAX_RNNT_INLINE void ScaledSoftmax(const float* x, int64_t V, float maximum, flo
   for (; v + kLanes <= V; v += kLanes) {
     Store(result + v, scale * Exp((Load(x + v) - maximum) - log_sum));
   }
+  // The vector of the last elements, which overlaps the one before.
   if (v < V) Store(result + V - kLanes, scale * Exp((last - maximum) - log_sum));
 }
 
-JAX_RNNT_INLINE double RowMax(const double* x, int64_t V) {
-  double result = -HUGE_VAL;
-  for (int64_t v = 0; v < V; ++v) result = x[v] > result ? x[v] : result;
-  return result;
+JAX_RNNT_INLINE void Reduce(const double* x, int64_t V, double* maximum, double* sum) {
+  double most = -HUGE_VAL;
+  for (int64_t v = 0; v < V; ++v) most = x[v] > most ? x[v] : most;
+  *maximum = most == -HUGE_VAL ? 0 : most;
+  *sum = 0;
+  for (int64_t v = 0; v < V; ++v) *sum += exp(x[v] - *maximum);
 }
 
-JAX_RNNT_INLINE double SumExp(const double* x, int64_t V, double maximum) {
-  double result = 0;
-  for (int64_t v = 0; v < V; ++v) result += exp(x[v] - maximum);
-  return result;
+JAX_RNNT_INLINE void Finish(int64_t rows, int64_t V, const int32_t* labels, const double* maxima,
+                            double* log_sums, double* blanks, double* own_labels) {
+  for (int64_t r = 0; r < rows; ++r) {
+    log_sums[r] = log_sums[r] == 0 ? HUGE_VAL : log(log_sums[r]);
+    blanks[r] = (blanks[r] - maxima[r]) - log_sums[r];
+    own_labels[r] =
+        labels[r] >= 0 && labels[r] < V ? (own_labels[r] - maxima[r]) - log_sums[r] : -HUGE_VAL;
+  }
 }
 
 JAX_RNNT_INLINE void ScaledSoftmax(const double* x, int64_t V, double maximum, double log_sum,
                                    double scale, double* result) {
   for (int64_t v = 0; v < V; ++v) result[v] = scale * exp((x[v] - maximum) - log_sum);
 }
-
-JAX_RNNT_INLINE float Log(float x) { return logf(x); }
-JAX_RNNT_INLINE double Log(double x) { return log(x); }
 
 JAX_RNNT_INLINE bool IsPadding(int32_t label, int64_t V) { return label < kNoLabel || label >= V; }
 
@@ -234,21 +262,23 @@ void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const
                      const int32_t* labels, Real* blank_log_probs, Real* label_log_probs,
                      Real* maxima, Real* log_sums, Real* buffer) {
   constexpr Real kMinusInfinity = -static_cast<Real>(HUGE_VAL);
-  for (int64_t r = begin; r < end; ++r) {
-    const int32_t label = labels[r];
-    blank_log_probs[r] = label_log_probs[r] = kMinusInfinity;
-    maxima[r] = log_sums[r] = 0;
-    if (IsPadding(label, V)) continue;
-    const Real* x = ReadRow(logits + r * V, V, buffer);
-    const Real maximum = RowMax(x, V);
-    // A row whose numbers are all NaN has no maximum either, but a sum.
-    const Real reference = maximum == kMinusInfinity ? 0 : maximum;
-    const Real sum = SumExp(x, V, reference);
-    const Real log_sum = sum == 0 ? -kMinusInfinity : Log(sum);
-    maxima[r] = reference;
-    log_sums[r] = log_sum;
-    blank_log_probs[r] = (x[blank] - reference) - log_sum;
-    if (label != kNoLabel) label_log_probs[r] = (x[label] - reference) - log_sum;
+  for (int64_t first = begin; first < end; first += kRowsTogether) {
+    const int64_t last = end - first < kRowsTogether ? end : first + kRowsTogether;
+    for (int64_t r = first; r < last; ++r) {
+      const int32_t label = labels[r];
+      if (IsPadding(label, V)) {
+        blank_log_probs[r] = kMinusInfinity;
+        maxima[r] = 0;
+        log_sums[r] = 1;  // the sum, whose logarithm is to be 0
+        continue;
+      }
+      const Real* x = ReadRow(logits + r * V, V, buffer);
+      Reduce(x, V, maxima + r, log_sums + r);
+      blank_log_probs[r] = x[blank];
+      label_log_probs[r] = x[label == kNoLabel ? 0 : label];
+    }
+    Finish(last - first, V, labels + first, maxima + first, log_sums + first,
+           blank_log_probs + first, label_log_probs + first);
   }
 }
 
