@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name != OURS:
             _measure_peer(name, results, options, utterances)
             _write(options.json, results)
-    if options.peers is None and results["platform"] == "gpu" and options.dtype == "float32":
-        _quote(results)
+    if results["platform"] == "gpu" and options.dtype == "float32":
+        _quote(results, all_of_them=options.peers is None)
         _write(options.json, results)
     print(table.markdown(results))
     if options.plot is not None:
@@ -55,10 +55,10 @@ def _measure_ours(options: argparse.Namespace, utterances: np.ndarray | None) ->
         filled = [case.filled() for case in librispeech if case.group == shapes.FILE_ORDER]
         return [
             {"kind": "bandwidth"},
-            *_largest_first("time", synthetic, forward=True),
-            *_largest_first("time", [*librispeech, *filled], forward=False),
+            *_smallest_first("time", synthetic, forward=True),
+            *_smallest_first("time", [*librispeech, *filled], forward=False),
             *_precision_tasks(options),
-            *_largest_first("train_step", _train_steps(synthetic, description["platform"])),
+            *_smallest_first("train_step", _train_steps(synthetic, description["platform"])),
         ]
 
     description, tasks, answers = _run(OURS, options, make_tasks, OUR_SECONDS)
@@ -92,7 +92,7 @@ def _measure_peer(
         cases = [*synthetic, *librispeech]
         if contender.slow:
             cases = [case for case in synthetic if case.lengths == "full"]
-        return [*_largest_first("time", cases, forward=False), *_precision_tasks(options)]
+        return [*_precision_tasks(options), *_smallest_first("time", cases, forward=False)]
 
     try:
         if importlib.util.find_spec(contender.requires) is None:
@@ -133,17 +133,17 @@ def _train_steps(synthetic: Sequence[Case], platform: str) -> list[Case]:
     return list(chosen.values())
 
 
-def _largest_first(kind: str, cases: Sequence[Case], **arguments) -> processes.Tasks:
-    """So that an allocator that grows finds room for the small ones in what the large one left."""
+def _smallest_first(kind: str, cases: Sequence[Case], **arguments) -> processes.Tasks:
+    """So that what a limit of time cuts off is the least."""
     return [
         {"kind": kind, "arguments": {"case": vars(case), **arguments}}
-        for case in sorted(cases, key=lambda case: -case.elements)
+        for case in sorted(cases, key=lambda case: case.elements)
     ]
 
 
 def _precision_tasks(options: argparse.Namespace) -> processes.Tasks:
     cases = shapes.precision(options.shapes)[: 2 if options.quick else None]
-    return _largest_first("precision", cases, dtype=options.dtype)
+    return _smallest_first("precision", cases, dtype=options.dtype)
 
 
 def _enter(
@@ -197,12 +197,17 @@ def _with_floor(row: dict, results: dict, copy_gb_per_second: float | None = Non
     return row
 
 
-def _quote(results: dict) -> None:
-    """Figures of peers that do not run here, for the cases that were measured."""
+def _quote(results: dict, all_of_them: bool) -> None:
+    """Enters the figures of peers that do not run here, for the cases that were measured.
+
+    All of them: those too that have no function in `peers`.
+    """
     quoted = json.loads(QUOTED.read_text())
-    results["quoted"] = {key: quoted[key] for key in ("device", "versions", "source")}
     missing = {name for name, value in results["contenders"].items() if "missing" in value}
-    missing |= {row["contender"] for row in quoted["rows"]} - set(CONTENDERS)
+    if all_of_them:
+        missing |= {row["contender"] for row in quoted["rows"]} - set(CONTENDERS)
+    if missing:
+        results["quoted"] = {key: quoted[key] for key in ("device", "versions", "source")}
     common = {"dtype": "float32", "lengths": "full", "group": shapes.SYNTHETIC, "quoted": True}
     wanted = {_identity(row) for row in results["rows"] if row["group"] == shapes.SYNTHETIC}
     for row in quoted["rows"]:

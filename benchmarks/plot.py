@@ -47,7 +47,7 @@ def _save(rows: list[dict], quantity: str, title: str, unit: str, path: pathlib.
             {(row["N"], row[_FLOOR[quantity]]) for row in here if _is_floor(row, quantity)}
         )
         if floor:
-            style = {"color": "grey", "linestyle": ":", "linewidth": 2, "zorder": 1}
+            style = {"color": "#999999", "linestyle": ":", "linewidth": 2, "zorder": 4}
             lines[_floor_label(quantity)] = panel.plot(*zip(*floor, strict=True), **style)[0]
         _finish(panel, size, sorted({row["N"] for row in here}))
     panels[0].set_ylabel(unit)
