@@ -59,8 +59,11 @@ class Case:
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """labels (N, U - 1), frames_lengths (N,), labels_lengths (N,), all int32."""
         labels = np.random.default_rng(0).integers(1, self.V, (self.N, self.U - 1))
-        arrays = labels, np.array(self.frames_lengths), np.array(self.labels_lengths)
-        return tuple(array.astype(np.int32) for array in arrays)
+        return (
+            labels.astype(np.int32),
+            np.array(self.frames_lengths, np.int32),
+            np.array(self.labels_lengths, np.int32),
+        )
 
 
 def full(N: int, T: int, U: int, V: int, scale: float = 1.0) -> Case:

@@ -182,7 +182,9 @@ def _train_step(rows: Iterable[dict]) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines
+    )
 
 
 def _shape(row: dict) -> str:

@@ -80,7 +80,8 @@ def _time(side, case: dict, forward: bool) -> dict:
 def _precision(side, case: dict, dtype: str) -> dict:
     problem = Case(**case)
     logits = precision.rounded_logits(problem, dtype)
-    return precision.errors(*side.gradient(logits, problem), logits, problem)
+    costs, gradient = side.gradient(logits, problem)
+    return precision.errors(costs, gradient, logits, problem)
 
 
 def _train_step(side, case: dict) -> dict:
