@@ -1,105 +1,270 @@
-"""Time and memory of the loss: `python -m benchmarks.loss [--json FILE] [--reference]`.
-
-Each time is the median over runs, after at least half a second of warm-up, of a batch of calls that
-are enqueued together: what a train step sees. Memory is what XLA's own analysis says a call needs
-beyond its arguments and results.
-"""
+"""Time, memory and precision of the loss beside its peers: `python -m benchmarks.loss`."""
 
 import argparse
+import importlib
+import importlib.util
 import json
-import statistics
-import time
+import pathlib
+import sys
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import jax_rnnt
+from benchmarks import processes, shapes, table
+from benchmarks.peers import CONTENDERS, OURS
+from benchmarks.shapes import Case
 
-SHAPES = ((150, 40, 28), (150, 20, 5000), (1500, 300, 50))
-BATCHES = {"gpu": (1, 16, 32, 64), "cpu": (1, 4)}
-RUNS, WARM_UP_SECONDS, RUN_SECONDS = 7, 0.5, 0.2
-
-
-def measure(call, *arguments) -> float:
-    """Median seconds per call of a compiled function."""
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < WARM_UP_SECONDS:
-        jax.block_until_ready(call(*arguments))
-        calls += 1
-    batch = max(1, int(RUN_SECONDS / (WARM_UP_SECONDS / calls)))
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        results = None
-        for _ in range(batch):
-            results = call(*arguments)
-        jax.block_until_ready(results)
-        times.append((time.perf_counter() - start) / batch)
-    return statistics.median(times)
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PASSES = {"forward": 1, "forward_backward": 3}  # over the logits' bytes: read; read twice, written
+QUOTED = pathlib.Path(__file__).with_name("peers_quoted.json")
+OUR_SECONDS = 1800
 
 
-def benchmark(N, T, U, V, dtype, implementation):
-    rng = np.random.default_rng(0)
-    logits = jax.random.normal(jax.random.key(0), (N, T, U, V), dtype)
-    labels = jnp.asarray(rng.integers(1, V, (N, U - 1)), jnp.int32)
-    frames_lengths = jnp.full(N, T, jnp.int32)
-    labels_lengths = jnp.full(N, U - 1, jnp.int32)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse(arguments)
+    for plugin in options.plugin:
+        importlib.import_module(plugin)
+    unknown = set(options.peers or ()) - set(CONTENDERS)
+    if unknown:
+        raise SystemExit(f"--peers must be among {sorted(CONTENDERS)}, got {sorted(unknown)}.")
+    utterances = None
+    if options.librispeech:
+        utterances = shapes.read_librispeech(options.librispeech)
+    try:
+        results = _measure_ours(options, utterances)
+    except processes.MissingError as error:
+        raise SystemExit(f"{OURS} does not run here: {error}") from None
+    _write(options.json, results)
+    for name in options.peers if options.peers is not None else CONTENDERS:
+        if name != OURS:
+            _measure_peer(name, results, options, utterances)
+            _write(options.json, results)
+    if results["platform"] == "gpu" and options.dtype == "float32":
+        _quote(results, all_of_them=options.peers is None)
+        _write(options.json, results)
+    print(table.markdown(results))
+    if options.plot is not None:
+        from benchmarks import plot
 
-    def loss(logits, labels, frames_lengths, labels_lengths):
-        return jax_rnnt.rnnt_loss_from_logits(
-            logits,
-            labels,
-            frames_lengths,
-            labels_lengths,
-            reduction="sum",
-            implementation=implementation,
-        )
+        plot.save(results, options.plot or str(pathlib.Path(options.json).with_suffix("")))
 
-    arguments = logits, labels, frames_lengths, labels_lengths
-    forward, both = (
-        jax.jit(function).lower(*arguments).compile()
-        for function in (loss, jax.value_and_grad(loss))
+
+def _measure_ours(options: argparse.Namespace, utterances: np.ndarray | None) -> dict:
+    def make_tasks(description: dict) -> processes.Tasks:
+        synthetic, librispeech = _cases(options, utterances, description["platform"])
+        filled = [case.filled() for case in librispeech if case.group == shapes.FILE_ORDER]
+        return [
+            {"kind": "bandwidth"},
+            *_smallest_first("time", synthetic, forward=True),
+            *_smallest_first("time", [*librispeech, *filled], forward=False),
+            *_precision_tasks(options),
+            *_smallest_first("train_step", _train_steps(synthetic, description["platform"])),
+        ]
+
+    description, tasks, answers = _run(OURS, options, make_tasks, OUR_SECONDS)
+    bandwidth = answers[0].get("bytes_per_second")
+    results = {
+        "device": description["device"],
+        "platform": description["platform"],
+        "versions": {"python": sys.version.split()[0], **description["versions"]},
+        "dtype": options.dtype,
+        "copy_gb_per_second": bandwidth and bandwidth / 1e9,
+        "librispeech": bool(options.librispeech),
+        "contenders": {},
+        "rows": [],
+        "precision": [],
+        "train_step": [],
+    }
+    _enter(results, OURS, description, tasks, answers)
+    return results
+
+
+def _measure_peer(
+    name: str, results: dict, options: argparse.Namespace, utterances: np.ndarray | None
+) -> None:
+    contender = CONTENDERS[name]
+    platform = results["platform"]
+
+    def make_tasks(description: dict) -> processes.Tasks:
+        if description["platform"] != platform:
+            raise processes.MissingError(f"runs on {description['platform']} here")
+        synthetic, librispeech = _cases(options, utterances, platform)
+        cases = [*synthetic, *librispeech]
+        if contender.slow:
+            cases = [case for case in synthetic if case.lengths == "full"]
+        return [*_precision_tasks(options), *_smallest_first("time", cases, forward=False)]
+
+    try:
+        if importlib.util.find_spec(contender.requires) is None:
+            raise processes.MissingError(f"no module named {contender.requires}")
+        answered = _run(name, options, make_tasks, options.peer_seconds)
+    except processes.MissingError as error:
+        results["contenders"][name] = {"missing": str(error)}
+    else:
+        _enter(results, name, *answered)
+
+
+def _run(name: str, options: argparse.Namespace, make_tasks, seconds: float):
+    return processes.run(
+        name, make_tasks, dtype=options.dtype, plugins=options.plugin, seconds=seconds
     )
-    memory = both.memory_analysis()
+
+
+def _cases(
+    options: argparse.Namespace, utterances: np.ndarray | None, platform: str
+) -> tuple[list[Case], list[Case]]:
+    synthetic = list(shapes.synthetic(options.shapes, options.batches, options.lengths, platform))
+    if utterances is None:
+        return synthetic, []
+    count = options.librispeech_batches
+    return synthetic, [
+        *shapes.file_order(utterances, count),
+        *shapes.sorted_by_frames(utterances, count),
+    ]
+
+
+def _train_steps(synthetic: Sequence[Case], platform: str) -> list[Case]:
+    """Each shape with its largest N that is at most 16 (4 on a CPU)."""
+    limit = 4 if platform == "cpu" else 16
+    chosen: dict[tuple[int, int, int], Case] = {}
+    for case in synthetic:
+        if case.lengths == "full" and limit >= case.N:
+            chosen[case.T, case.U, case.V] = case
+    return list(chosen.values())
+
+
+def _smallest_first(kind: str, cases: Sequence[Case], **arguments) -> processes.Tasks:
+    """So that what a limit of time cuts off is the least."""
+    return [
+        {"kind": kind, "arguments": {"case": vars(case), **arguments}}
+        for case in sorted(cases, key=lambda case: case.elements)
+    ]
+
+
+def _precision_tasks(options: argparse.Namespace) -> processes.Tasks:
+    cases = shapes.precision(options.shapes)[: 2 if options.quick else None]
+    return _smallest_first("precision", cases, dtype=options.dtype)
+
+
+def _enter(
+    results: dict, name: str, description: dict, tasks: processes.Tasks, answers: processes.Tasks
+) -> None:
+    results["contenders"][name] = description
+    for task, answer in zip(tasks, answers, strict=True):
+        if task["kind"] == "bandwidth":
+            continue
+        case = Case(**task["arguments"]["case"])
+        row = {"contender": name, **case.key, "dtype": results["dtype"]}
+        if task["kind"] == "time":
+            results["rows"].append(_with_floor({**row, **_in_mib(answer)}, results))
+        elif task["kind"] == "precision":
+            results["precision"].append({**row, **answer})
+        else:
+            logits = case.elements * ITEM_BYTES[results["dtype"]] / 2**20
+            results["train_step"].append({**row, "logits_mib": logits, **_in_mib(answer)})
+    for rows in (results["rows"], results["precision"], results["train_step"]):
+        rows.sort(key=_order)
+
+
+def _order(row: dict) -> tuple:
+    """By group, then by shape as `shapes` lists them, N, lengths and scale of the logits."""
+    shape = row["T"], row["U"], row["V"]
+    known = shapes.SHAPES.index(shape) if shape in shapes.SHAPES else len(shapes.SHAPES)
+    if row["group"] != shapes.SYNTHETIC:
+        known, shape = 0, ()
+    first = row["group"] != shapes.SYNTHETIC, row["group"], known, shape
+    return *first, row["N"], row["lengths"], row["scale"]
+
+
+def _in_mib(answer: dict) -> dict:
     return {
-        "N": N,
-        "T": T,
-        "U": U,
-        "V": V,
-        "dtype": jnp.dtype(dtype).name,
-        "implementation": implementation,
-        "forward_ms": 1e3 * measure(forward, *arguments),
-        "forward_backward_ms": 1e3 * measure(both, *arguments),
-        "temporary_mib": memory.temp_size_in_bytes / 2**20 if memory else None,
+        key.replace("_bytes", "_mib"): value / 2**20 if key.endswith("_bytes") else value
+        for key, value in answer.items()
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", help="write the figures here")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--reference", action="store_true", help="time the pure-JAX path too")
-    arguments = parser.parse_args()
-    device = jax.devices()[0]
-    print(f"{device.device_kind}, JAX {jax.__version__}, jax_rnnt {jax_rnnt.__version__}")
-    print("| (T, U, V) | N | dtype | implementation | forward ms | forward+backward ms | MiB |")
-    print("|---|---|---|---|---|---|---|")
-    rows = []
-    for T, U, V in SHAPES:
-        for N in BATCHES.get(device.platform, BATCHES["cpu"]):
-            for implementation in ("native", "reference")[: 1 + arguments.reference]:
-                row = benchmark(N, T, U, V, arguments.dtype, implementation)
-                rows.append(row)
-                print(
-                    f"| ({T}, {U}, {V}) | {N} | {row['dtype']} | {implementation} "
-                    f"| {row['forward_ms']:.3f} | {row['forward_backward_ms']:.3f} "
-                    f"| {row['temporary_mib']:.0f} |",
-                    flush=True,
-                )
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"device": device.device_kind, "jax": jax.__version__, "rows": rows}, file)
+def _with_floor(row: dict, results: dict, copy_gb_per_second: float | None = None) -> dict:
+    """The row, and its times over that of moving the logits' bytes at the copy's speed."""
+    bandwidth = copy_gb_per_second or results["copy_gb_per_second"]
+    logits_bytes = row["N"] * row["T"] * row["U"] * row["V"] * ITEM_BYTES[row["dtype"]]
+    row["logits_mib"] = logits_bytes / 2**20
+    if not bandwidth:
+        return row
+    for what, passes in PASSES.items():
+        row[f"{what}_floor_ms"] = passes * logits_bytes / bandwidth / 1e6
+        if f"{what}_ms" in row:
+            row[f"{what}_over_floor"] = row[f"{what}_ms"] / row[f"{what}_floor_ms"]
+    return row
+
+
+def _quote(results: dict, all_of_them: bool) -> None:
+    """Enters the figures of peers that do not run here, for the cases that were measured.
+
+    All of them: those too that have no function in `peers`.
+    """
+    quoted = json.loads(QUOTED.read_text())
+    missing = {name for name, value in results["contenders"].items() if "missing" in value}
+    if all_of_them:
+        missing |= {row["contender"] for row in quoted["rows"]} - set(CONTENDERS)
+    if missing:
+        results["quoted"] = {key: quoted[key] for key in ("device", "versions", "source")}
+    common = {"dtype": "float32", "lengths": "full", "group": shapes.SYNTHETIC, "quoted": True}
+    wanted = {_identity(row) for row in results["rows"] if row["group"] == shapes.SYNTHETIC}
+    for row in quoted["rows"]:
+        row = {"scale": 1.0, **row, **common}
+        if row["contender"] in missing and _identity(row) in wanted:
+            results["rows"].append(_with_floor(row, results, quoted["copy_gb_per_second"]))
+    wanted = {_identity(row) for row in results["precision"]}
+    for row in quoted["precision"]:
+        row = {**row, **common}
+        if row["contender"] in missing and _identity(row) in wanted:
+            results["precision"].append(row)
+    for rows in (results["rows"], results["precision"]):
+        rows.sort(key=_order)
+
+
+def _identity(row: dict) -> tuple:
+    return tuple(row[name] for name in ("N", "T", "U", "V", "lengths", "scale"))
+
+
+def _write(path: str, results: dict) -> None:
+    pathlib.Path(path).write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    if len(sizes) != 3 or min(sizes) < 2:
+        raise argparse.ArgumentTypeError(f"a shape is T,U,V, each at least 2, got {text}")
+    return sizes
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss", description=__doc__)
+    parser.add_argument("--json", default="benchmark.json", help="file to write (%(default)s)")
+    parser.add_argument(
+        "--plot",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="save PREFIX_time.png, PREFIX_memory.png",
+    )
+    parser.add_argument("--dtype", default="float32", choices=ITEM_BYTES)
+    parser.add_argument("--quick", action="store_true", help="a few cases: N = 1, 16, full lengths")
+    parser.add_argument("--shapes", nargs="+", type=_shape, metavar="T,U,V")
+    parser.add_argument("--batches", nargs="+", type=int, metavar="N")
+    parser.add_argument("--lengths", nargs="+", choices=("full", "random"))
+    parser.add_argument(
+        "--librispeech", metavar="FILE", help=".npy (utterances, 2): frames, labels"
+    )
+    parser.add_argument("--librispeech-batches", type=int, metavar="COUNT", help="of each order")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", help="these alone; none: no peers")
+    parser.add_argument("--peer-seconds", type=float, default=150, help="for each (%(default)s)")
+    parser.add_argument("--plugin", action="append", default=[], help="module that enters a peer")
+    options = parser.parse_args(arguments)
+    options.batches = options.batches or ((1, 16) if options.quick else None)
+    options.lengths = options.lengths or (("full",) if options.quick else ("full", "random"))
+    options.librispeech_batches = options.librispeech_batches or (2 if options.quick else 8)
+    return options
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Kernel:
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that nobody takes what was never written for a NaN.
         fallback: the same function of the same operands and attributes in jax.numpy.
+        overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
         scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
             its handler takes as further results and nobody else sees.
     """
@@ -49,11 +50,13 @@ class Kernel:
         results: Sequence[str],
         result_dtype: str,
         kept: Sequence[int] = (),
+        overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]],
         scratch: dict[str, Sequence[str]] | None = None,
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
+        self._overwrites = overwrites
         self._result_dtype, self._kept, self._scratch = result_dtype, kept, scratch or {}
         self._primitive = Primitive(f"rnnt_{name}")
         self._primitive.multiple_results = True
@@ -174,7 +177,12 @@ class Kernel:
                 ),
                 "sdy.sharding_rule": mlir.ir.Attribute.parse(rule),
             }
-        lower = jax.ffi.ffi_lowering(_ffi.target_name(self.name, platform), extra_attributes=extra)
+        overwrites = self._overwrites and not _is_kept_argument(operands[0])
+        lower = jax.ffi.ffi_lowering(
+            _ffi.target_name(self.name, platform),
+            operand_output_aliases={0: 0} if overwrites else None,
+            extra_attributes=extra,
+        )
         values = lower(ctx.replace(avals_out=avals_out), *operands, **dict(attributes))
         return values[: len(self.results)]
 
@@ -213,6 +221,27 @@ def _jitted(primitive, params):
     # As JAX marks its own, so that debug_nans does not re-run it op by op.
     run.__dict__["_apply_primitive"] = True
     return jax.jit(run)
+
+
+def _is_kept_argument(value: Any) -> bool:
+    """Whether an MLIR value is an argument of the program that its caller does not donate.
+
+    To write over such an array, XLA would copy it first: a pass over memory for nothing, since the
+    array stays anyhow. Anything else it copies only if it is used again.
+    """
+    while not isinstance(value.owner, mlir.ir.Block):
+        operation = value.owner
+        if operation.name != "stablehlo.reshape":
+            return False
+        value = operation.operands[0]
+    function = value.owner.owner
+    if function.name != "func.func" or function.attributes["sym_name"].value != "main":
+        return False
+    if "arg_attrs" not in function.attributes:
+        return True
+    argument = mlir.ir.BlockArgument(value)
+    attributes = function.attributes["arg_attrs"][argument.arg_number]
+    return not any(name in attributes for name in ("tf.aliasing_output", "jax.buffer_donor"))
 
 
 def _freeze(params: dict) -> tuple:

@@ -230,8 +230,10 @@ def _check_compact(name, rows, labels, frames_lengths, labels_lengths):
     _compact.check_labels(labels, labels_lengths, rows.shape[-1])
 
 
+# Inlined, so that a caller's jit sees whose array the logits are (see Kernel's `overwrites`).
 @functools.partial(
     jax.jit,
+    inline=True,
     static_argnames=(
         "rows_to_arcs",
         "average_frames",

@@ -23,6 +23,11 @@ build() {
   "$python" -m jax_rnnt
 }
 
+run_benchmark() {
+  # Each of its processes has the device to itself.
+  env -u XLA_PYTHON_CLIENT_PREALLOCATE "$python" -m benchmarks.loss "$@"
+}
+
 run_tests() {
   JAX_RNNT_REQUIRE_GPU=1 JAX_RNNT_REQUIRE_NATIVE=1 "$python" -m pytest -q "$@"
 }
@@ -50,7 +55,7 @@ case $command in
   build) build ;;
   test) run_tests "$@" ;;
   sanitize) sanitize ;;
-  time) "$python" -m benchmarks.loss "$@" ;;
+  time) run_benchmark "$@" ;;
   kernels) time_kernels "$@" ;;
-  *) build && run_tests && sanitize && "$python" -m benchmarks.loss && time_kernels ;;
+  *) build && run_tests && sanitize && run_benchmark && time_kernels ;;
 esac

@@ -41,14 +41,9 @@ const int32_t* LabelsOfRows(const RowLabels& labels, int64_t begin, int64_t end,
 
 // Calls body(begin, count, labels, buffer) for blocks of `count` rows from `begin` on.
 template <typename Real, typename Body>
-<<<<<<< HEAD
 void ForRowBlocks(int64_t rows, int64_t V, const RowLabels& labels, const ParallelFor& parallel_for,
                   const Body& body) {
-  const int64_t block = std::max<int64_t>(1, kLogitsPerTask / V);
-=======
-void ForRowBlocks(int64_t rows, int64_t V, const ParallelFor& parallel_for, const Body& body) {
   const int64_t block = std::max<int64_t>(1, LogitsPerTask(rows * V) / V);
->>>>>>> a7f2800b0d32ce6eaee4dc32c4a7d0c15a7b9bd9
   parallel_for((rows + block - 1) / block, [&](int64_t index) {
     const int64_t begin = index * block;
     const int64_t end = std::min(rows, begin + block);
@@ -79,20 +74,13 @@ void PickBackward(int64_t rows, int64_t V, int64_t blank, const T* logits, const
                   const Real* label_cotangents, T* logits_cotangents,
                   const ParallelFor& parallel_for) {
   const auto kernel = JAX_RNNT_BEST_ISA(PickBackwardRows<T, Real>);
-<<<<<<< HEAD
+  if (logits_cotangents != logits) PreferHugePages(logits_cotangents, rows * V * sizeof(T));
   ForRowBlocks<Real>(rows, V, labels, parallel_for,
                      [&](int64_t begin, int64_t count, const int32_t* block_labels, Real* buffer) {
                        kernel(0, count, V, blank, logits + begin * V, block_labels, maxima + begin,
                               log_sums + begin, blank_cotangents + begin, label_cotangents + begin,
                               logits_cotangents + begin * V, buffer);
                      });
-=======
-  if (logits_cotangents != logits) PreferHugePages(logits_cotangents, rows * V * sizeof(T));
-  ForRowBlocks<Real>(rows, V, parallel_for, [&](int64_t begin, int64_t end, Real* buffer) {
-    kernel(begin, end, V, blank, logits, labels, maxima, log_sums, blank_cotangents,
-           label_cotangents, logits_cotangents, buffer);
-  });
->>>>>>> a7f2800b0d32ce6eaee4dc32c4a7d0c15a7b9bd9
 }
 
 #define JAX_RNNT_INSTANTIATE(T, Real)                                                            \

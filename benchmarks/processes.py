@@ -1,0 +1,100 @@
+"""Contenders' processes, one at a time: two allocators on one device would fight."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+BROKEN = 3  # a worker's exit status after a failure that leaves the device unusable
+# What the user has set stays.
+_ENVIRONMENT = {
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+Tasks = list[dict[str, Any]]
+
+
+class MissingError(Exception):
+    """The contender does not run here."""
+
+
+def run(
+    name: str,
+    make_tasks: Callable[[dict], Tasks],
+    *,
+    dtype: str,
+    plugins: Sequence[str] = (),
+    seconds: float,
+) -> tuple[dict, Tasks, Tasks]:
+    """What the contender says of itself, its tasks, and the answer to each.
+
+    A crash costs the task in progress, and a new process takes the rest.
+
+    Args:
+        make_tasks: from what the contender says of itself to its tasks.
+        seconds: of the whole; tasks that come too late are answered with an error.
+
+    Raises:
+        MissingError: If the contender does not import or start.
+    """
+    deadline = time.monotonic() + seconds
+    description: dict = {}
+    tasks: Tasks | None = None
+    answers: Tasks = []
+    while tasks is None or len(answers) < len(tasks):
+        with _worker(name, plugins, deadline) as process:
+            assert process.stdout is not None
+            description = json.loads(process.stdout.readline() or '{"missing": "crashed"}')
+            if tasks is None:
+                if "missing" in description:
+                    raise MissingError(description["missing"])
+                tasks = make_tasks(description)
+            _send(process, {"dtype": dtype, "tasks": tasks[len(answers) :]})
+            for line in process.stdout:
+                answers.append(json.loads(line))
+                _progress(f"{name}: {len(answers)}/{len(tasks)}")
+        if time.monotonic() >= deadline:
+            late = {"error": f"not within {seconds:.0f} s"}
+            answers += [late] * (len(tasks) - len(answers))
+        elif process.returncode not in (0, BROKEN) or "missing" in description:
+            answers.append({"error": f"crashed (exit status {process.returncode})"})
+    _progress("\n")
+    return description, tasks, answers
+
+
+@contextlib.contextmanager
+def _worker(name: str, plugins: Sequence[str], deadline: float) -> Iterator[subprocess.Popen]:
+    environment = {**_ENVIRONMENT, **os.environ}
+    # It finds what this process finds, in the same order.
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    command = [sys.executable, "-P", "-m", "benchmarks.worker", name, *plugins]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        timer = threading.Timer(max(0, deadline - time.monotonic()), process.kill)
+        timer.start()
+        try:
+            yield process
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            timer.cancel()
+
+
+def _send(process: subprocess.Popen, request: dict) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="", file=sys.stderr, flush=True)
