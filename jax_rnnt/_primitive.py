@@ -63,10 +63,12 @@ class Kernel:
         self._primitive.def_impl(self._run_eagerly)
         self._primitive.def_abstract_eval(self._abstract_eval)
         batching.primitive_batchers[self._primitive] = self._batch
-        mlir.register_lowering(self._primitive, self._lower_fallback)
+        # Not cached: a cached rule does not see whose array an operand is.
+        register = functools.partial(mlir.register_lowering, self._primitive, cacheable=False)
+        register(self._lower_fallback)
         for platform in ("cpu", "cuda"):
             rule = functools.partial(self._lower_native, platform)
-            mlir.register_lowering(self._primitive, rule, platform=platform)
+            register(rule, platform=platform)
         KERNELS[name] = self
 
     def __call__(self, *operands: jax.Array, insist: bool, **attributes: Any) -> list[jax.Array]:
@@ -234,7 +236,7 @@ def _is_kept_argument(value: Any) -> bool:
         if operation.name != "stablehlo.reshape":
             return False
         value = operation.operands[0]
-    function = value.owner.owner
+    function = value.owner.owner.operation
     if function.name != "func.func" or function.attributes["sym_name"].value != "main":
         return False
     if "arg_attrs" not in function.attributes:
