@@ -24,6 +24,7 @@ from jax_rnnt import _ffi
 from jax_rnnt._dtypes import accumulator_dtype, bits_dtype
 
 KERNELS: dict[str, "Kernel"] = {}
+_PLATFORMS = "cpu", "cuda"
 
 
 class Kernel:
@@ -56,19 +57,19 @@ class Kernel:
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
-        self._overwrites = overwrites
         self._result_dtype, self._kept, self._scratch = result_dtype, kept, scratch or {}
-        self._primitive = Primitive(f"rnnt_{name}")
-        self._primitive.multiple_results = True
-        self._primitive.def_impl(self._run_eagerly)
-        self._primitive.def_abstract_eval(self._abstract_eval)
-        batching.primitive_batchers[self._primitive] = self._batch
-        # Not cached: a cached rule does not see whose array an operand is.
-        register = functools.partial(mlir.register_lowering, self._primitive, cacheable=False)
-        register(self._lower_fallback)
-        for platform in ("cpu", "cuda"):
-            rule = functools.partial(self._lower_native, platform)
-            register(rule, platform=platform)
+        self._primitive = self._make_primitive()
+        by_platform = self._primitive
+        if overwrites:
+            # Its rule must see whose array an operand is, which a cached rule does not. JAX 0.11
+            # and newer take no uncached rules of several platforms at once: a primitive of its own
+            # stands for those.
+            by_platform = self._by_platform = self._make_primitive()
+            mlir.register_lowering(self._primitive, self._lower_overwriting, cacheable=False)
+        mlir.register_lowering(by_platform, self._lower_fallback)
+        for platform in _PLATFORMS:
+            rule = functools.partial(self._lower_native, platform, False)
+            mlir.register_lowering(by_platform, rule, platform=platform)
         KERNELS[name] = self
 
     def __call__(self, *operands: jax.Array, insist: bool, **attributes: Any) -> list[jax.Array]:
@@ -83,9 +84,17 @@ class Kernel:
             *operands, num_batch_dims=num_batch_dims, insist=insist, attributes=_freeze(attributes)
         )
 
-    def _run_eagerly(self, *operands, **params):
+    def _make_primitive(self) -> Primitive:
+        primitive = Primitive(f"rnnt_{self.name}")
+        primitive.multiple_results = True
+        primitive.def_impl(functools.partial(self._run_eagerly, primitive))
+        primitive.def_abstract_eval(self._abstract_eval)
+        batching.primitive_batchers[primitive] = functools.partial(self._batch, primitive)
+        return primitive
+
+    def _run_eagerly(self, primitive, *operands, **params):
         with jax.disable_jit(False):
-            return _jitted(self._primitive, _freeze(params))(*operands)
+            return _jitted(primitive, _freeze(params))(*operands)
 
     def _abstract_eval(self, *operands, num_batch_dims, insist, attributes):
         del insist, attributes
@@ -123,14 +132,14 @@ class Kernel:
         sharding = like.sharding.update(spec=PartitionSpec(*spec, *(None,) * len(dims)))
         return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
-    def _batch(self, operands, batch_dims, **params):
+    def _batch(self, primitive, operands, batch_dims, **params):
         size = next(x.shape[d] for x, d in zip(operands, batch_dims) if d is not None)
         operands = [
             jnp.broadcast_to(x, (size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
             for x, d in zip(operands, batch_dims)
         ]
         params["num_batch_dims"] += 1
-        results = self._primitive.bind(*operands, **params)
+        results = primitive.bind(*operands, **params)
         return results, [0] * len(results)
 
     def _lower_fallback(self, ctx, *operands, num_batch_dims, insist, attributes):
@@ -147,7 +156,15 @@ class Kernel:
 
         return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
 
-    def _lower_native(self, platform, ctx, *operands, num_batch_dims, insist, attributes):
+    def _lower_overwriting(self, ctx, *operands, **params):
+        platforms = ctx.platforms or ctx.module_context.platforms
+        if len(platforms) == 1 and platforms[0] in _PLATFORMS:
+            overwrites = not _is_kept_argument(operands[0])
+            return self._lower_native(platforms[0], overwrites, ctx, *operands, **params)
+        lower = mlir.lower_fun(self._by_platform.bind, multiple_results=True)
+        return lower(ctx, *operands, **params)
+
+    def _lower_native(self, platform, overwrites, ctx, *operands, num_batch_dims, insist, attributes):
         if not _ffi.register(platform):
             return self._lower_fallback(
                 ctx,
@@ -179,7 +196,6 @@ class Kernel:
                 ),
                 "sdy.sharding_rule": mlir.ir.Attribute.parse(rule),
             }
-        overwrites = self._overwrites and not _is_kept_argument(operands[0])
         lower = jax.ffi.ffi_lowering(
             _ffi.target_name(self.name, platform),
             operand_output_aliases={0: 0} if overwrites else None,

@@ -188,7 +188,10 @@ def _checked_loss(
         fastemit_lambda = None
     else:
         fastemit_lambda = _checks.number("fastemit_lambda", fastemit_lambda)
-    return _loss(
+    # Under a caller's jit without one of our own: the program sees whose array the logits are, and
+    # writes their gradient over them if nobody else wants them.
+    is_staged = isinstance(jnp.zeros(()), jax.core.Tracer)
+    return (_loss.__wrapped__ if is_staged else _loss)(
         rows,
         labels,
         frames_lengths,
@@ -230,10 +233,8 @@ def _check_compact(name, rows, labels, frames_lengths, labels_lengths):
     _compact.check_labels(labels, labels_lengths, rows.shape[-1])
 
 
-# Inlined, so that a caller's jit sees whose array the logits are (see Kernel's `overwrites`).
 @functools.partial(
     jax.jit,
-    inline=True,
     static_argnames=(
         "rows_to_arcs",
         "average_frames",

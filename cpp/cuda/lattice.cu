@@ -101,8 +101,8 @@ __device__ __forceinline__ int RingIndex(int step) { return step & (kRing - 1); 
 struct Walk {
   int rows;
   int columns;
-  bool is_start;          // value(-1, 0) = 1 and nothing else enters row 0 from above
-  bool enters_freely;     // and that enters (0, 0) without an arc
+  bool is_start;          // 1 enters (0, 0) and nothing else enters row 0 from above
+  bool enters_freely;     // that 1 comes without an arc, not through the one from above
   bool owns_first_above;  // whether the arcs into row 0 from above are this walk's in the backward
   int64_t above;
   int64_t left;
@@ -242,9 +242,7 @@ class WarpColumns {
     blank_log_probs_ = arrays.blank_log_probs + walk.above + offset;
     label_log_probs_ = arrays.label_log_probs + walk.left + offset;
     value_ = {0, kZeroExponent<Real>};
-    if (walk.is_start) {
-      if (column_ == 0) value_ = {1, 0};
-    } else if (is_active_) {
+    if (!walk.is_start && is_active_) {
       value_ = Normalize(arrays.values[walk.ValueIndex(-1, column_)]);
     }
     if constexpr (kPass != Pass::kCost) {
@@ -263,8 +261,8 @@ class WarpColumns {
       constexpr int kHeadroom = FloatBits<Real>::kBias - 1 - kNegligibleBits;
       inverse_ = 1 / (outcome.total.mantissa * PowerOfTwoUpToOne(Real(-kHeadroom)));
       exponent_offset_ = -outcome.total.exponent - kHeadroom;
-      is_near_ = outcome.total.exponent > Real(2 * kLowestNear) &&
-                 fabs(outcome.cotangent) < Real(HUGE_VAL);
+      is_near_ =
+          outcome.total.exponent > Real(kLowestNear) && fabs(outcome.cotangent) < Real(HUGE_VAL);
     }
     rows_inside_ = is_active_ ? walk.rows : 0;
     FillSlots();
@@ -278,7 +276,11 @@ class WarpColumns {
       const int first_row = chunk * kChunk;
       unsigned wanted = InRange(first_row, walk_.rows);
       const unsigned wanted_left = column_ > 0 ? wanted : 0;
-      if (chunk == 0 && !EntersFirstRow()) wanted &= ~1u;
+      if (chunk == 0 && walk_.is_start) {
+        wanted &= ~1u;
+        const bool enters_by_arc = column_ == 0 && !walk_.enters_freely;
+        CopyAsyncIf(enters_by_arc, &slots_[0].left, blank_log_probs_);
+      }
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) CopyRow(first_row, i, wanted, wanted_left);
       CommitCopies();
@@ -364,27 +366,17 @@ class WarpColumns {
     Scaled<Real> second;
   };
 
-  // Whether this column's cell of row 0 has an arc from above. Only the start enters a walk that
-  // starts: the other arcs of beta's lead out of the lattice and may hold anything, alpha's do not
-  // exist.
-  __device__ __forceinline__ bool EntersFirstRow() const {
-    return !walk_.is_start || (column_ == 0 && !walk_.enters_freely);
-  }
-
   // Fills the slots: for the lanes that have not reached row 0, for the halves that no copy fills,
   // and so that what is read behind the last row, where it only decides between two ways to
-  // compute the same, is the same in every run.
+  // compute the same, is the same in every run. Where the sequence is beyond the bounds of the
+  // common step anyway, nothing at all comes from the left.
   __device__ void FillSlots() {
+    const Real never = is_near_ ? Real(kNeverLogProb) : Real(-HUGE_VAL);
 #pragma unroll 4
-    for (int step = 0; step < kRing; ++step) {
-      slots_[step * kWarpSize] = {0, Real(kNeverLogProb)};
-    }
-  }
-
-  // The slot in which a lane finds `row` is that of the step in which it gets there: the same for
-  // all lanes in a step.
-  __device__ __forceinline__ Slot<Real>* SlotOfRow(int row) const {
-    return slots_ + RingIndex(row + lane_) * kWarpSize;
+    for (int step = 0; step < kRing; ++step) slots_[step * kWarpSize] = {0, never};
+    // The 1 that starts the walk enters (0, 0) from the left: as it is, or through an arc that
+    // Begin copies.
+    if (walk_.is_start && column_ == 0) slots_[0].left = 0;
   }
 
   // A diagonal modulo the frames, at most kChunk steps on.
@@ -431,7 +423,8 @@ class WarpColumns {
   }
 
   // Starts the copies of the arcs of row first_row + i, where the bit of i is set; the pointers are
-  // at first_row.
+  // at first_row. The slot in which a lane finds a row is that of the step in which it gets there:
+  // the same for all lanes in a step.
   __device__ __forceinline__ void CopyRow(int first_row, int i, unsigned wanted,
                                           unsigned wanted_left) {
     Slot<Real>* slot = slots_ + RingIndex(first_row + lane_ + i) * kWarpSize;
@@ -612,6 +605,7 @@ __device__ void WalkPanel(const Walk& walk, const Arrays<Real>& arrays, Scaled<R
   // What enters the first warp: zeros, or what the panel before passed on.
   Scaled<Real>* const entrance = rings[blockDim.x / kWarpSize].last_column;
   if (threadIdx.x < kChunk) entrance[threadIdx.x] = {0, kZeroExponent<Real>};
+  if (threadIdx.x == 0 && walk.is_start && first_column == 0) entrance[0] = {1, 0};
   __syncwarp();
   Scaled<Real>* const mine_next = warp == warps - 1 ? next : nullptr;
   // Chunks until the last lane has shown its last row, kWarpSize steps after that row's first, and
@@ -627,10 +621,13 @@ __device__ void WalkPanel(const Walk& walk, const Arrays<Real>& arrays, Scaled<R
       const Scaled<Real>* left = entrance;
       if (warp > 0) {
         left = rings[warp - 1].last_column + RingIndex(first_step);
-      } else if (previous != nullptr) {
+      } else if (previous != nullptr || chunk == 1) {
         __syncwarp();  // the values of the last chunk have been read
         const int row = first_step + static_cast<int>(threadIdx.x);
-        if (threadIdx.x < kChunk && row < walk.rows) entrance[threadIdx.x] = previous[row];
+        if (threadIdx.x < kChunk && row < walk.rows) {
+          entrance[threadIdx.x] =
+              previous != nullptr ? previous[row] : Scaled<Real>{0, kZeroExponent<Real>};
+        }
         __syncwarp();  // and those of this one become visible to the warp
       }
       mine.Advance(first_step, warp > 0 || previous != nullptr, left);
@@ -714,6 +711,15 @@ __global__ void __launch_bounds__(kMaxWarps<Real>* kWarpSize, 1)
     }
   }
   if (!is_walked) return;
+  if (kPass == Pass::kBackward && sequence.frames == 1) {
+    // One alignment, and all of its arcs are certain.
+    for (int u = threadIdx.x; is_beta && u < sequence.columns; u += blockDim.x) {
+      const bool is_last = u == sequence.columns - 1;
+      arrays.blank_cotangents[sequence.first + u] = is_last ? -outcome.cotangent : Real(0);
+      arrays.label_cotangents[sequence.first + u] = is_last ? Real(0) : -outcome.cotangent;
+    }
+    return;
+  }
   const Walk walk = MakeWalk(sequence, is_beta, kPass == Pass::kBackward);
   const int rows_before = is_beta ? sequence.frames - walk.rows : 0;
   Scaled<Real>* const boundaries =
@@ -722,8 +728,8 @@ __global__ void __launch_bounds__(kMaxWarps<Real>* kWarpSize, 1)
   WalkPanels<Real, kPass>(walk, arrays, cut, outcome, boundaries, rings);
   if constexpr (kPass == Pass::kBackward) {
     // The blank arcs of the last frame lead out of the lattice, the last of them at its end: all
-    // alignments take it. If T_n = 1, beta walked them.
-    if (!is_beta && walk.rows > 0) {
+    // alignments take it.
+    if (!is_beta) {
       const int64_t row = sequence.first + (sequence.frames - 1) * sequence.stride;
       for (int u = threadIdx.x; u < sequence.columns; u += blockDim.x) {
         arrays.blank_cotangents[row + u] = u == sequence.columns - 1 ? -outcome.cotangent : Real(0);
