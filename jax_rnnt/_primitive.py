@@ -164,7 +164,9 @@ class Kernel:
         lower = mlir.lower_fun(self._by_platform.bind, multiple_results=True)
         return lower(ctx, *operands, **params)
 
-    def _lower_native(self, platform, overwrites, ctx, *operands, num_batch_dims, insist, attributes):
+    def _lower_native(
+        self, platform, overwrites, ctx, *operands, num_batch_dims, insist, attributes
+    ):
         if not _ffi.register(platform):
             return self._lower_fallback(
                 ctx,

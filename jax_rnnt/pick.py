@@ -48,7 +48,7 @@ _BY_ROW = _Kernels(
         operands=("V", "", "", "", "", ""),
         results=("V",),
         result_dtype="operand",
-    overwrites=True,
+        overwrites=True,
         fallback=lambda *operands, blank: [reference.pick_backward(*operands, blank=blank)],
     ),
 )
@@ -67,7 +67,7 @@ _BY_COLUMN = _Kernels(
         operands=("RCV", "C", "", "RC", "RC", "RC", "RC"),
         results=("RCV",),
         result_dtype="operand",
-    overwrites=True,
+        overwrites=True,
         fallback=lambda logits, labels, counts, *rows, blank: [
             reference.pick_backward(
                 logits, _each_row(logits, ColumnLabels(labels, counts)), *rows, blank=blank

@@ -234,6 +234,7 @@ class WarpColumns {
         lane_(threadIdx.x % kWarpSize),
         column_(first_column + lane_),
         is_active_(column_ < walk.columns),
+        reads_left_(column_ > 0 && walk.columns > 1),
         slots_(rings->arcs + lane_),
         last_column_(rings->last_column),
         cut_(cut + column_) {
@@ -275,7 +276,7 @@ class WarpColumns {
     for (int chunk = 0; chunk < kPrefetchChunks; ++chunk) {
       const int first_row = chunk * kChunk;
       unsigned wanted = InRange(first_row, walk_.rows);
-      const unsigned wanted_left = column_ > 0 ? wanted : 0;
+      const unsigned wanted_left = reads_left_ ? wanted : 0;
       if (chunk == 0 && walk_.is_start) {
         wanted &= ~1u;
         const bool enters_by_arc = column_ == 0 && !walk_.enters_freely;
@@ -435,13 +436,13 @@ class WarpColumns {
   // The copies of a chunk of rows.
   __device__ __forceinline__ void CopyRows(int first_row) {
     const unsigned wanted = InRange(first_row, walk_.rows);
-    const unsigned wanted_left = column_ > 0 ? wanted : 0;
+    const unsigned wanted_left = reads_left_ ? wanted : 0;
     if (wanted == kAllRows) {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
         Slot<Real>* slot = slots_ + RingIndex(first_row + lane_ + i) * kWarpSize;
         CopyAsync(&slot->above, Step(blank_log_probs_, walk_.row_step, i));
-        CopyAsyncIf(column_ > 0, &slot->left, Step(label_log_probs_, walk_.row_step, i));
+        CopyAsyncIf(reads_left_, &slot->left, Step(label_log_probs_, walk_.row_step, i));
       }
     } else {
 #pragma unroll
@@ -508,7 +509,7 @@ class WarpColumns {
     Scaled<Real>* const shown = last_column_ + RingIndex(first_step - kWarpSize);
     const int copied_row = first_step + kPrefetchChunks * kChunk;
     const unsigned copied = InRange(copied_row, walk_.rows);
-    const unsigned copied_left = column_ > 0 ? copied : 0;
+    const unsigned copied_left = reads_left_ ? copied : 0;
     const int last_row_at = is_active_ ? walk_.rows - 1 - (first_step - lane_) : -1;
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
@@ -568,6 +569,8 @@ class WarpColumns {
   const int lane_;
   const int column_;
   const bool is_active_;
+  const bool
+      reads_left_;  // whether the column, or the one read in its place, has arcs from the left
   Slot<Real>* const slots_;
   Scaled<Real>* const last_column_;
   Scaled<Real>* const cut_;

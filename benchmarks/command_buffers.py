@@ -1,0 +1,82 @@
+"""Whether the loss runs in CUDA graphs, XLA's command buffers: `benchmarks.command_buffers`.
+
+Runs a jitted train step under JAX's profiler and counts, for each step, what the host launched and
+which of the package's kernels ran. Needs an NVIDIA GPU.
+"""
+
+import collections
+import gzip
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN "
+    "--xla_gpu_graph_min_graph_size=1",
+)
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+import jax_rnnt  # noqa: E402
+
+N, T, U, V = 16, 150, 40, 28
+STEPS = 10
+
+
+def train_step(parameters, encoder, predictor, labels, frames_lengths, labels_lengths):
+    def loss(parameters):
+        logits = (encoder[:, :, None] + predictor[:, None]) * parameters
+        return jax_rnnt.rnnt_loss_from_logits(
+            logits, labels, frames_lengths, labels_lengths, reduction="mean"
+        )
+
+    cost, gradient = jax.value_and_grad(loss)(parameters)
+    return parameters - 1e-3 * gradient, cost
+
+
+def count_events(directory) -> collections.Counter:
+    counts: collections.Counter = collections.Counter()
+    for path in pathlib.Path(directory).rglob("*.trace.json.gz"):
+        with gzip.open(path) as file:
+            for event in json.load(file)["traceEvents"]:
+                counts[event.get("name", "")] += 1
+    return counts
+
+
+def main() -> None:
+    if jax.default_backend() != "gpu":
+        sys.exit("benchmarks.command_buffers needs an NVIDIA GPU.")
+    keys = jax.random.split(jax.random.key(0), 3)
+    parameters = jnp.ones(V)
+    arguments = (
+        jax.random.normal(keys[0], (N, T, V)),
+        jax.random.normal(keys[1], (N, U, V)),
+        jax.random.randint(keys[2], (N, U - 1), 1, V),
+        jnp.full(N, T),
+        jnp.full(N, U - 1),
+    )
+    step = jax.jit(train_step)
+    for _ in range(3):
+        parameters, cost = step(parameters, *arguments)
+    jax.block_until_ready(parameters)
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            for _ in range(STEPS):
+                parameters, cost = step(parameters, *arguments)
+            jax.block_until_ready((parameters, cost))
+        counts = count_events(directory)
+    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {STEPS} steps")
+    print("| event | times a step |")
+    print("|---|---|")
+    for name, count in sorted(counts.items()):
+        short = name.split("<")[0].split("(")[0]
+        if "Graph" in name or "LaunchKernel" in name or "jax_rnnt" in name:
+            print(f"| {short} | {count / STEPS:g} |")
+
+
+if __name__ == "__main__":
+    main()
