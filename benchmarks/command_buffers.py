@@ -18,10 +18,10 @@ os.environ.setdefault(
     "--xla_gpu_graph_min_graph_size=1",
 )
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
+import jax
+import jax.numpy as jnp
 
-import jax_rnnt  # noqa: E402
+import jax_rnnt
 
 N, T, U, V = 16, 150, 40, 28
 STEPS = 10

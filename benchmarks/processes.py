@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+START_SECONDS = 300  # for a contender to import what it needs
 BROKEN = 3  # a worker's exit status after a failure that leaves the device unusable
 # What the user has set stays.
 _ENVIRONMENT = {
@@ -37,19 +38,23 @@ def run(
 
     Args:
         make_tasks: from what the contender says of itself to its tasks.
-        seconds: of the whole; tasks that come too late are answered with an error.
+        seconds: of the whole, from the first start on; tasks that come too late are answered with
+            an error.
 
     Raises:
         MissingError: If the contender does not import or start.
     """
-    deadline = time.monotonic() + seconds
+    deadline = float("inf")
     description: dict = {}
     tasks: Tasks | None = None
     answers: Tasks = []
     while tasks is None or len(answers) < len(tasks):
-        with _worker(name, plugins, deadline) as process:
+        with _worker(name, plugins) as (process, limit):
             assert process.stdout is not None
             description = json.loads(process.stdout.readline() or '{"missing": "crashed"}')
+            # Importing a framework from a cold disk may take minutes; that is not the contender's.
+            deadline = min(deadline, time.monotonic() + seconds)
+            limit(deadline - time.monotonic())
             if tasks is None:
                 if "missing" in description:
                     raise MissingError(description["missing"])
@@ -68,7 +73,10 @@ def run(
 
 
 @contextlib.contextmanager
-def _worker(name: str, plugins: Sequence[str], deadline: float) -> Iterator[subprocess.Popen]:
+def _worker(
+    name: str, plugins: Sequence[str]
+) -> Iterator[tuple[subprocess.Popen, Callable[[float], None]]]:
+    """A contender's process, and a function that sets the seconds after which it is killed."""
     environment = {**_ENVIRONMENT, **os.environ}
     # It finds what this process finds, in the same order.
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -76,16 +84,26 @@ def _worker(name: str, plugins: Sequence[str], deadline: float) -> Iterator[subp
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        timer = threading.Timer(max(0, deadline - time.monotonic()), process.kill)
-        timer.start()
+        assert process.stdin is not None
+        timers: list[threading.Timer] = []
+
+        def limit(seconds: float) -> None:
+            for timer in timers:
+                timer.cancel()
+            timers.append(threading.Timer(max(0.0, seconds), process.kill))
+            timers[-1].start()
+
+        limit(START_SECONDS)
         try:
-            yield process
+            yield process, limit
             process.wait()
         except BaseException:
             process.kill()
             raise
         finally:
-            timer.cancel()
+            timers[-1].cancel()
+            with contextlib.suppress(BrokenPipeError):  # of a request that nobody lived to read
+                process.stdin.close()
 
 
 def _send(process: subprocess.Popen, request: dict) -> None:

@@ -12,9 +12,9 @@ from jax_rnnt import _checks, _compact, _compact_reference, reference
 from jax_rnnt._dtypes import accumulator_dtype
 from jax_rnnt._primitive import Kernel, custom_vjp, vary_alike
 
-# Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the platform's
-# own: `values` one pair for each cell, `totals` one for each sequence. Scratch on CUDA: the two rows
-# at which its two walks meet, and what one panel of label columns hands to the next.
+# Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the
+# platform's own: `values`, a pair for each cell, and `totals`, one for each sequence. Scratch on
+# CUDA: the two rows at which its two walks meet, and what one panel of label columns hands to the next.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),

@@ -83,7 +83,7 @@ def _free_bytes() -> int:
 
 
 @needs_native
-@pytest.mark.parametrize("sequences, dtype", [(128, "float32"), (192, "bfloat16")])
+@pytest.mark.parametrize(("sequences", "dtype"), [(128, "float32"), (192, "bfloat16")])
 def test_arrays_past_two_to_the_31_and_32_elements(sequences, dtype):
     """The first and the last sequence are what they are alone."""
     T, U, V = 1500, 300, 50

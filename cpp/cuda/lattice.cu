@@ -170,7 +170,9 @@ constexpr double kLowestNear = -1e6;
 // Probability of an arc into a cell that nothing may enter, within these bounds: its power of two
 // is 0 beside anything.
 constexpr double kNeverLogProb = -9e5;
-constexpr double kLog2E = 1.4426950408889634;
+template <typename Real>
+constexpr Real kLog2E =
+    sizeof(Real) == sizeof(float) ? Real(kDeviceLog2E) : Real(1.4426950408889634);
 
 __device__ __forceinline__ float Exp2(float x) {
   float result;
@@ -182,11 +184,11 @@ __device__ __forceinline__ double Exp2(double x) { return exp2(x); }
 // The whole number at or above log_prob in bits: one instruction rounds up product and sum at once.
 __device__ __forceinline__ float CeilLog2(float log_prob) {
   constexpr float kRound = FloatBits<float>::kRoundingConstant;
-  return __fmaf_ru(log_prob, static_cast<float>(kLog2E), kRound) - kRound;
+  return __fmaf_ru(log_prob, kLog2E<float>, kRound) - kRound;
 }
 __device__ __forceinline__ double CeilLog2(double log_prob) {
   constexpr double kRound = FloatBits<double>::kRoundingConstant;
-  return __fma_ru(log_prob, kLog2E, kRound) - kRound;
+  return __fma_ru(log_prob, kLog2E<double>, kRound) - kRound;
 }
 
 __device__ __forceinline__ float Saturate(float x) { return __saturatef(x); }  // NaN becomes 0
@@ -531,9 +533,9 @@ class WarpColumns {
         next.exponent =
             fmax(value_.exponent + CeilLog2(arcs.above), left.exponent + CeilLog2(arcs.left));
         const Real from_above =
-            Exp2(MultiplyAdd(arcs.above, Real(kLog2E), value_.exponent - next.exponent));
+            Exp2(MultiplyAdd(arcs.above, kLog2E<Real>, value_.exponent - next.exponent));
         const Real from_left =
-            Exp2(MultiplyAdd(arcs.left, Real(kLog2E), left.exponent - next.exponent));
+            Exp2(MultiplyAdd(arcs.left, kLog2E<Real>, left.exponent - next.exponent));
         const Real left_term = Product(left.mantissa, from_left);
         next.mantissa = MultiplyAdd(value_.mantissa, from_above, left_term);
         if constexpr (kPass == Pass::kBackward) {
