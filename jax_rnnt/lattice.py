@@ -14,7 +14,8 @@ from jax_rnnt._primitive import Kernel, custom_vjp, vary_alike
 
 # Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the
 # platform's own: `values`, a pair for each cell, and `totals`, one for each sequence. Scratch on
-# CUDA: the two rows at which its two walks meet, and what one panel of label columns hands to the next.
+# CUDA: the two rows at which its two walks meet, and what one panel of label columns hands to the
+# next.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),
