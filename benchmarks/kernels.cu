@@ -3,12 +3,15 @@
 //
 //   nvcc -O2 -std=c++17 -gencode arch=compute_90,code=sm_90 -Icpp benchmarks/kernels.cu
 //     cpp/cuda/*.cu -o kernels
-//   ./kernels [SECTION...]     sections: rows; all without an argument
+//   ./kernels [SECTION...]     sections: rows, lattice; all without an argument
 //
 // rows: PickForward and PickBackward on about 1 GB of logits labelled by column, as the padded loss
 // labels them, for each type and V; once with full lengths and once with ragged ones. GB/s count
 // the bytes of logits that must move: those of rows that are read and, backward, those of all rows
 // that are written. The share is that of the bandwidth of a device-to-device copy, measured before.
+//
+// lattice: LatticeCost, LatticeForward and LatticeBackward on full lengths in float; both is the
+// last two in turn. The share is that of a copy of the lattice's own bytes, 40 a cell.
 //
 // Each time is the median over bursts of launches between two events, after half a second of
 // warm-up, with buffers that take turns, so that nothing is left in the L2 cache from the launch
@@ -30,7 +33,9 @@
 #include <random>
 #include <vector>
 
+#include "core/lattice_layout.h"
 #include "core/row_label.h"
+#include "cuda/lattice.h"
 #include "cuda/pick.h"
 
 namespace {
@@ -320,12 +325,77 @@ void RunRowsSection(double copy_bandwidth) {
   RunRowsOfType<__half>(copy_bandwidth);
 }
 
+struct LatticeSize {
+  int T;
+  int U;
+  int N;
+};
+
+void RunLattice(const LatticeSize& size, double copy_bandwidth) {
+  using jax_rnnt::Scaled;
+  const auto [T, U, N] = size;
+  const int64_t cells = static_cast<int64_t>(N) * T * U;
+  const DeviceArray<int32_t> frames(std::vector<int32_t>(N, T));
+  const DeviceArray<int32_t> labels(std::vector<int32_t>(N, U - 1));
+  const DeviceArray<float> cotangents(std::vector<float>(N, 1.0f));
+  const DeviceArray<float> blank_log_probs(cells), label_log_probs(cells), costs(N);
+  const DeviceArray<float> blank_cotangents(cells), label_cotangents(cells);
+  const DeviceArray<Scaled<float>> values(cells), totals(N), cuts(int64_t{2} * N * U);
+  const DeviceArray<Scaled<float>> boundaries(int64_t{2} * N * T);
+  Fill(blank_log_probs, -6.0f, -0.05f);
+  Fill(label_log_probs, -5.0f, -0.5f);
+  jax_rnnt::LatticeLayout layout;
+  layout.sequences = N;
+  layout.max_frames = T;
+  layout.max_columns = U;
+  layout.frames_lengths = frames.get();
+  layout.labels_lengths = labels.get();
+  const auto forward = [&](int) {
+    Check(jax_rnnt::cuda::LatticeForward<float>(0, layout, blank_log_probs.get(),
+                                                label_log_probs.get(), costs.get(), values.get(),
+                                                totals.get(), boundaries.get()),
+          "LatticeForward");
+  };
+  const auto backward = [&](int) {
+    Check(jax_rnnt::cuda::LatticeBackward<float>(0, layout, cells, blank_log_probs.get(),
+                                                 label_log_probs.get(), values.get(), totals.get(),
+                                                 cotangents.get(), blank_cotangents.get(),
+                                                 label_cotangents.get(), boundaries.get()),
+          "LatticeBackward");
+  };
+  const double cost_seconds = MedianSeconds([&](int) {
+    Check(
+        jax_rnnt::cuda::LatticeCost<float>(0, layout, blank_log_probs.get(), label_log_probs.get(),
+                                           costs.get(), cuts.get(), boundaries.get()),
+        "LatticeCost");
+  });
+  const double forward_seconds = MedianSeconds(forward);
+  const double backward_seconds = MedianSeconds(backward);
+  const double both_seconds = MedianSeconds([&](int i) {
+    forward(i);
+    backward(i);
+  });
+  std::printf("%6d %5d %5d %10.1f %12.1f %12.1f %10.1f %6.1f %%\n", T, U, N, cost_seconds * 1e6,
+              forward_seconds * 1e6, backward_seconds * 1e6, both_seconds * 1e6,
+              40.0 * cells / both_seconds / copy_bandwidth * 100);
+}
+
+void RunLatticeSection(double copy_bandwidth) {
+  std::printf("lattice T   U     N    cost us   forward us  backward us    both us  share\n");
+  for (const LatticeSize& size :
+       {LatticeSize{150, 40, 1}, LatticeSize{150, 40, 128}, LatticeSize{400, 100, 32},
+        LatticeSize{1500, 300, 1}, LatticeSize{1500, 300, 16}, LatticeSize{1500, 300, 64},
+        LatticeSize{1500, 300, 128}}) {
+    RunLattice(size, copy_bandwidth);
+  }
+}
+
 struct Section {
   const char* name;
   void (*run)(double copy_bandwidth);
 };
 
-constexpr Section kSections[] = {{"rows", RunRowsSection}};
+constexpr Section kSections[] = {{"rows", RunRowsSection}, {"lattice", RunLatticeSection}};
 
 }  // namespace
 

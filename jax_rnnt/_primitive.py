@@ -159,7 +159,7 @@ class Kernel:
     def _lower_overwriting(self, ctx, *operands, **params):
         platforms = ctx.platforms or ctx.module_context.platforms
         if len(platforms) == 1 and platforms[0] in _PLATFORMS:
-            overwrites = not _is_kept_argument(operands[0])
+            overwrites = _may_overwrite(operands[0], platforms[0])
             return self._lower_native(platforms[0], overwrites, ctx, *operands, **params)
         lower = mlir.lower_fun(self._by_platform.bind, multiple_results=True)
         return lower(ctx, *operands, **params)
@@ -243,25 +243,26 @@ def _jitted(primitive, params):
     return jax.jit(run)
 
 
-def _is_kept_argument(value: Any) -> bool:
-    """Whether an MLIR value is an argument of the program that its caller does not donate.
+def _may_overwrite(value: Any, platform: str) -> bool:
+    """Whether writing over an MLIR value saves an array and copies none.
 
-    To write over such an array, XLA would copy it first: a pass over memory for nothing, since the
-    array stays anyhow. Anything else it copies only if it is used again.
+    XLA copies the array first if anybody needs it afterwards. An argument of the program that is
+    not donated stays anyhow, so the copy is a pass over memory for nothing. On CPU, XLA copies what
+    the program itself has made, too.
     """
     while not isinstance(value.owner, mlir.ir.Block):
         operation = value.owner
         if operation.name != "stablehlo.reshape":
-            return False
+            return platform != "cpu"
         value = operation.operands[0]
     function = value.owner.owner.operation
     if function.name != "func.func" or function.attributes["sym_name"].value != "main":
-        return False
+        return platform != "cpu"
     if "arg_attrs" not in function.attributes:
-        return True
+        return False
     argument = mlir.ir.BlockArgument(value)
     attributes = function.attributes["arg_attrs"][argument.arg_number]
-    return not any(name in attributes for name in ("tf.aliasing_output", "jax.buffer_donor"))
+    return any(name in attributes for name in ("tf.aliasing_output", "jax.buffer_donor"))
 
 
 def _freeze(params: dict) -> tuple:

@@ -105,7 +105,8 @@ def lattice_cost(
         (...) nats, float32 (float64 for float64 arcs). +inf with zero gradients where no alignment
         is possible; NaN with zero gradients where a traced length makes no sense or an arc within
         the lengths is NaN or +inf. Log-probabilities below -6.9e36 count as -inf. Posteriors are
-        exact to rounding for costs up to 1e7 (float32); beyond, they stay in [0, 1].
+        exact to rounding for costs up to 1e7 (float32); beyond, they stay in [0, 1]. Those below
+        2^-64 may count as 0.
 
     Raises:
         TypeError: If arcs are not floats or lengths not integers.

@@ -104,6 +104,9 @@ def rnnt_loss_from_logits(
 
     .. math:: cost_n = -\log \sum_{alignments} \prod_{arcs} softmax(logits)_{arc}
 
+    Under jit the gradient is written over logits that are not used again, so that a train step
+    holds one array of their size.
+
     Args:
         logits: (..., T, U, V), float32, bfloat16, float16 or float64, not normalised; U = longest
             label sequence + 1. Compact: (S, V), the rows of one sequence after the other,

@@ -51,10 +51,12 @@ namespace {
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Steps from one barrier to the next.
+// Steps from one barrier to the next. The ring below has room for three chunks of prefetch with 8,
+// for none behind the 31 steps that a row takes with 16.
 constexpr int kChunk = 8;
 static_assert(kChunk <= kMaxUnnormalizedSteps);
-// Chunks between the copy of a row's arcs and its first use.
+// Chunks between the copy of a row's arcs and its first use, of 0.9 to 1.7 us each on an H100: the
+// arcs are loaded from the ring one chunk ahead, so that two hide the latency of global memory.
 constexpr int kPrefetchChunks = 3;
 // Chunks by which a warp follows its left neighbour, whose last lane is 31 steps behind its first
 // and shows a value one step after it.
@@ -66,7 +68,8 @@ static_assert(kRing >= (kPrefetchChunks + 1) * kChunk + kWarpSize);
 static_assert(kRing >= (kLag + 1) * kChunk);  // as many rows are shown to the right neighbour
 static_assert(kChunk % 2 == 0);
 
-// As many warps as the 227 KB of shared memory that a block can have on an H100 hold rings for.
+// Rings of 13 warps fit into the 227 KB of shared memory that a block can have on an H100, but the
+// compiler then keeps to the 128 registers of 16 and spills.
 template <typename Real>
 constexpr int kMaxWarps = sizeof(Real) == sizeof(float) ? 12 : 6;
 
