@@ -255,7 +255,7 @@ def _may_overwrite(value: Any, platform: str) -> bool:
         if operation.name != "stablehlo.reshape":
             return platform != "cpu"
         value = operation.operands[0]
-    function = value.owner.owner.operation
+    function: Any = value.owner.owner.operation
     if function.name != "func.func" or function.attributes["sym_name"].value != "main":
         return platform != "cpu"
     if "arg_attrs" not in function.attributes:

@@ -1,10 +1,10 @@
 """The two losses: rows to arcs, arcs to costs, costs to what the caller asked for."""
 
-import functools
 import types
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, _compact, lattice, pick, reference
@@ -193,8 +193,8 @@ def _checked_loss(
         fastemit_lambda = _checks.number("fastemit_lambda", fastemit_lambda)
     # Under a caller's jit without one of our own: the program sees whose array the logits are, and
     # writes their gradient over them if nobody else wants them.
-    is_staged = isinstance(jnp.zeros(()), jax.core.Tracer)
-    return (_loss.__wrapped__ if is_staged else _loss)(
+    is_staged = isinstance(jnp.zeros(()), Tracer)
+    return (_traced_loss if is_staged else _loss)(
         rows,
         labels,
         frames_lengths,
@@ -236,18 +236,7 @@ def _check_compact(name, rows, labels, frames_lengths, labels_lengths):
     _compact.check_labels(labels, labels_lengths, rows.shape[-1])
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "rows_to_arcs",
-        "average_frames",
-        "reduction",
-        "blank",
-        "compact",
-        "implementation",
-    ),
-)
-def _loss(
+def _traced_loss(
     rows,
     labels,
     frames_lengths,
@@ -278,6 +267,19 @@ def _loss(
         costs = costs / jnp.maximum(frames_lengths, 1).astype(costs.dtype)
     reduce = _REDUCTIONS[reduction]
     return costs if reduce is None else reduce(costs)
+
+
+_loss = jax.jit(
+    _traced_loss,
+    static_argnames=(
+        "rows_to_arcs",
+        "average_frames",
+        "reduction",
+        "blank",
+        "compact",
+        "implementation",
+    ),
+)
 
 
 def _padded_layout(rows, labels, frames_lengths, labels_lengths):

@@ -264,11 +264,12 @@ def lattice_forward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """lattice_cost and what lattice_backward needs; see keep_posteriors."""
     costs, vjp = jax.vjp(
-        lambda *arcs: lattice_cost(*arcs, frames_lengths, labels_lengths),
+        lambda blank, label: lattice_cost(blank, label, frames_lengths, labels_lengths),
         blank_log_probs,
         label_log_probs,
     )
-    return costs, *keep_posteriors(costs, *(-x for x in vjp(jnp.ones_like(costs))))
+    blank_gradients, label_gradients = vjp(jnp.ones_like(costs))
+    return costs, *keep_posteriors(costs, -blank_gradients, -label_gradients)
 
 
 def lattice_backward(

@@ -1,5 +1,7 @@
 """What the loss needs of memory, by XLA's own analysis, and that it writes over nobody's logits."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,9 +56,10 @@ def test_made_logits_are_copied_by_nobody(rng):
     def step(encoder, predictor):
         return _loss(_joint(encoder, predictor))
 
-    compiled = _compile(jax.value_and_grad(step, (0, 1)), *_inputs(rng))
-    assert " copy(" not in compiled.as_text()
-    assert "copy_fusion" not in compiled.as_text()
+    text = _compile(jax.value_and_grad(step, (0, 1)), *_inputs(rng)).as_text()
+    logits = rf"f32\[{N},{T},{U},{V}\]\S*"
+    assert re.search(rf"= {logits} fusion\(", text)
+    assert not re.search(rf"= {logits} copy\(|copy_fusion\S* = {logits}", text)
 
 
 @needs_native
