@@ -33,6 +33,7 @@
 #include <random>
 #include <vector>
 
+#include "../tools/device_array.h"
 #include "core/lattice_layout.h"
 #include "core/row_label.h"
 #include "cuda/lattice.h"
@@ -40,43 +41,11 @@
 
 namespace {
 
+using jax_rnnt::Check;
+using jax_rnnt::DeviceArray;
 using jax_rnnt::RowLabels;
 
 int failures = 0;
-
-void Check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) {
-    std::printf("%s: %s\n", what, cudaGetErrorString(error));
-    std::exit(1);
-  }
-}
-
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(int64_t count) : count_(count) {
-    Check(cudaMalloc(&data_, count * sizeof(T)), "cudaMalloc");
-  }
-  explicit DeviceArray(const std::vector<T>& values)
-      : DeviceArray(static_cast<int64_t>(values.size())) {
-    Check(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice), "copy");
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-
-  T* get() const { return data_; }
-  int64_t size() const { return count_; }
-  std::vector<T> ToHost(int64_t first, int64_t count) const {
-    std::vector<T> values(count);
-    Check(cudaMemcpy(values.data(), data_ + first, count * sizeof(T), cudaMemcpyDeviceToHost),
-          "kernel");
-    return values;
-  }
-
- private:
-  T* data_ = nullptr;
-  int64_t count_;
-};
 
 // Numbers in [low, high) that depend on their index alone.
 template <typename T>

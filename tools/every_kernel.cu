@@ -16,45 +16,17 @@
 
 #include "cuda/lattice.h"
 #include "cuda/pick.h"
+#include "device_array.h"
 
 namespace {
 
+using jax_rnnt::Check;
+using jax_rnnt::DeviceArray;
 using jax_rnnt::LatticeLayout;
 using jax_rnnt::RowLabels;
 using jax_rnnt::Scaled;
 
 int failures = 0;
-
-void Check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) {
-    std::printf("%s: %s\n", what, cudaGetErrorString(error));
-    std::exit(1);
-  }
-}
-
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(size_t count) : count_(count) {
-    Check(cudaMalloc(&data_, count * sizeof(T)), "cudaMalloc");
-  }
-  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
-    Check(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice), "copy");
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-
-  T* get() { return data_; }
-  std::vector<T> ToHost() const {
-    std::vector<T> values(count_);
-    Check(cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost), "kernel");
-    return values;
-  }
-
- private:
-  T* data_ = nullptr;
-  size_t count_;
-};
 
 std::mt19937 generator(0);
 

@@ -226,10 +226,10 @@ struct Arrays {
 
 // One warp's 32 columns.
 //
-// Lanes that are not in the lattice compute like the others: the slots of a lane that has not
-// reached row 0, and all slots of a lane without a column, hold arcs of probability 1 from above
-// and kNeverLogProb from the left, which leave its value as it is; what a lane computes behind the
-// last row reaches nobody. So only what goes to global memory is masked.
+// Lanes that are not in the lattice compute like the others, so that only what goes to global
+// memory is masked. The slots of a lane that has not reached row 0 hold arcs of probability 1 from
+// above and kNeverLogProb from the left, which leave its value as it is; a lane without a column
+// has the last column's arcs. What a lane computes there or behind the last row reaches nobody.
 template <typename Real, Pass kPass>
 class WarpColumns {
  public:
@@ -574,8 +574,7 @@ class WarpColumns {
   const int lane_;
   const int column_;
   const bool is_active_;
-  const bool
-      reads_left_;  // whether the column, or the one read in its place, has arcs from the left
+  const bool reads_left_;  // whether the column whose arcs it reads has some from the left
   Slot<Real>* const slots_;
   Scaled<Real>* const last_column_;
   Scaled<Real>* const cut_;
