@@ -3,6 +3,7 @@
 from jax_rnnt import reference
 from jax_rnnt._ffi import custom_call_checks, register_custom_calls
 from jax_rnnt._version import __version__
+from jax_rnnt.joint import rnnt_loss_from_joint
 from jax_rnnt.lattice import lattice_cost
 from jax_rnnt.loss import rnnt_loss, rnnt_loss_from_logits
 from jax_rnnt.pick import log_softmax_pick
@@ -15,5 +16,6 @@ __all__ = [
     "reference",
     "register_custom_calls",
     "rnnt_loss",
+    "rnnt_loss_from_joint",
     "rnnt_loss_from_logits",
 ]

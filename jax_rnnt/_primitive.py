@@ -110,7 +110,7 @@ class Kernel:
             if wrong:
                 shapes = ", ".join(str(o.shape) for o in operands)
                 raise ValueError(f"{self.name}: operands of shapes {shapes} do not fit together.")
-        spec = _batch_spec(self.name, operands, num_batch_dims)
+        spec = batch_spec(self.name, operands, num_batch_dims)
         # The mesh of whichever operand is sharded; the first one's may be empty.
         sharded = (o for o in operands if any(axis is not None for axis in o.sharding.spec))
         sharding = next(sharded, operands[0]).sharding
@@ -217,7 +217,7 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
     Inside shard_map with check_vma a primitive's operands must agree in this.
     """
-    varying = [_varying_axes(x) for x in arrays]
+    varying = [varying_axes(x) for x in arrays]
     union = frozenset().union(*varying)
     return [
         jax.lax.pcast(x, tuple(union - axes), to="varying") if union - axes else x
@@ -225,7 +225,7 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
     ]
 
 
-def _varying_axes(x) -> frozenset:
+def varying_axes(x) -> frozenset:
     aval = jax.typeof(x)
     if hasattr(aval, "manual_axis_type"):  # JAX 0.11 and newer
         return aval.manual_axis_type.varying
@@ -281,7 +281,7 @@ def _sizes(avals, operands, num_batch_dims) -> dict[str, int]:
     }
 
 
-def _batch_spec(name, operands, num_batch_dims) -> tuple:
+def batch_spec(name, operands, num_batch_dims) -> tuple:
     """The explicit sharding of the batch dimensions, from whichever operand has one."""
     spec: list = [None] * num_batch_dims
     for operand in operands:

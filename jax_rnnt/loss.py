@@ -71,9 +71,9 @@ def rnnt_loss(
     See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
     """
     del gather
-    return _checked_loss(
+    return checked_loss(
         "log_probs",
-        log_probs,
+        _checks.floats("log_probs", log_probs),
         labels,
         frames_lengths,
         labels_lengths,
@@ -148,9 +148,9 @@ def rnnt_loss_from_logits(
 
     See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
     """
-    return _checked_loss(
+    return checked_loss(
         "logits",
-        logits,
+        _checks.floats("logits", logits),
         labels,
         frames_lengths,
         labels_lengths,
@@ -164,7 +164,7 @@ def rnnt_loss_from_logits(
     )
 
 
-def _checked_loss(
+def checked_loss(
     name,
     rows,
     labels,
@@ -179,9 +179,17 @@ def _checked_loss(
     average_frames,
     rows_to_arcs,
 ):
+    """A loss of any source of rows, its arguments checked.
+
+    Args:
+        name: of the rows, in messages.
+        rows: a pytree with the shape (..., T, U, V) or, compact, (S, V) and the dtype of the rows
+            that it stands for: an array of them, or what they are computed from.
+        rows_to_arcs: rows, their labels as `pick.pick_rows` takes them, `blank` and
+            `implementation` to the arcs' log-probabilities.
+    """
     _checks.choice("reduction", reduction, tuple(_REDUCTIONS))
     _checks.choice("implementation", implementation, (None, "native", "reference"))
-    rows = _checks.floats(name, rows)
     labels = _checks.integers("labels", labels)
     frames_lengths = _checks.integers("frames_lengths", frames_lengths)
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
@@ -210,7 +218,7 @@ def _checked_loss(
 
 
 def _check_padded(name, rows, labels, frames_lengths, labels_lengths):
-    if rows.ndim < 3 or 0 in rows.shape[-3:]:
+    if len(rows.shape) < 3 or 0 in rows.shape[-3:]:
         raise ValueError(
             f"{name} must have shape (..., T, U, V) with T, U and V at least 1, got {rows.shape}."
         )
@@ -226,7 +234,7 @@ def _check_padded(name, rows, labels, frames_lengths, labels_lengths):
 
 
 def _check_compact(name, rows, labels, frames_lengths, labels_lengths):
-    if rows.ndim != 2 or rows.shape[-1] < 1:
+    if len(rows.shape) != 2 or rows.shape[-1] < 1:
         raise ValueError(
             f"compact {name} must have shape (S, V) with V at least 1, got {rows.shape}."
         )

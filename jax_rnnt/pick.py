@@ -35,7 +35,7 @@ class _Kernels(NamedTuple):
 
 
 # All other operands of a row kernel have one entry a row; labels are what comes in two forms.
-_BY_ROW = _Kernels(
+BY_ROW = _Kernels(
     Kernel(
         "pick_forward",
         operands=("V", ""),
@@ -52,7 +52,7 @@ _BY_ROW = _Kernels(
         fallback=lambda *operands, blank: [reference.pick_backward(*operands, blank=blank)],
     ),
 )
-_BY_COLUMN = _Kernels(
+BY_COLUMN = _Kernels(
     Kernel(
         "pick_forward_columns",
         operands=("RCV", "C", ""),
@@ -160,7 +160,7 @@ def _log_softmax_pick(logits, labels, blank, insist):
 
 
 def _log_softmax_pick_forward(logits, labels, blank, insist):
-    kernels = _BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
+    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else BY_ROW
     blank_log_probs, label_log_probs, maxima, log_sums = kernels.forward(
         logits, *jax.tree.leaves(labels), insist=insist, blank=blank
     )
@@ -169,7 +169,7 @@ def _log_softmax_pick_forward(logits, labels, blank, insist):
 
 def _log_softmax_pick_backward(blank, insist, residuals, cotangents):
     logits, labels, maxima, log_sums = residuals
-    kernels = _BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
+    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else BY_ROW
     (logits_cotangents,) = kernels.backward(
         logits,
         *jax.tree.leaves(labels),

@@ -1,0 +1,337 @@
+"""The joint network over tiles of (frames x labels) cells: its rows' arcs, and their gradients.
+
+    logits[n, t, u] = activation(encoder[n, t] + predictor[n, u]) @ kernel + bias
+
+A tile is a rectangle of one sequence's lattice. Those that are wanted are listed, and a loop takes
+`at_once` of them at a time through matrix products and the row kernels, so that logits exist for
+one step's cells only. A step writes to no place twice and the steps follow each other: all sums are
+taken in one order.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_rnnt import pick, reference
+from jax_rnnt._dtypes import accumulator_dtype
+from jax_rnnt._primitive import vary_alike
+
+
+class Tile(NamedTuple):
+    """How many cells a tile spans, and how many tiles a step of the loop takes."""
+
+    frames: int
+    labels: int
+    at_once: int
+
+
+class Weights(NamedTuple):
+    """The joint's operands; H hidden units."""
+
+    encoder: jax.Array  # (N, T, H)
+    predictor: jax.Array  # (N, U, H)
+    kernel: jax.Array  # (H, V)
+    bias: jax.Array  # (V,)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What the activations, the matrix products' operands and the logits are."""
+        dtype = self.encoder.dtype
+        for operand in self[1:]:
+            dtype = jnp.promote_types(dtype, operand.dtype)
+        return dtype
+
+
+class Rows(NamedTuple):
+    """What is kept of each row of logits, all (N, T, U)."""
+
+    blank_log_probs: jax.Array
+    label_log_probs: jax.Array
+    maxima: jax.Array
+    log_sums: jax.Array
+
+
+def forward(
+    weights: Weights,
+    labels: pick.ColumnLabels,
+    *,
+    activation: Callable[[jax.Array], jax.Array],
+    tile: Tile,
+    blank: int,
+    insist: bool,
+) -> Rows:
+    """The arcs and the normalisers of every row that is not padding."""
+    grid = _Grid(weights, labels, tile)
+    _, U, _ = weights.predictor.shape
+    wanted = reference.is_read(labels.labels, weights.kernel.shape[-1])
+    columns = jnp.max(jnp.where(wanted, jnp.arange(1, U + 1, dtype=jnp.int32), 0), -1)
+    frame = tile.frames * jnp.arange(grid.frames, dtype=jnp.int32)
+    column = tile.labels * jnp.arange(grid.labels, dtype=jnp.int32)
+    inside = (frame[:, None] < labels.counts[:, None, None]) & (column < columns[:, None, None])
+    listed, steps, places = grid.list(inside)
+    dtype = accumulator_dtype(weights.dtype)
+    kernel, bias = weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
+
+    def step(i, kept):
+        tiles = _at(listed, i, tile.at_once)
+        activations = activation(grid.sums(tiles, dtype)).astype(weights.dtype)
+        logits = _project(activations, kernel, bias)
+        rows = pick.BY_COLUMN.forward(logits, *grid.labels_of(tiles), insist=insist, blank=blank)
+        start = i * tile.at_once
+        return [lax.dynamic_update_slice_in_dim(k, r, start, 0) for k, r in zip(kept, rows)]
+
+    shape = (listed.size, tile.frames, tile.labels)
+    empty = _varying_as(listed, *(jnp.zeros(shape, dtype) for _ in Rows._fields))
+    kept = lax.fori_loop(0, steps, step, empty)
+    padding = Rows(-np.inf, -np.inf, 0, 0)
+    return Rows(*(grid.cells(k, places, fill) for k, fill in zip(kept, padding)))
+
+
+def backward(
+    weights: Weights,
+    labels: pick.ColumnLabels,
+    rows: Rows,
+    blank_cotangents: jax.Array,
+    label_cotangents: jax.Array,
+    *,
+    activation: Callable[[jax.Array], jax.Array],
+    tile: Tile,
+    blank: int,
+    insist: bool,
+    min_posterior: float | None,
+) -> Weights:
+    """The gradients of all four operands, in the accumulator's dtype, from the arcs' (N, T, U)."""
+    grid = _Grid(weights, labels, tile)
+    cotangents = blank_cotangents, label_cotangents
+    if min_posterior is None:
+        norms = _gradient_norms(rows, labels.labels, *cotangents, blank=blank)
+        wanted = _enough(grid.tiles(norms).sum((-2, -1)), left_out(weights.dtype))
+    else:
+        posteriors = sum(map(jnp.abs, cotangents))
+        # The last blank arc of a sequence is taken with certainty: no other is above it.
+        certain = jnp.abs(blank_cotangents).max((-2, -1))
+        highest = grid.tiles(posteriors).max((-2, -1))
+        wanted = ~(highest <= min_posterior * certain[:, None, None])
+    listed, steps, _ = grid.list(wanted)
+    kept = [grid.tiles(x) for x in (rows.maxima, rows.log_sums, *cotangents)]
+    kept = [x.reshape(-1, *x.shape[-2:]) for x in kept]
+    dtype = accumulator_dtype(weights.dtype)
+    kernel, bias = weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
+
+    def step(i, sums):
+        tiles = _at(listed, i, tile.at_once)
+        values, pull_back = jax.vjp(activation, grid.sums(tiles, dtype))
+        activations = values.astype(weights.dtype)
+        (gradients,) = pick.BY_COLUMN.backward(
+            _project(activations, kernel, bias),
+            *grid.labels_of(tiles),
+            *(_take(x, tiles) for x in kept),
+            insist=insist,
+            blank=blank,
+        )
+        (hidden,) = pull_back(_product(gradients, kernel, ((3,), (1,))).astype(values.dtype))
+        contract = ((0, 1, 2), (0, 1, 2))
+        return Weights(
+            _add_blocks(sums.encoder, grid.encoder_block(tiles), hidden.sum(2)),
+            _add_blocks(sums.predictor, grid.predictor_block(tiles), hidden.sum(1)),
+            sums.kernel + _product(activations, gradients, contract, dtype),
+            sums.bias + gradients.astype(dtype).sum((0, 1, 2)),
+        )
+
+    blocks = [x.shape for x in (grid.encoder, grid.predictor)]
+    shapes = [*blocks, weights.kernel.shape, weights.bias.shape]
+    zeros = _varying_as(listed, *(jnp.zeros(shape, dtype) for shape in shapes))
+    sums = lax.fori_loop(0, steps, step, Weights(*zeros))
+    return sums._replace(
+        encoder=_unblocked(sums.encoder, weights.encoder),
+        predictor=_unblocked(sums.predictor, weights.predictor),
+    )
+
+
+def logits(weights: Weights, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """(..., T, U, V), all of them, for weights of any number of batch dimensions."""
+    dtype = accumulator_dtype(weights.dtype)
+    sums = (
+        weights.encoder.astype(dtype)[..., None, :]
+        + weights.predictor.astype(dtype)[..., None, :, :]
+    )
+    activations = activation(sums).astype(weights.dtype)
+    return _project(
+        activations, weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
+    )
+
+
+def left_out(dtype) -> float:
+    """Which part of the logits' gradient, by its L1 norm, the backward may leave out."""
+    return {"float64": 1e-12, "float32": 5e-6, "float16": 2**-12, "bfloat16": 2**-10}[dtype.name]
+
+
+def choose(T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype) -> Tile:
+    """Tiles of at most 16 x 8 cells, and as many at once as a 32nd of all cells' memory holds."""
+    frames, labels = (math.ceil(size / math.ceil(size / most)) for size, most in ((T, 16), (U, 8)))
+    tiles = sequences * math.ceil(T / frames) * math.ceil(U / labels)
+    tile_bytes = frames * labels * dtype.itemsize * (V + 2 * H)
+    least, most = _STEP_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"]
+    step_bytes = min(max(tiles * tile_bytes // 32, least), most)
+    return Tile(frames, labels, min(max(step_bytes // tile_bytes, 1), max(tiles, 1)))
+
+
+_STEP_BYTES = {"cpu": (2**21, 2**25), "gpu": (2**25, 2**28)}
+
+
+class _Grid:
+    """The tiles of all sequences: number (n * frames + i) * labels + j, in blocks i and j."""
+
+    def __init__(self, weights: Weights, labels: pick.ColumnLabels, tile: Tile):
+        self.tile = tile
+        self.encoder = _blocks(weights.encoder, tile.frames)
+        self.predictor = _blocks(weights.predictor, tile.labels)
+        self._labels = _blocks(labels.labels, tile.labels, reference.PADDING_ROW)
+        self._counts = labels.counts
+        self._sequences, self._T, self._U = *weights.encoder.shape[:2], weights.predictor.shape[1]
+        self.frames, self.labels = (len(x) // max(self._sequences, 1) for x in self._both)
+        self.size = self._sequences * self.frames * self.labels
+
+    @property
+    def _both(self):
+        return self.encoder, self.predictor
+
+    def list(self, wanted):
+        """The numbers of the wanted tiles, in order.
+
+        Args:
+            wanted: (N, frames, labels) booleans.
+
+        Returns:
+            (R,) int32 numbers, `size` behind the last, R a multiple of at_once; () how many steps
+            they take; (size,) int32 places of the tiles in the list, beyond it if not wanted.
+        """
+        wanted = wanted.reshape(-1)
+        numbers = jnp.arange(self.size, dtype=jnp.int32)
+        room = math.ceil(self.size / self.tile.at_once) * self.tile.at_once
+        places = jnp.where(wanted, jnp.cumsum(wanted, dtype=jnp.int32) - 1, room + numbers)
+        (listed,) = _varying_as(places, jnp.full(room, self.size, jnp.int32))
+        listed = listed.at[places].set(numbers, mode="drop", unique_indices=True)
+        return listed, -(-wanted.sum(dtype=jnp.int32) // self.tile.at_once), places
+
+    def encoder_block(self, tiles):
+        return tiles // self.labels
+
+    def predictor_block(self, tiles):
+        return tiles // (self.frames * self.labels) * self.labels + tiles % self.labels
+
+    def sums(self, tiles, dtype):
+        """encoder + predictor of the tiles, (R, tile.frames, tile.labels, H)."""
+        encoder = _take(self.encoder, self.encoder_block(tiles)).astype(dtype)
+        predictor = _take(self.predictor, self.predictor_block(tiles)).astype(dtype)
+        return encoder[:, :, None] + predictor[:, None]
+
+    def labels_of(self, tiles) -> pick.ColumnLabels:
+        """The tiles' labels by column, all padding behind the last tile."""
+        block = self.encoder_block(tiles)
+        counts = _take(self._counts, block // self.frames)
+        counts = jnp.clip(counts - block % self.frames * self.tile.frames, 0, self.tile.frames)
+        counts = jnp.where(tiles < self.size, counts, 0)
+        return pick.ColumnLabels(_take(self._labels, self.predictor_block(tiles)), counts)
+
+    def tiles(self, cells):
+        """(N, T, U) as (N, frames, labels, tile.frames, tile.labels), zeros around."""
+        shape = (self._sequences, self.frames, self.tile.frames, self.labels, self.tile.labels)
+        below, right = shape[1] * shape[2] - self._T, shape[3] * shape[4] - self._U
+        return jnp.swapaxes(jnp.pad(cells, ((0, 0), (0, below), (0, right))).reshape(shape), 2, 3)
+
+    def cells(self, kept, places, fill):
+        """(N, T, U) from a list's (R, tile.frames, tile.labels), `fill` in tiles not wanted."""
+        found = kept.at[places].get(mode="fill", fill_value=fill)
+        found = found.reshape(self._sequences, self.frames, self.labels, *found.shape[1:])
+        found = jnp.swapaxes(found, 2, 3)
+        shape = (self._sequences, *(a * b for a, b in zip(found.shape[1::2], found.shape[2::2])))
+        return found.reshape(shape)[:, : self._T, : self._U]
+
+
+def _blocks(x, size, fill=0):
+    """(N, L, ...) as (N * blocks, size, ...)."""
+    count = math.ceil(x.shape[1] / size)
+    padding = [(0, 0)] * x.ndim
+    padding[1] = (0, count * size - x.shape[1])
+    padded = jnp.pad(x, padding, constant_values=fill)
+    return padded.reshape(x.shape[0] * count, size, *x.shape[2:])
+
+
+def _unblocked(blocks, like):
+    """The inverse of _blocks."""
+    return blocks.reshape(like.shape[0], -1, *like.shape[2:])[:, : like.shape[1]]
+
+
+def _take(x, indices):
+    return x.at[indices].get(mode="clip")
+
+
+def _at(listed, i, count):
+    return lax.dynamic_slice_in_dim(listed, i * count, count)
+
+
+def _varying_as(like, *arrays):
+    return vary_alike(like, *arrays)[1:]
+
+
+def _product(a, b, contract, dtype=None):
+    return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=dtype)
+
+
+def _project(activations, kernel, bias):
+    return _product(activations, kernel, ((activations.ndim - 1,), (0,))) + bias
+
+
+def _add_blocks(sums, blocks, parts):
+    """sums with every part added to its block; one that lies behind the last is dropped.
+
+    A scatter would add parts of one block in any order. So the parts of a block are first gathered
+    in the place of its first part, by a product with ones and zeros, and no two go to one place.
+    """
+    same = blocks[:, None] == blocks
+    number = jnp.arange(len(blocks), dtype=jnp.int32)
+    first = jnp.argmax(same, -1).astype(jnp.int32) == number
+    gathered = lax.dot_general(
+        same.astype(parts.dtype), parts, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
+    )
+    places = jnp.where(first, blocks, len(sums) + number)
+    return sums.at[places].add(gathered, mode="drop", unique_indices=True)
+
+
+def _gradient_norms(rows, labels, blank_cotangents, label_cotangents, *, blank):
+    """(N, T, U), the L1 norm of each row of the logits' gradient, known without the logits.
+
+    |c_blank - s P_blank| + |c_label - s P_label| + |s| (1 - P_blank - P_label) with s = c_blank +
+    c_label, the first two without the cancellation that a confident model's would suffer.
+    """
+    same = labels[:, None] == blank
+    blank_cotangents += jnp.where(same, label_cotangents, 0)
+    label_cotangents = jnp.where(same, 0, label_cotangents)
+    label_log_probs = jnp.where(same, -jnp.inf, rows.label_log_probs)
+    blank_probs, label_probs = jnp.exp(rows.blank_log_probs), jnp.exp(label_log_probs)
+    not_blank, not_label = -jnp.expm1(rows.blank_log_probs), -jnp.expm1(label_log_probs)
+    total = blank_cotangents + label_cotangents
+    norms = (
+        jnp.abs(blank_cotangents * not_blank - label_cotangents * blank_probs)
+        + jnp.abs(label_cotangents * not_label - blank_cotangents * label_probs)
+        + jnp.abs(total) * jnp.maximum(not_blank - label_probs, 0)
+    )
+    return jnp.where((blank_cotangents != 0) | (label_cotangents != 0), norms, 0)
+
+
+def _enough(norms, part):
+    """Which tiles (N, frames, labels) to take so that the others' norms sum to at most `part`."""
+    flat = norms.reshape(norms.shape[0], -1)
+    ascending = jnp.sort(flat, -1)
+    sums = jnp.cumsum(ascending, -1)
+    dropped = (sums <= part * flat.sum(-1, keepdims=True)).sum(-1, keepdims=True)
+    last = jnp.minimum(dropped, flat.shape[-1] - 1)
+    least = jnp.take_along_axis(ascending, last, -1)
+    wanted = ~(flat < least) & (flat != 0)
+    return wanted.reshape(norms.shape)

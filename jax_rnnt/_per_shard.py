@@ -1,0 +1,153 @@
+"""Functions of a batch that are computed on each device's own part of it.
+
+A loop over tiles of all sequences is opaque to a partitioner: it would gather the batch first. Here
+one function says it for every way in which JAX spreads a batch: sharded jit on Auto axes
+(custom_partitioning), on Explicit axes (shard_map), shard_map and pmap (already a part), and vmap.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jax_rnnt._primitive import batch_spec, varying_axes
+
+BATCH, WHOLE = "batch", "whole"
+
+
+def per_shard(
+    function: Callable[..., Sequence[jax.Array]],
+    *operands: jax.Array,
+    kinds: Sequence[str],
+    result_kinds: Sequence[str],
+    num_batch_dims: int,
+) -> list[jax.Array]:
+    """function(*operands) with every BATCH operand and result staying on its devices.
+
+    Args:
+        function: hashable, of operands whose batch dimensions are one; returns as many results as
+            result_kinds has. Its WHOLE results are sums over the batch.
+        operands: a BATCH operand has num_batch_dims leading dimensions, a WHOLE one none.
+        kinds: BATCH or WHOLE, of each operand.
+        result_kinds: the same of each result.
+        num_batch_dims: how many.
+    """
+    call = _vmappable(function, tuple(kinds), tuple(result_kinds), num_batch_dims)
+    return call(*operands)
+
+
+@functools.cache
+def _vmappable(function, kinds, result_kinds, num_batch_dims):
+    run = _partitioned(function, kinds, result_kinds, num_batch_dims)
+    call = custom_vmap(run)
+
+    @call.def_vmap
+    def rule(size, mapped, *operands):
+        shares = not any(m for m, kind in zip(mapped, kinds) if kind == WHOLE)
+        if shares and WHOLE not in result_kinds:
+            operands = [
+                x if m or kind == WHOLE else jnp.broadcast_to(x, (size, *x.shape))
+                for x, m, kind in zip(operands, mapped, kinds)
+            ]
+            wider = _vmappable(function, kinds, result_kinds, num_batch_dims + 1)
+            results = wider(*operands)
+        else:
+            # Sums over the batch are wanted of each entry apart.
+            def one(entry):
+                every = iter(entry)
+                return call(*(next(every) if m else x for x, m in zip(operands, mapped)))
+
+            results = jax.lax.map(one, [x for x, m in zip(operands, mapped) if m])
+        return results, [True] * len(results)
+
+    return call
+
+
+def _partitioned(function, kinds, result_kinds, num_batch_dims):
+    def flat(*operands):
+        """function, its batch dimensions being one."""
+        batch = next(x for x, kind in zip(operands, kinds) if kind == BATCH)
+        batch = batch.shape[:num_batch_dims]
+        operands = [
+            x if kind == WHOLE else x.reshape(-1, *x.shape[num_batch_dims:])
+            for x, kind in zip(operands, kinds)
+        ]
+        return [
+            x if kind == WHOLE else x.reshape(*batch, *x.shape[1:])
+            for x, kind in zip(function(*operands), result_kinds)
+        ]
+
+    if not num_batch_dims:
+        return flat
+
+    def specs(batch, of_kinds):
+        whole = PartitionSpec()
+        return tuple(PartitionSpec(*batch) if kind == BATCH else whole for kind in of_kinds)
+
+    def local(batch, *operands):
+        """One device's part; `batch`, the mesh axes of each batch dimension."""
+        axes = tuple(a for axis in batch for a in (axis if isinstance(axis, tuple) else (axis,)))
+        axes = tuple(axis for axis in axes if axis is not None)
+        results = flat(*operands)
+        if not axes:
+            return results
+        return [
+            jax.lax.psum(x, axes) if kind == WHOLE else x for x, kind in zip(results, result_kinds)
+        ]
+
+    automatic = custom_partitioning(flat)
+
+    def partition(mesh, shapes, result_shapes):
+        first = kinds.index(BATCH)
+        batch = tuple(shapes[first].sharding.spec)[:num_batch_dims]
+        batch += (None,) * (num_batch_dims - len(batch))
+        shardings = [
+            tuple(NamedSharding(mesh, spec) for spec in specs(batch, k))
+            for k in (kinds, result_kinds)
+        ]
+        return mesh, functools.partial(local, batch), list(shardings[1]), shardings[0]
+
+    def rule(mesh, operand_types, result_types):
+        del mesh
+        return _sharding_rule(operand_types, result_types, kinds, result_kinds, num_batch_dims)
+
+    automatic.def_partition(partition, sharding_rule=rule)
+
+    def run(*operands):
+        if any(varying_axes(x) for x in operands):
+            return flat(*operands)
+        batched = [jax.typeof(x) for x, kind in zip(operands, kinds) if kind == BATCH]
+        batch = batch_spec(function.__class__.__name__, batched, num_batch_dims)
+        if all(axis is None for axis in batch):
+            return list(automatic(*operands))
+        mesh = next(x.sharding.mesh for x in batched if any(x.sharding.spec))
+        return jax.shard_map(
+            functools.partial(local, batch),
+            mesh=mesh,
+            in_specs=specs(batch, kinds),
+            out_specs=list(specs(batch, result_kinds)),
+        )(*operands)
+
+    return run
+
+
+def _sharding_rule(operand_types, result_types, kinds, result_kinds, num_batch_dims):
+    """Batch dimensions may be sharded alike everywhere, all others are whole."""
+    batch = [f"batch{i}" for i in range(num_batch_dims)]
+    whole: list[str] = []
+
+    def tensor(tensor_type, kind):
+        own = len(batch) if kind == BATCH else 0
+        start = len(whole)
+        whole.extend(f"whole{start + i}" for i in range(tensor_type.rank - own))
+        return " ".join(batch[:own] + whole[start:])
+
+    left, right = (
+        ", ".join(map(tensor, types, of_kinds))
+        for types, of_kinds in ((operand_types, kinds), (result_types, result_kinds))
+    )
+    return f"{left} -> {right}", {"need_replication_factors": tuple(whole)}

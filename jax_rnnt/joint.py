@@ -1,0 +1,343 @@
+"""The loss of a joint network whose logits never exist: one more source of rows."""
+
+import dataclasses
+import functools
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jax_rnnt import _checks, _joint_tiles, pick
+from jax_rnnt._joint_tiles import Tile
+from jax_rnnt._per_shard import BATCH, WHOLE, per_shard
+from jax_rnnt._primitive import custom_vjp, vary_alike
+from jax_rnnt.loss import checked_loss
+
+
+def _identity(x):
+    return x
+
+
+_ACTIVATIONS = types.MappingProxyType(
+    {
+        None: _identity,
+        "tanh": jnp.tanh,
+        "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+        "gelu": jax.nn.gelu,
+    }
+)
+
+
+def rnnt_loss_from_joint(
+    encoder: ArrayLike,
+    predictor: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    labels: ArrayLike,
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
+    *,
+    activation: str | Callable[[jax.Array], jax.Array] | None = "tanh",
+    average_frames: bool = False,
+    reduction: str | None = None,
+    blank: int = 0,
+    fastemit_lambda: ArrayLike = 0.0,
+    min_posterior: float | None = None,
+    tile: tuple[int, int, int] | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    r"""RNN-Transducer loss of a joint network, whose logits never exist as an array.
+
+    .. math::
+        logits_{n,t,u} = activation(encoder_{n,t} + predictor_{n,u}) \, kernel + bias, \quad
+        cost_n = -\log \sum_{alignments} \prod_{arcs} softmax(logits)_{arc}
+
+    The loss and the gradients of `rnnt_loss_from_logits` of these logits, in memory that does not
+    grow with T U V. Forward and backward walk over tiles of (frames x labels) cells: the forward
+    over those within the lengths, the backward, which computes them again, over those alone that
+    the alignments go through. Where V is small, or all fits, computing logits as an array may be
+    faster.
+
+    What the backward leaves out: the gradient with respect to the logits of a cell with arc
+    cotangents c_blank and c_label is c_v - (c_blank + c_label) P_v, whose L1 norm follows from the
+    two arcs alone, without logits. So each sequence's tiles are sorted by the sum of these norms,
+    and the smallest are left out as long as their sum stays within 2^-10 of the sequence's for
+    bfloat16, 2^-12 for float16, 5e-6 for float32 and 1e-12 for float64. All four gradients are
+    linear in the logits' one, D: bias' is the sum of D, kernel's the sum of activation x D, the
+    others' the sum of activation' x kernel D. What is missing of D in the L1 norm is at most that
+    part of D, so what is missing of each sum is at most the same part of the sum of the absolute
+    values of its terms: for bfloat16 half of the rounding (2^-9) that each of the terms suffers.
+
+    Matrix products take the promoted dtype of encoder, predictor, kernel and bias, accumulate in
+    float32, and follow `jax.default_matmul_precision`. All sums are taken in one order: the same
+    inputs give the same bits.
+
+    Args:
+        encoder: (..., T, H), float32, bfloat16, float16 or float64.
+        predictor: (..., U, H), U = longest label sequence + 1.
+        kernel: (H, V).
+        bias: (V,), or None for none.
+        labels: (..., U - 1) integers, padded with anything.
+        frames_lengths: (...) integers T_n in [1, T].
+        labels_lengths: (...) integers U_n in [0, U - 1].
+        activation: "tanh", "relu", "silu", "gelu" (by tanh), None for none, or an elementwise JAX
+            function of one array that closes over no traced value; every new function object is
+            compiled anew.
+        average_frames: divide each cost by its number of frames.
+        reduction: None or "none", "sum" or "mean" over the batch.
+        blank: index of the blank; negative counts from the end.
+        fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
+            and the blank arcs' gradients stay. May be traced.
+        min_posterior: instead of the rule above, the backward visits the tiles that hold a cell
+            whose posterior probability is higher than this; 0 means every cell that has one.
+        tile: (frames, labels, tiles at once) of the walk, by default from the shapes. A step holds
+            frames x labels x tiles rows of logits.
+        implementation: None for the native kernels where there are some, "native" to insist on
+            them, "reference" for plain JAX on logits as an array (differentiable twice).
+
+    Returns:
+        (...) nats, or () after a reduction; float32 (float64 for float64). +inf with zero gradients
+        where no alignment is possible. NaN with zero gradients where NaN or +inf stands in the
+        logits within a sequence's lengths and, under jit, where its lengths or labels make no
+        sense; the other sequences are untouched. What stands beyond a sequence's lengths has no
+        effect, and its gradient is zero.
+
+    Raises:
+        TypeError: If encoder, predictor, kernel or bias are not floats, or labels or lengths not
+            integers.
+        ValueError: If shapes do not fit, or concrete lengths or labels are out of range.
+        NotImplementedError: If implementation="native" and the platform has no kernels.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import jax_rnnt
+        >>> encoder, predictor = jnp.ones((1, 2, 4)), jnp.ones((1, 3, 4))  # two frames, two labels
+        >>> kernel, bias = jnp.ones((4, 5)), jnp.zeros(5)  # four hidden units, five symbols
+        >>> labels, frames, lengths = jnp.array([[1, 2]]), jnp.array([2]), jnp.array([2])
+        >>> loss = lambda *joint: jax_rnnt.rnnt_loss_from_joint(
+        ...     *joint, labels, frames, lengths, reduction="mean")
+        >>> print(loss(encoder, predictor, kernel, bias))
+        5.3391395
+        >>> print(jax.grad(loss, argnums=2)(encoder, predictor, kernel, bias).shape)
+        (4, 5)
+
+    See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
+    """
+    arrays = [
+        None if value is None else _checks.floats(name, value)
+        for name, value in (
+            ("encoder", encoder),
+            ("predictor", predictor),
+            ("kernel", kernel),
+            ("bias", bias),
+        )
+    ]
+    _check_shapes(*arrays)
+    joint = _Joint(
+        *arrays,
+        activation=resolve_activation(activation),
+        min_posterior=_check_min_posterior(min_posterior),
+        tile=None if tile is None else _check_tile(tile),
+    )
+    return checked_loss(
+        "logits",
+        joint,
+        labels,
+        frames_lengths,
+        labels_lengths,
+        fastemit_lambda,
+        rows_to_arcs=_joint_to_arcs,
+        average_frames=average_frames,
+        reduction=reduction,
+        blank=blank,
+        compact=False,
+        implementation=implementation,
+    )
+
+
+def resolve_activation(activation: Any) -> Callable[[jax.Array], jax.Array]:
+    """The function behind an activation's name, or the function itself; ValueError otherwise."""
+    if callable(activation):
+        return activation
+    _checks.choice("activation", activation, tuple(_ACTIVATIONS))
+    return _ACTIVATIONS[activation]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["encoder", "predictor", "kernel", "bias"],
+    meta_fields=["activation", "min_posterior", "tile"],
+)
+@dataclasses.dataclass(frozen=True)
+class _Joint:
+    """What rows (..., T, U, V) are computed from."""
+
+    encoder: jax.Array
+    predictor: jax.Array
+    kernel: jax.Array
+    bias: jax.Array | None
+    activation: Callable
+    min_posterior: float | None
+    tile: Tile | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return *self.encoder.shape[:-1], self.predictor.shape[-2], self.kernel.shape[-1]
+
+    @property
+    def weights(self) -> _joint_tiles.Weights:
+        bias = self.bias
+        if bias is None:
+            bias = jnp.zeros_like(self.kernel, shape=self.kernel.shape[-1:])
+        return _joint_tiles.Weights(self.encoder, self.predictor, self.kernel, bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Walk:
+    """The options of forward and backward over tiles."""
+
+    activation: Callable
+    min_posterior: float | None
+    tile: Tile
+    blank: int
+    insist: bool
+
+    @property
+    def common(self) -> dict[str, Any]:
+        options = dict(self.__dict__)
+        del options["min_posterior"]
+        return options
+
+
+@dataclasses.dataclass(frozen=True)
+class _Forward:
+    walk: _Walk
+
+    def __call__(self, encoder, predictor, kernel, bias, *labels):
+        weights = _joint_tiles.Weights(encoder, predictor, kernel, bias)
+        return _joint_tiles.forward(weights, pick.ColumnLabels(*labels), **self.walk.common)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backward:
+    walk: _Walk
+
+    def __call__(self, encoder, predictor, kernel, bias, labels, counts, *rows):
+        *rows, blank_cotangents, label_cotangents = rows
+        return _joint_tiles.backward(
+            _joint_tiles.Weights(encoder, predictor, kernel, bias),
+            pick.ColumnLabels(labels, counts),
+            _joint_tiles.Rows(*rows),
+            blank_cotangents,
+            label_cotangents,
+            min_posterior=self.walk.min_posterior,
+            **self.walk.common,
+        )
+
+
+_WEIGHT_KINDS = BATCH, BATCH, WHOLE, WHOLE
+
+
+def _joint_to_arcs(joint, labels, *, blank, implementation):
+    weights = joint.weights
+    if implementation == "reference":
+        return pick.pick_rows(
+            _joint_tiles.logits(weights, joint.activation),
+            labels,
+            blank=blank,
+            implementation=implementation,
+        )
+    *batch, T, U, V = joint.shape
+    tile = joint.tile
+    if tile is None:
+        H = weights.kernel.shape[0]
+        tile = _joint_tiles.choose(T, U, H, V, math.prod(batch), weights.dtype)
+    insist = implementation == "native"
+    walk = _Walk(joint.activation, joint.min_posterior, tile, blank, insist)
+    return _arcs(*vary_alike(*weights, *labels), walk, len(batch))
+
+
+@custom_vjp(6, 7)
+def _arcs(encoder, predictor, kernel, bias, labels, counts, walk, num_batch_dims):
+    operands = encoder, predictor, kernel, bias, labels, counts
+    return _arcs_forward(*operands, walk, num_batch_dims)[0]
+
+
+def _arcs_forward(*arguments):
+    *operands, walk, num_batch_dims = arguments
+    rows = per_shard(
+        _Forward(walk),
+        *operands,
+        kinds=(*_WEIGHT_KINDS, BATCH, BATCH),
+        result_kinds=(BATCH,) * 4,
+        num_batch_dims=num_batch_dims,
+    )
+    return tuple(rows[:2]), (*operands, *rows)
+
+
+def _arcs_backward(walk, num_batch_dims, residuals, cotangents):
+    gradients = per_shard(
+        _Backward(walk),
+        *residuals,
+        *cotangents,
+        kinds=(*_WEIGHT_KINDS, *(BATCH,) * 8),
+        result_kinds=_WEIGHT_KINDS,
+        num_batch_dims=num_batch_dims,
+    )
+    operands = residuals[:4]
+    return *(g.astype(x.dtype) for g, x in zip(gradients, operands, strict=True)), None, None
+
+
+_arcs.defvjp(_arcs_forward, _arcs_backward)
+
+
+def _check_shapes(encoder, predictor, kernel, bias):
+    if encoder.ndim < 2 or 0 in encoder.shape[-2:]:
+        raise ValueError(
+            f"encoder must have shape (..., T, H) with T and H at least 1, got {encoder.shape}."
+        )
+    *batch, _, H = encoder.shape
+    if predictor.ndim != encoder.ndim or (*predictor.shape[:-2], predictor.shape[-1]) != (
+        *batch,
+        H,
+    ):
+        raise ValueError(
+            f"predictor must have shape (..., U, H) = ({', '.join(map(str, (*batch, 'U', H)))}) "
+            f"for encoder {encoder.shape}, got {predictor.shape}."
+        )
+    if kernel.ndim != 2 or kernel.shape[0] != H or not kernel.shape[1]:
+        raise ValueError(
+            f"kernel must have shape (H, V) = ({H}, V) with V at least 1, got {kernel.shape}."
+        )
+    if not predictor.shape[-2]:
+        raise ValueError(f"predictor must have U at least 1, got {predictor.shape}.")
+    if bias is not None:
+        _checks.shape("bias", bias, kernel.shape[1:], "(V,) of the kernel")
+
+
+def _check_min_posterior(value) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"min_posterior must be a number known in advance, got {value!r}.")
+    if not 0 <= value < 1:
+        raise ValueError(f"min_posterior must be in [0, 1), got {value!r}.")
+    return float(value)
+
+
+def _check_tile(value) -> Tile:
+    try:
+        sizes = [_checks.index("tile", size) for size in value]
+    except TypeError:
+        sizes = []
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(
+            f"tile must be three positive integers (frames, labels, tiles at once), got {value!r}."
+        )
+    return Tile(*sizes)
