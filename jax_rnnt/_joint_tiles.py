@@ -8,6 +8,7 @@ one step's cells only. A step writes to no place twice and the steps follow each
 taken in one order.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -41,10 +42,8 @@ class Weights(NamedTuple):
     @property
     def dtype(self) -> np.dtype:
         """What the activations, the matrix products' operands and the logits are."""
-        dtype = self.encoder.dtype
-        for operand in self[1:]:
-            dtype = jnp.promote_types(dtype, operand.dtype)
-        return dtype
+        with jax.numpy_dtype_promotion("standard"):
+            return functools.reduce(jnp.promote_types, (x.dtype for x in self))
 
 
 class Rows(NamedTuple):
@@ -168,7 +167,7 @@ def logits(weights: Weights, activation: Callable[[jax.Array], jax.Array]) -> ja
 
 def left_out(dtype) -> float:
     """Which part of the logits' gradient, by its L1 norm, the backward may leave out."""
-    return {"float64": 1e-12, "float32": 5e-6, "float16": 2**-12, "bfloat16": 2**-10}[dtype.name]
+    return {"float64": 1e-13, "float32": 1e-6, "float16": 2**-14, "bfloat16": 2**-12}[dtype.name]
 
 
 def choose(T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype) -> Tile:
@@ -193,6 +192,7 @@ class _Grid:
         self.predictor = _blocks(weights.predictor, tile.labels)
         self._labels = _blocks(labels.labels, tile.labels, reference.PADDING_ROW)
         self._counts = labels.counts
+        self._symbols = weights.kernel.shape[-1]
         self._sequences, self._T, self._U = *weights.encoder.shape[:2], weights.predictor.shape[1]
         self.frames, self.labels = (len(x) // max(self._sequences, 1) for x in self._both)
         self.size = self._sequences * self.frames * self.labels
@@ -226,10 +226,12 @@ class _Grid:
         return tiles // (self.frames * self.labels) * self.labels + tiles % self.labels
 
     def sums(self, tiles, dtype):
-        """encoder + predictor of the tiles, (R, tile.frames, tile.labels, H)."""
+        """encoder + predictor of the tiles, (R, tile.frames, tile.labels, H), zeros in padding."""
         encoder = _take(self.encoder, self.encoder_block(tiles)).astype(dtype)
         predictor = _take(self.predictor, self.predictor_block(tiles)).astype(dtype)
-        return encoder[:, :, None] + predictor[:, None]
+        labels = self.labels_of(tiles).of_rows(self.tile.frames)
+        inside = reference.is_read(labels, self._symbols)[..., None]
+        return jnp.where(inside, encoder[:, :, None] + predictor[:, None], 0)
 
     def labels_of(self, tiles) -> pick.ColumnLabels:
         """The tiles' labels by column, all padding behind the last tile."""

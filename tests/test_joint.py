@@ -1,0 +1,693 @@
+"""The joint network and the loss in one against materialised logits in float64."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from support import full, needs_native, precision, ragged
+from tolerances import assert_costs, assert_same_bits, relative_error
+
+import jax_rnnt
+
+IMPLEMENTATIONS = [None, "reference"]
+# Norm over norm, of each of the four gradients. Half dtypes: the tiles' logits and activations are
+# rounded, as a materialised joint's are.
+GRADIENT_ERRORS = {"float64": 2e-12, "float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}
+COST_ERRORS = {"float64": 1e-12, "float32": 2e-6, "float16": 1e-3, "bfloat16": 1e-2}
+
+
+class Joint(NamedTuple):
+    encoder: np.ndarray
+    predictor: np.ndarray
+    kernel: np.ndarray
+    bias: np.ndarray | None
+
+
+class Problem(NamedTuple):
+    """Everything that rnnt_loss_from_joint takes."""
+
+    joint: Joint
+    labels: np.ndarray
+    frames_lengths: np.ndarray
+    labels_lengths: np.ndarray
+
+
+class Result(NamedTuple):
+    costs: np.ndarray
+    gradients: Joint
+
+
+def make_problem(rng, N, T, U, H, V, make=ragged, dtype="float32") -> Problem:
+    lattice = make(rng, (N,), T, U, V)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(jnp.dtype(dtype))
+
+    joint = Joint(normal(N, T, H), normal(N, U, H), normal(H, V), normal(V))
+    return Problem(joint, *lattice[1:])
+
+
+_TANH_OF = {
+    "gelu": lambda z: np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)),
+    "silu": lambda z: np.tanh(z / 2),
+}
+# Each with its derivative.
+ACTIVATIONS = {
+    None: (lambda z: z, np.ones_like),
+    "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+    "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype)),
+    "silu": (
+        lambda z: z * (1 + _TANH_OF["silu"](z)) / 2,
+        lambda z: (1 + _TANH_OF["silu"](z)) / 2 + z * (1 - _TANH_OF["silu"](z) ** 2) / 4,
+    ),
+    "gelu": (
+        lambda z: z * (1 + _TANH_OF["gelu"](z)) / 2,
+        lambda z: (
+            (1 + _TANH_OF["gelu"](z)) / 2
+            + z
+            * (1 - _TANH_OF["gelu"](z) ** 2)
+            * math.sqrt(2 / math.pi)
+            * (1 + 3 * 0.044715 * z**2)
+            / 2
+        ),
+    ),
+    jnp.sin: (np.sin, np.cos),
+}
+
+
+def expected(problem: Problem, activation="tanh", **options) -> Result:
+    """By materialised logits in float64 and the chain rule."""
+    joint = Joint(*(None if x is None else np.asarray(x, np.float64) for x in problem.joint))
+    function, derivative = ACTIVATIONS[activation]
+    sums = joint.encoder[:, :, None] + joint.predictor[:, None]
+    hidden = function(sums)
+    bias = np.zeros(joint.kernel.shape[1]) if joint.bias is None else joint.bias
+    costs, logits = oracle.loss(
+        hidden @ joint.kernel + bias, *problem[1:], from_logits=True, **options
+    )
+    back = (logits @ joint.kernel.T) * derivative(sums)
+    return Result(
+        costs,
+        Joint(
+            back.sum(2),
+            back.sum(1),
+            np.einsum("ntuh,ntuv->hv", hidden, logits),
+            None if joint.bias is None else logits.sum((0, 1, 2)),
+        ),
+    )
+
+
+@functools.cache
+def compiled(options: tuple):
+    """Costs and the gradients of their sum weighted by cotangents, jitted."""
+
+    @jax.jit
+    def run(problem, cotangents, traced):
+        def costs(joint):
+            return jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:], **dict(options), **traced)
+
+        value, vjp = jax.vjp(costs, problem.joint)
+        return value, *vjp(cotangents)
+
+    return run
+
+
+def evaluate(problem: Problem, cotangents=None, traced=None, **options) -> Result:
+    if cotangents is None:
+        cotangents = np.ones(problem.frames_lengths.shape)
+    wide = problem.joint.encoder.dtype == np.float64
+    cotangents = np.asarray(cotangents, np.float64 if wide else np.float32)
+    with jax.default_matmul_precision("highest"):
+        costs, gradients = compiled(tuple(options.items()))(problem, cotangents, traced or {})
+    return Result(np.asarray(costs), Joint(*gradients))
+
+
+def assert_close(actual: Result, wanted: Result, dtype="float32") -> None:
+    np.testing.assert_allclose(
+        np.asarray(actual.costs, np.float64), wanted.costs, rtol=COST_ERRORS[dtype]
+    )
+    for name, gradient, other in zip(Joint._fields, actual.gradients, wanted.gradients):
+        assert (gradient is None) == (other is None)
+        if gradient is not None:
+            assert gradient.dtype == dtype, name
+            assert relative_error(gradient, other) < GRADIENT_ERRORS[dtype], name
+
+
+# Tile edges: sizes below, at and just above multiples of the default 16 x 8 and of those given.
+SHAPES = [
+    (1, 1, 1, 1, 2, None),
+    (1, 5, 1, 3, 4, None),
+    (3, 16, 8, 4, 5, None),
+    (3, 17, 9, 4, 5, None),
+    (2, 33, 25, 6, 30, None),
+    (5, 7, 5, 6, 9, (4, 4, 3)),
+    (3, 8, 4, 6, 9, (4, 4, 1)),
+    (3, 9, 3, 6, 9, (1, 1, 7)),
+    (2, 5, 4, 6, 9, (50, 50, 50)),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("make", [ragged, full])
+def test_values_and_gradients(rng, shape, make):
+    *sizes, tile = shape
+    problem = make_problem(rng, *sizes, make=make)
+    assert_close(evaluate(problem, tile=tile), expected(problem))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: getattr(a, "__name__", str(a)))
+def test_activations(rng, activation, implementation):
+    problem = make_problem(rng, 3, 9, 6, 6, 7)
+    options = {"activation": activation, "implementation": implementation}
+    assert_close(evaluate(problem, **options), expected(problem, activation))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", GRADIENT_ERRORS)
+def test_dtypes(rng, dtype, implementation):
+    with precision(dtype):
+        problem = make_problem(rng, 3, 20, 10, 16, 12, dtype=dtype)
+        actual = evaluate(problem, implementation=implementation, tile=(8, 4, 3))
+        assert actual.costs.dtype == ("float64" if dtype == "float64" else "float32")
+        assert_close(actual, expected(problem), dtype)
+
+
+def test_mixed_dtypes_are_promoted_and_gradients_are_each_arrays_own(rng):
+    problem = make_problem(rng, 3, 20, 10, 16, 12)
+    half = [x.astype(jnp.bfloat16) for x in problem.joint[:2]]
+    problem = problem._replace(joint=Joint(*half, *problem.joint[2:]))
+    actual, wanted = evaluate(problem), expected(problem)
+    assert_costs(actual.costs, wanted.costs)
+    dtypes = [x.dtype.name for x in actual.gradients]
+    assert dtypes == ["bfloat16", "bfloat16", "float32", "float32"]
+    for gradient, other in zip(actual.gradients[2:], wanted.gradients[2:]):
+        assert relative_error(gradient, other) < GRADIENT_ERRORS["float32"]
+
+
+def test_without_bias(rng):
+    problem = make_problem(rng, 3, 9, 6, 6, 7)
+    problem = problem._replace(joint=problem.joint._replace(bias=None))
+    assert_close(evaluate(problem), expected(problem))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_options_of_the_loss(rng, implementation):
+    problem = make_problem(rng, 4, 9, 6, 6, 7)
+    cotangents = rng.standard_normal(4)
+    options = {"average_frames": True, "blank": -2, "implementation": implementation}
+    traced = {"fastemit_lambda": jnp.float32(0.3)}
+    wanted = expected(
+        problem, blank=5, average_frames=True, fastemit_lambda=0.3, cotangents=cotangents
+    )
+    assert_close(evaluate(problem, cotangents, traced, **options), wanted)
+
+
+@pytest.mark.parametrize(("reduction", "weight"), [("sum", 1), ("mean", 1 / 4)])
+def test_reductions(rng, reduction, weight):
+    problem = make_problem(rng, 4, 9, 6, 6, 7)
+    wanted = expected(problem, cotangents=np.full(4, weight))
+    actual = evaluate(problem, np.ones(()), reduction=reduction)
+    assert_close(actual, wanted._replace(costs=wanted.costs.sum() * weight))
+
+
+def test_eager_calls_and_batches_of_any_rank(rng):
+    problem = make_problem(rng, 6, 5, 4, 3, 4)
+    wanted = expected(problem).costs
+    kernel, bias = problem.joint[2:]
+
+    def cost(*arrays):
+        encoder, predictor, *rest = arrays
+        return jax_rnnt.rnnt_loss_from_joint(encoder, predictor, kernel, bias, *rest)
+
+    batched = [*problem.joint[:2], *problem[1:]]
+    with jax.default_matmul_precision("highest"):
+        assert_costs(cost(*(x[0] for x in batched)), wanted[0])
+        folded = [x.reshape(2, 3, *x.shape[1:]) for x in batched]
+        assert_costs(cost(*folded), wanted.reshape(2, 3))
+
+
+def test_no_sequences():
+    problem = make_problem(np.random.default_rng(0), 0, 4, 3, 2, 5)
+    costs, gradients = evaluate(problem)
+    assert costs.shape == (0,)
+    assert not gradients.kernel.any()
+
+
+def test_padding_has_no_effect_and_no_gradient(rng):
+    problem = make_problem(rng, 4, 18, 10, 5, 7)
+    frames, labels = problem.frames_lengths, problem.labels_lengths
+    beyond_frames = np.arange(18) >= frames[:, None]
+    beyond_labels = np.arange(10) > labels[:, None]
+    encoder, predictor = problem.joint.encoder.copy(), problem.joint.predictor.copy()
+    encoder[beyond_frames], predictor[beyond_labels] = np.nan, np.inf
+    wild = np.where(np.arange(9) >= labels[:, None], -(2**31), problem.labels)
+    poisoned = Problem(
+        Joint(encoder, predictor, *problem.joint[2:]), wild.astype(np.int32), frames, labels
+    )
+    actual = evaluate(poisoned)
+    assert_close(actual, expected(problem))
+    assert not np.asarray(actual.gradients.encoder)[beyond_frames].any()
+    assert not np.asarray(actual.gradients.predictor)[beyond_labels].any()
+
+
+def test_a_sequence_that_makes_no_sense_leaves_the_others_alone(rng):
+    problem = make_problem(rng, 6, 9, 6, 5, 7, make=full)
+    problem.frames_lengths[1] = 0
+    problem.frames_lengths[2] = 10
+    problem.labels_lengths[3] = -1
+    problem.labels[4, 0] = 7
+    problem.joint.encoder[5, 3] = np.nan
+    actual = evaluate(problem)
+    assert np.isnan(actual.costs[1:]).all()
+    alone = Problem(
+        Joint(*(x[:1] for x in problem.joint[:2]), *problem.joint[2:]),
+        *(x[:1] for x in problem[1:]),
+    )
+    wanted = expected(alone)
+    assert_costs(actual.costs[0], wanted.costs[0])
+    assert not np.asarray(actual.gradients.encoder)[1:].any()
+    assert not np.asarray(actual.gradients.predictor)[1:].any()
+    sums = actual.gradients._replace(
+        encoder=actual.gradients.encoder[:1], predictor=actual.gradients.predictor[:1]
+    )
+    assert_close(Result(actual.costs[:1], sums), wanted)
+
+
+def test_impossible_alignments_cost_inf_and_have_no_gradient(rng):
+    problem = make_problem(rng, 2, 9, 6, 5, 7, make=full)
+    problem.joint.bias[0] = -np.inf
+    costs, gradients = evaluate(problem)
+    assert np.isposinf(costs).all()
+    assert all(not np.asarray(g).any() for g in gradients)
+
+
+def confident(rng, N, T, U, H, V, strength=4.0) -> Problem:
+    """Alignments near one path: units count frames up and labels down, so blank wins below it."""
+    problem = make_problem(rng, N, T, U, H, V, make=full)
+    place = np.arange(T)[:, None] / T - 0.5
+    column = np.arange(U)[:, None] / (U - 1) - 0.5
+    encoder = np.array(np.broadcast_to(-place * 16, (N, T, H)), np.float32)
+    predictor = np.array(np.broadcast_to(column * 16, (N, U, H)), np.float32)
+    encoder += 0.01 * rng.standard_normal(encoder.shape)
+    kernel = np.full((H, V), -strength / H, np.float32)
+    kernel[:, 0] = strength / H
+    kernel += 0.01 * rng.standard_normal(kernel.shape)
+    return problem._replace(joint=Joint(encoder, predictor, kernel, np.zeros(V, np.float32)))
+
+
+def _sums_of_absolute_terms(problem: Problem) -> Joint:
+    """What the four gradients would be if none of their terms had a sign."""
+    joint = Joint(*(np.asarray(x, np.float64) for x in problem.joint))
+    sums = joint.encoder[:, :, None] + joint.predictor[:, None]
+    hidden = np.tanh(sums)
+    logits = hidden @ joint.kernel + joint.bias
+    gradient = np.abs(oracle.loss(logits, *problem[1:], from_logits=True).gradients)
+    back = (gradient @ np.abs(joint.kernel).T) * (1 - hidden**2)
+    return Joint(
+        back.sum(2),
+        back.sum(1),
+        np.einsum("ntuh,ntuv->hv", np.abs(hidden), gradient),
+        gradient.sum((0, 1, 2)),
+    )
+
+
+@pytest.mark.parametrize("make", [functools.partial(make_problem, make=full), confident])
+def test_what_the_default_leaves_out_is_within_its_bound(rng, make):
+    problem = make(rng, 2, 64, 40, 8, 6)
+    every, some = (evaluate(problem, min_posterior=x, tile=(4, 4, 64)) for x in (0.0, None))
+    assert_same_bits(some.costs, every.costs)
+    scales = _sums_of_absolute_terms(problem)
+    left_out = [
+        np.abs(a - np.asarray(b)).sum() / scale.sum()
+        for a, b, scale in zip(some.gradients, every.gradients, scales, strict=True)
+    ]
+    # Less than the 1e-6 of the docstring, and something, or the test would see nothing.
+    assert 1e-8 < max(left_out) < 1e-6 + 3e-7
+    assert all(part < 1e-6 + 3e-7 for part in left_out)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 2**-9)])
+def test_what_the_default_leaves_out_of_random_joints(rng, dtype, bound):
+    problem = make_problem(rng, 2, 64, 40, 8, 6, make=full)
+    problem = problem._replace(joint=Joint(*(x.astype(dtype) for x in problem.joint)))
+    every = evaluate(problem, min_posterior=0.0, tile=(4, 4, 64)).gradients
+    for a, b in zip(evaluate(problem, tile=(4, 4, 64)).gradients, every, strict=True):
+        assert 0 < relative_error(a, np.asarray(b, np.float64)) < bound
+
+
+def test_min_posterior_of_zero_visits_every_cell(rng):
+    problem = make_problem(rng, 2, 33, 20, 6, 7)
+    assert_close(evaluate(problem, min_posterior=0.0, tile=(4, 4, 3)), expected(problem))
+
+
+def test_a_high_min_posterior_leaves_out_all_but_the_surest_tiles(rng):
+    """The first and the last cell of a lattice are on every alignment."""
+    problem = make_problem(rng, 1, 12, 9, 6, 7, make=full)
+    gradients = evaluate(problem, min_posterior=0.999, tile=(1, 1, 5)).gradients
+    visited = np.asarray(gradients.encoder).any(-1)[0]
+    assert visited[[0, -1]].all()
+    assert visited.sum() < 12
+
+
+def test_min_posterior_does_not_depend_on_the_scale_of_the_loss(rng):
+    problem = make_problem(rng, 2, 33, 20, 6, 7)
+    options = {"min_posterior": 1e-2, "tile": (4, 4, 3)}
+    one = evaluate(problem, np.full(2, 1.0), **options).gradients
+    tiny = evaluate(problem, np.full(2, 2.0**-20), **options).gradients
+    for a, b in zip(one, tiny):
+        np.testing.assert_allclose(np.asarray(b) * 2.0**20, a, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_the_same_bits_every_time(rng):
+    problem = make_problem(rng, 8, 40, 20, 16, 12)
+    first = evaluate(problem, tile=(8, 4, 16))
+    for _ in range(3):
+        again = evaluate(problem, tile=(8, 4, 16))
+        for a, b in zip(first.gradients, again.gradients):
+            assert_same_bits(a, b)
+
+
+def _cost(encoder, predictor, kernel, bias, *rest):
+    return jax_rnnt.rnnt_loss_from_joint(encoder, predictor, kernel, bias, *rest, tile=(2, 2, 3))
+
+
+def _flat(problem: Problem) -> list:
+    return [*problem.joint, *problem[1:]]
+
+
+def _value_and_gradients(*arguments):
+    costs, vjp = jax.vjp(lambda *joint: _cost(*joint, *arguments[4:]), *arguments[:4])
+    return costs, vjp(jnp.ones_like(costs))
+
+
+def test_vmap_over_the_batch(rng):
+    problem = make_problem(rng, 5, 9, 6, 5, 7)
+
+    def total(*joint):
+        mapped = jax.vmap(_cost, (0, 0, None, None, 0, 0, 0))
+        costs = mapped(*joint, *problem[1:])
+        return costs.sum(), costs
+
+    gradients, costs = jax.jit(jax.grad(total, range(4), has_aux=True))(*problem.joint)
+    assert_close(Result(costs, Joint(*gradients)), expected(problem))
+
+
+def test_vmap_of_gradients_is_each_sequences_own(rng):
+    problem = make_problem(rng, 3, 9, 6, 5, 7)
+    mapped = jax.vmap(_value_and_gradients, (0, 0, None, None, 0, 0, 0))
+    costs, gradients = jax.jit(mapped)(*_flat(problem))
+    for n in range(3):
+        one = Problem(
+            Joint(*(x[n : n + 1] for x in problem.joint[:2]), *problem.joint[2:]),
+            *(x[n : n + 1] for x in problem[1:]),
+        )
+        own = Joint(*(g[n : n + 1] for g in gradients[:2]), *(g[n] for g in gradients[2:]))
+        assert_close(Result(costs[n : n + 1], own), expected(one))
+
+
+def test_vmap_over_kernels(rng):
+    problem = make_problem(rng, 2, 9, 6, 5, 7)
+    kernels = rng.standard_normal((3, 5, 7), np.float32)
+    mapped = jax.vmap(_value_and_gradients, (None, None, 0, None, None, None, None))
+    arguments = _flat(problem)
+    arguments[2] = kernels
+    costs, gradients = jax.jit(mapped)(*arguments)
+    for i, kernel in enumerate(kernels):
+        own = problem._replace(joint=problem.joint._replace(kernel=kernel))
+        assert_close(Result(costs[i], Joint(*(g[i] for g in gradients))), expected(own))
+
+
+def test_nested_vmap_and_scan_and_checkpoint(rng):
+    problem = make_problem(rng, 4, 6, 4, 3, 5)
+    wanted = expected(problem)
+    batched = [problem.joint.encoder, problem.joint.predictor, *problem[1:]]
+    folded = [x.reshape(2, 2, *x.shape[1:]) for x in batched]
+
+    def total(joint, body):
+        def one(encoder, predictor, *rest):
+            return _cost(encoder, predictor, *joint[2:], *rest)
+
+        arrays = [x.reshape(2, 2, *x.shape[1:]) for x in joint[:2]] + folded[2:]
+        return body(one, arrays)
+
+    def nested(one, arrays):
+        return jax.vmap(jax.vmap(one))(*arrays).sum()
+
+    def scanned(one, arrays):
+        step = jax.checkpoint(lambda carry, x: (carry + one(*x).sum(), None))
+        return jax.lax.scan(step, jnp.float32(0), tuple(arrays))[0]
+
+    for body in (nested, scanned):
+        value, gradients = jax.jit(jax.value_and_grad(functools.partial(total, body=body)))(
+            problem.joint
+        )
+        assert_close(Result(value, gradients), wanted._replace(costs=wanted.costs.sum()))
+
+
+def test_pmap(rng):
+    count = min(4, jax.local_device_count())
+    problem = make_problem(rng, count, 9, 6, 5, 7)
+    run = jax.pmap(_value_and_gradients, in_axes=(0, 0, None, None, 0, 0, 0))
+    costs, gradients = run(*_flat(problem))
+    sums = [*gradients[:2], *(g.sum(0) for g in gradients[2:])]
+    assert_close(Result(costs, Joint(*sums)), expected(problem))
+
+
+MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
+
+
+def _collectives(compiled_program) -> list[str]:
+    text = compiled_program.as_text()
+    return [move for move in MOVES if f" {move}(" in text or f" {move}-start(" in text]
+
+
+needs_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
+
+
+@pytest.fixture(
+    params=[(kind, axes) for kind in AxisType if kind.name != "Manual" for axes in (1, 2)]
+)
+def mesh(request):
+    kind, axes = request.param
+    count = 2 ** (jax.device_count().bit_length() - 1)
+    shape = (count,) if axes == 1 else (count // 2, 2)
+    devices = jax.devices()[:count]
+    return jax.make_mesh(shape, ("a", "b")[:axes], axis_types=(kind,) * axes, devices=devices)
+
+
+def _specs(mesh) -> list:
+    batch = P(mesh.axis_names)
+    return [batch, batch, P(), P(), batch, batch, batch]
+
+
+def _placed(problem, mesh):
+    return [
+        jax.device_put(x, NamedSharding(mesh, spec))
+        for x, spec in zip(_flat(problem), _specs(mesh))
+    ]
+
+
+@needs_devices
+@pytest.mark.parametrize("ambient", [True, False])
+def test_sharded_batch_moves_nothing_but_the_sums(mesh, ambient, rng):
+    problem = make_problem(rng, 16, 9, 6, 5, 7)
+    arguments = _placed(problem, mesh)
+
+    def check():
+        forward = jax.jit(_cost).lower(*arguments).compile()
+        assert not _collectives(forward)
+        both = jax.jit(_value_and_gradients).lower(*arguments).compile()
+        assert _collectives(both) == ["all-reduce"]
+        costs, gradients = both(*arguments)
+        assert costs.sharding.is_equivalent_to(arguments[4].sharding, 1)
+        assert gradients[0].sharding.is_equivalent_to(arguments[0].sharding, 3)
+        assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
+
+    if ambient:
+        with jax.set_mesh(mesh):
+            check()
+    else:
+        check()
+
+
+@needs_devices
+def test_shard_map(mesh, rng):
+    problem = make_problem(rng, 16, 9, 6, 5, 7)
+    arguments = _placed(problem, mesh)
+
+    def total(*joint):
+        def local(*local_arguments):
+            costs = _cost(*local_arguments)
+            return jax.lax.psum(costs.sum(), mesh.axis_names), costs
+
+        specs = tuple(_specs(mesh))
+        run = jax.shard_map(
+            local, mesh=mesh, in_specs=specs, out_specs=(P(), specs[-1]), check_vma=True
+        )
+        return run(*joint, *arguments[4:])
+
+    with jax.set_mesh(mesh):
+        run = jax.jit(jax.grad(total, range(4), has_aux=True)).lower(*arguments[:4]).compile()
+        assert _collectives(run) == ["all-reduce"]
+        gradients, costs = run(*arguments[:4])
+    assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
+
+
+@needs_devices
+def test_vmap_beside_a_sharded_batch_moves_nothing(mesh, rng):
+    """The mapped axis lies behind the sharded one."""
+    problem = make_problem(rng, 16, 9, 6, 5, 7)
+    kernel, bias = problem.joint[2:]
+    spec = NamedSharding(mesh, P(mesh.axis_names[0]))
+    batched = [*problem.joint[:2], *problem[1:]]
+    arguments = [jax.device_put(x.reshape(8, 2, *x.shape[1:]), spec) for x in batched]
+    mapped = jax.vmap(lambda e, p, *rest: _cost(e, p, kernel, bias, *rest), 1, 1)
+    with jax.set_mesh(mesh):
+        run = jax.jit(mapped).lower(*arguments).compile()
+        assert not _collectives(run)
+        assert_costs(np.asarray(run(*arguments)).reshape(-1), expected(problem).costs)
+
+
+@needs_devices
+def test_batch_that_does_not_divide_by_the_devices(rng):
+    count = jax.device_count()
+    mesh = jax.make_mesh((count,), ("a",), axis_types=(AxisType.Auto,))
+    problem = make_problem(rng, count + 2, 9, 6, 5, 7)
+
+    @jax.jit
+    def run(*arguments):
+        return _value_and_gradients(
+            *(
+                jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+                for x, spec in zip(arguments, _specs(mesh))
+            )
+        )
+
+    costs, gradients = run(*_flat(problem))
+    assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
+
+
+def test_memory_does_not_grow_with_frames_times_labels_times_symbols():
+    def temporary(T, U, tile):
+        shapes = [(4, T, 32), (4, U, 32), (32, 512), (512,)]
+        joint = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        labels = jax.ShapeDtypeStruct((4, U - 1), jnp.int32)
+        lengths = jax.ShapeDtypeStruct((4,), jnp.int32)
+
+        def loss(*arguments):
+            return jax_rnnt.rnnt_loss_from_joint(*arguments, reduction="mean", tile=tile)
+
+        run = jax.jit(jax.value_and_grad(loss, range(4)))
+        compiled_program = run.lower(*joint, labels, lengths, lengths).compile()
+        return compiled_program.memory_analysis().temp_size_in_bytes
+
+    cells = 4 * 160 * 80
+    growth = temporary(160, 80, (16, 8, 4)) - temporary(80, 40, (16, 8, 4))
+    # Per cell: arcs, normalisers, lattice values, cotangents and their tiles.
+    assert growth < 3 / 4 * cells * 200
+    assert temporary(160, 80, None) < cells * 512 * 4 / 8
+
+
+def test_second_derivatives_by_the_reference(rng):
+    problem = make_problem(rng, 1, 4, 3, 2, 3)
+
+    def loss(bias):
+        joint = problem.joint._replace(bias=bias)
+        return jax_rnnt.rnnt_loss_from_joint(
+            *joint, *problem[1:], reduction="sum", implementation="reference"
+        )
+
+    hessian = np.asarray(jax.hessian(loss)(problem.joint.bias))
+    step = 1e-2
+    for i, direction in enumerate(np.eye(3, dtype=np.float32)):
+        ahead, behind = (jax.grad(loss)(problem.joint.bias + s * direction) for s in (step, -step))
+        np.testing.assert_allclose(hessian[i], (ahead - behind) / (2 * step), atol=2e-3)
+
+
+@needs_native
+def test_native_insists():
+    problem = make_problem(np.random.default_rng(0), 2, 9, 6, 5, 7)
+    assert_close(evaluate(problem, implementation="native"), expected(problem))
+
+
+def test_training_follows_materialised_logits(rng):
+    """Two runs of gradient descent, step by step."""
+    problem = make_problem(rng, 4, 24, 10, 8, 9)
+
+    def materialised(joint):
+        hidden = jnp.tanh(joint.encoder[:, :, None] + joint.predictor[:, None])
+        logits = hidden @ joint.kernel + joint.bias
+        return jax_rnnt.rnnt_loss_from_logits(logits, *problem[1:], reduction="mean")
+
+    def tiled(joint):
+        return jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:], reduction="mean", tile=(4, 4, 9))
+
+    def train(loss):
+        @jax.jit
+        def step(joint):
+            value, gradients = jax.value_and_grad(loss)(joint)
+            return jax.tree.map(lambda x, g: x - 0.05 * g, joint, gradients), value
+
+        joint, values = Joint(*map(jnp.asarray, problem.joint)), []
+        for _ in range(60):
+            joint, value = step(joint)
+            values.append(float(value))
+        return values
+
+    with jax.default_matmul_precision("highest"):
+        values, wanted = train(tiled), train(materialised)
+    assert wanted[-1] < wanted[0] / 2
+    np.testing.assert_allclose(values, wanted, rtol=1e-4)
+
+
+_GOOD = {
+    "encoder": np.zeros((2, 4, 3), np.float32),
+    "predictor": np.zeros((2, 3, 3), np.float32),
+    "kernel": np.zeros((3, 5), np.float32),
+    "bias": np.zeros(5, np.float32),
+    "labels": np.ones((2, 2), np.int32),
+    "frames_lengths": np.full(2, 4, np.int32),
+    "labels_lengths": np.full(2, 2, np.int32),
+}
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("encoder", np.zeros((2, 4, 3), np.int32), TypeError),
+        ("encoder", np.zeros(3, np.float32), ValueError),
+        ("encoder", np.zeros((2, 0, 3), np.float32), ValueError),
+        ("predictor", np.zeros((2, 3, 4), np.float32), ValueError),
+        ("predictor", np.zeros((1, 3, 3), np.float32), ValueError),
+        ("predictor", np.zeros((2, 0, 3), np.float32), ValueError),
+        ("kernel", np.zeros((4, 5), np.float32), ValueError),
+        ("kernel", np.zeros((3, 0), np.float32), ValueError),
+        ("kernel", "no", TypeError),
+        ("bias", np.zeros(4, np.float32), ValueError),
+        ("labels", np.ones((2, 3), np.int32), ValueError),
+        ("labels", np.full((2, 2), 5, np.int32), ValueError),
+        ("frames_lengths", np.array([4, 5]), ValueError),
+        ("labels_lengths", np.array([2, 3]), ValueError),
+        ("activation", "sigmoid", ValueError),
+        ("min_posterior", -0.1, ValueError),
+        ("min_posterior", 1.0, ValueError),
+        ("min_posterior", "low", TypeError),
+        ("tile", (4, 4), ValueError),
+        ("tile", (4, 0, 4), ValueError),
+        ("tile", 16, ValueError),
+        ("blank", 5, ValueError),
+        ("reduction", "max", ValueError),
+        ("implementation", "fast", ValueError),
+    ],
+)
+def test_errors_name_the_argument(argument, value, error):
+    with pytest.raises(error, match=f"^{argument}"):
+        jax_rnnt.rnnt_loss_from_joint(**{**_GOOD, argument: value})
