@@ -5,12 +5,8 @@ which of the package's kernels ran. Needs an NVIDIA GPU.
 """
 
 import collections
-import gzip
-import json
 import os
-import pathlib
 import sys
-import tempfile
 
 os.environ.setdefault(
     "XLA_FLAGS",
@@ -22,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 import jax_rnnt
+from benchmarks import traces
 
 N, T, U, V = 16, 150, 40, 28
 STEPS = 10
@@ -38,15 +35,6 @@ def train_step(parameters, encoder, predictor, labels, frames_lengths, labels_le
     return parameters - 1e-3 * gradient, cost
 
 
-def count_events(directory) -> collections.Counter:
-    counts: collections.Counter = collections.Counter()
-    for path in pathlib.Path(directory).rglob("*.trace.json.gz"):
-        with gzip.open(path) as file:
-            for event in json.load(file)["traceEvents"]:
-                counts[event.get("name", "")] += 1
-    return counts
-
-
 def main() -> None:
     if jax.default_backend() != "gpu":
         sys.exit("benchmarks.command_buffers needs an NVIDIA GPU.")
@@ -61,14 +49,16 @@ def main() -> None:
     )
     step = jax.jit(train_step)
     for _ in range(3):
-        parameters, cost = step(parameters, *arguments)
+        parameters, _ = step(parameters, *arguments)
     jax.block_until_ready(parameters)
-    with tempfile.TemporaryDirectory() as directory:
-        with jax.profiler.trace(directory):
-            for _ in range(STEPS):
-                parameters, cost = step(parameters, *arguments)
-            jax.block_until_ready((parameters, cost))
-        counts = count_events(directory)
+
+    def steps() -> None:
+        updated = parameters
+        for _ in range(STEPS):
+            updated, cost = step(updated, *arguments)
+        jax.block_until_ready((updated, cost))
+
+    counts = collections.Counter(event.get("name", "") for event in traces.record(steps))
     print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {STEPS} steps")
     print("| event | times a step |")
     print("|---|---|")

@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks import processes, shapes, table
 from benchmarks.peers import CONTENDERS, OURS
+from benchmarks.results import ITEM_BYTES, in_mib, write
 from benchmarks.shapes import Case
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PASSES = {"forward": 1, "forward_backward": 3}  # over the logits' bytes: read; read twice, written
 QUOTED = pathlib.Path(__file__).with_name("peers_quoted.json")
 OUR_SECONDS = 1800
@@ -34,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = _measure_ours(options, utterances)
     except processes.MissingError as error:
         raise SystemExit(f"{OURS} does not run here: {error}") from None
-    _write(options.json, results)
+    write(options.json, results)
     for name in options.peers if options.peers is not None else CONTENDERS:
         if name != OURS:
             _measure_peer(name, results, options, utterances)
-            _write(options.json, results)
+            write(options.json, results)
     if results["platform"] == "gpu" and options.dtype == "float32":
         _quote(results, all_of_them=options.peers is None)
-        _write(options.json, results)
+        write(options.json, results)
     print(table.markdown(results))
     if options.plot is not None:
         from benchmarks import plot
@@ -156,12 +156,12 @@ def _enter(
         case = Case(**task["arguments"]["case"])
         row = {"contender": name, **case.key, "dtype": results["dtype"]}
         if task["kind"] == "time":
-            results["rows"].append(_with_floor({**row, **_in_mib(answer)}, results))
+            results["rows"].append(_with_floor({**row, **in_mib(answer)}, results))
         elif task["kind"] == "precision":
             results["precision"].append({**row, **answer})
         else:
             logits = case.elements * ITEM_BYTES[results["dtype"]] / 2**20
-            results["train_step"].append({**row, "logits_mib": logits, **_in_mib(answer)})
+            results["train_step"].append({**row, "logits_mib": logits, **in_mib(answer)})
     for rows in (results["rows"], results["precision"], results["train_step"]):
         rows.sort(key=_order)
 
@@ -174,13 +174,6 @@ def _order(row: dict) -> tuple:
         known, shape = 0, ()
     first = row["group"] != shapes.SYNTHETIC, row["group"], known, shape
     return *first, row["N"], row["lengths"], row["scale"]
-
-
-def _in_mib(answer: dict) -> dict:
-    return {
-        key.replace("_bytes", "_mib"): value / 2**20 if key.endswith("_bytes") else value
-        for key, value in answer.items()
-    }
 
 
 def _with_floor(row: dict, results: dict, copy_gb_per_second: float | None = None) -> dict:
@@ -225,10 +218,6 @@ def _quote(results: dict, all_of_them: bool) -> None:
 
 def _identity(row: dict) -> tuple:
     return tuple(row[name] for name in ("N", "T", "U", "V", "lengths", "scale"))
-
-
-def _write(path: str, results: dict) -> None:
-    pathlib.Path(path).write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _shape(text: str) -> tuple[int, ...]:

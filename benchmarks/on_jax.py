@@ -15,18 +15,8 @@ from benchmarks import hlo, timing
 from benchmarks.shapes import Case
 
 
-class Framework:
-    def __init__(self, loss: Callable, dtype: str):
-        def total(*arguments):
-            return loss(*arguments).sum()
-
-        self.dtype = jnp.dtype(dtype)
-        self._costs = jax.jit(loss)
-        self._forward = jax.jit(total)
-        self._both = jax.jit(jax.value_and_grad(total))
-        self._train_step = jax.jit(
-            jax.value_and_grad(lambda parameters, *rest: total(_joint(*parameters), *rest))
-        )
+class Device:
+    """What JAX runs on."""
 
     def describe(self) -> dict:
         device = jax.devices()[0]
@@ -48,6 +38,26 @@ class Framework:
         )
         return 2 * x.nbytes / seconds
 
+    def healthy(self) -> bool:
+        try:
+            return bool(jnp.ones(2).sum() == 2)
+        except Exception:
+            return False
+
+
+class Framework(Device):
+    def __init__(self, loss: Callable, dtype: str):
+        def total(*arguments):
+            return loss(*arguments).sum()
+
+        self.dtype = jnp.dtype(dtype)
+        self._costs = jax.jit(loss)
+        self._forward = jax.jit(total)
+        self._both = jax.jit(jax.value_and_grad(total))
+        self._train_step = jax.jit(
+            jax.value_and_grad(lambda parameters, *rest: total(_joint(*parameters), *rest))
+        )
+
     def prepare(self, case: Case) -> "Problem":
         return Problem(self._forward, self._both, case, self.dtype)
 
@@ -66,12 +76,6 @@ class Framework:
         compiled = self._train_step.lower(parameters, *case.arrays()).compile()
         memory = compiled.memory_analysis()
         return {"temporary_bytes": memory.temp_size_in_bytes} if memory else {}
-
-    def healthy(self) -> bool:
-        try:
-            return bool(jnp.ones(2).sum() == 2)
-        except Exception:
-            return False
 
 
 class Problem:

@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Callable
 
 OURS = "jax_rnnt"
+FRAMEWORKS = ("jax", "torch", "joint")
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
     name: str
-    framework: str  # "jax" or "torch"
+    framework: str  # the end of the name of a module `on_...`
     requires: str  # the module without which it cannot run
     make: Callable[[], Callable]
     slow: bool = False  # measured with full lengths of the synthetic shapes alone
@@ -25,8 +26,8 @@ CONTENDERS: dict[str, Contender] = {}
 
 def contender(framework: str, requires: str, slow: bool = False) -> Callable:
     """Enters the decorated function under its own name."""
-    if framework not in ("jax", "torch"):
-        raise ValueError(f'framework must be "jax" or "torch", got {framework!r}.')
+    if framework not in FRAMEWORKS:
+        raise ValueError(f"framework must be among {FRAMEWORKS}, got {framework!r}.")
 
     def enter(make: Callable[[], Callable]) -> Callable[[], Callable]:
         name = make.__name__

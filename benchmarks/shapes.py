@@ -66,6 +66,28 @@ class Case:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class JointCase(Case):
+    """A joint network's operands of H hidden units; `scale` is theirs, and a random model's."""
+
+    H: int = 640
+    model: str = "random"
+
+    @property
+    def cells(self) -> int:
+        """Those within the lengths."""
+        return sum(t * (u + 1) for t, u in zip(self.frames_lengths, self.labels_lengths))
+
+    @property
+    def key(self) -> dict:
+        return {**super().key, "H": self.H, "model": self.model}
+
+    @classmethod
+    def of(cls, case: Case, H: int, V: int, model: str, scale: float) -> "JointCase":
+        plain = {field.name: getattr(case, field.name) for field in dataclasses.fields(Case)}
+        return cls(**{**plain, "V": V, "scale": scale}, H=H, model=model)
+
+
 def full(N: int, T: int, U: int, V: int, scale: float = 1.0) -> Case:
     return Case(N, T, U, V, (T,) * N, (U - 1,) * N, scale=scale)
 
@@ -103,13 +125,13 @@ def precision(shapes: Sequence[tuple[int, int, int]] | None) -> list[Case]:
     return [full(2, T, U, V, float(scale)) for T, U, V, scale in sizes]
 
 
-def file_order(sizes: np.ndarray, count: int) -> list[Case]:
-    """Evenly spaced ones of the batches of 30 utterances in the order of `sizes`.
+def file_order(sizes: np.ndarray, count: int, batch: int = FILE_ORDER_BATCH) -> list[Case]:
+    """Evenly spaced ones of the batches of `batch` utterances in the order of `sizes`.
 
     The incomplete last batch is left out.
     """
-    batches = sizes[: len(sizes) // FILE_ORDER_BATCH * FILE_ORDER_BATCH]
-    return _cases(_spread(batches.reshape(-1, FILE_ORDER_BATCH, 2), count), FILE_ORDER)
+    batches = sizes[: len(sizes) // batch * batch].reshape(-1, batch, 2)
+    return _cases(_spread(batches, count), FILE_ORDER)
 
 
 def sorted_by_frames(sizes: np.ndarray, count: int) -> list[Case]:

@@ -26,7 +26,7 @@ def markdown(results: dict) -> str:
 
 def _header(results: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    bandwidth = _number(results["copy_gb_per_second"], " GB/s")
+    bandwidth = number(results["copy_gb_per_second"], " GB/s")
     lines = [
         f"# {results['device']}, {results['dtype']}",
         f"- {versions}",
@@ -61,7 +61,7 @@ def _times(rows: Iterable[dict]) -> str:
         "beyond logits, MiB",
         "thunks",
     )
-    return _table(
+    return grid(
         columns,
         [
             (
@@ -69,12 +69,12 @@ def _times(rows: Iterable[dict]) -> str:
                 row["N"],
                 row["lengths"],
                 _name(row),
-                _milliseconds(row.get("forward_ms")),
-                _number(row.get("forward_over_floor")),
-                row.get("error") or _milliseconds(row.get("forward_backward_ms")),
-                _number(row.get("forward_backward_over_floor")),
-                _number(row.get("temporary_mib")),
-                _number(row.get("beyond_logits_mib")),
+                milliseconds(row.get("forward_ms")),
+                number(row.get("forward_over_floor")),
+                row.get("error") or milliseconds(row.get("forward_backward_ms")),
+                number(row.get("forward_backward_over_floor")),
+                number(row.get("temporary_mib")),
+                number(row.get("beyond_logits_mib")),
                 row.get("thunks", ""),
             )
             for row in rows
@@ -103,9 +103,9 @@ def _librispeech(results: dict) -> str:
                     group,
                     count,
                     name,
-                    _milliseconds(real),
-                    _number(isinstance(real, float) and floor and real / floor),
-                    _milliseconds(full),
+                    milliseconds(real),
+                    number(isinstance(real, float) and floor and real / floor),
+                    milliseconds(full),
                     f"{ratio:.2f} (target at most {TARGET_RATIO})" if ratio else "",
                 )
             )
@@ -119,7 +119,7 @@ def _librispeech(results: dict) -> str:
         "real / filled",
     )
     return f"Forward and backward, summed over the batches, V = {shapes.LIBRISPEECH_V}.\n\n" + (
-        _table(columns, lines)
+        grid(columns, lines)
     )
 
 
@@ -142,7 +142,7 @@ def _precision(rows: Iterable[dict]) -> str:
         "largest error",
         "error of the cost, nats",
     )
-    return _table(
+    return grid(
         columns,
         [
             (
@@ -165,22 +165,23 @@ def _train_step(rows: Iterable[dict]) -> str:
         "XLA says it needs beyond arguments and results.\n\n"
     )
     columns = ("(T, U, V)", "N", "logits, MiB", "temporary, MiB", "temporary / logits")
-    return text + _table(
+    return text + grid(
         columns,
         [
             (
                 _shape(row),
                 row["N"],
-                _number(row["logits_mib"]),
-                row.get("error") or _number(row.get("temporary_mib")),
-                _number("temporary_mib" in row and row["temporary_mib"] / row["logits_mib"]),
+                number(row["logits_mib"]),
+                row.get("error") or number(row.get("temporary_mib")),
+                number("temporary_mib" in row and row["temporary_mib"] / row["logits_mib"]),
             )
             for row in rows
         ],
     )
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+def grid(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines
@@ -196,11 +197,11 @@ def _name(row: dict) -> str:
     return f"{name} \\*" if row.get("quoted") else name
 
 
-def _milliseconds(value: float | str | None) -> str:
-    return value if isinstance(value, str) else _number(value)
+def milliseconds(value: float | str | None) -> str:
+    return value if isinstance(value, str) else number(value)
 
 
-def _number(value: float | None, unit: str = "") -> str:
+def number(value: float | None, unit: str = "") -> str:
     """Three digits, or all of a larger whole part."""
     if value is None or value is False:
         return ""

@@ -1,20 +1,24 @@
 """The benchmark says what it should, at sizes where its times mean nothing."""
 
+import dataclasses
 import json
 import pathlib
 import sys
 import textwrap
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 
+import jax_rnnt
 from jax_rnnt import _ffi
 
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import hlo, loss, plot, precision, shapes, timing
+from benchmarks import hlo, joint, joint_models, loss, plot, precision, shapes, timing, traces
 
 FRAGILE = """
     import os
@@ -45,6 +49,29 @@ ENTRY %main (x.1: f32[2]) -> f32[2] {
   ROOT %call.1 = f32[2]{0} call(%one), to_apply=%command_buffer
 }
 """
+TRACE = [
+    {"name": "process_name", "pid": 1, "args": {"name": "/device:GPU:0"}},
+    {"name": "process_name", "pid": 2, "args": {"name": "/host:CPU"}},
+    {"name": "thread_name", "pid": 1, "tid": 5, "args": {"name": "Stream #5(Compute)"}},
+    {"name": "thread_name", "pid": 1, "tid": 6, "args": {"name": "XLA Ops"}},
+    {"name": "thread_name", "pid": 2, "tid": 5, "args": {"name": "Stream of the host"}},
+    {"name": "nvjet_tst_128x128", "ph": "X", "pid": 1, "tid": 5, "dur": 2000.0},
+    {"name": "nvjet_tst_128x128", "ph": "X", "pid": 1, "tid": 5, "dur": 1000.0},
+    {"name": "void PickForwardTileKernel<float>", "ph": "X", "pid": 1, "tid": 5, "dur": 500.0},
+    {"name": "loop_tanh_fusion", "ph": "X", "pid": 1, "tid": 5, "dur": 250.0},
+    {"name": "dot.1", "ph": "X", "pid": 1, "tid": 6, "dur": 9000.0},
+    {"name": "nvjet_tst_128x128", "ph": "X", "pid": 2, "tid": 5, "dur": 9000.0},
+]
+
+
+def joint_case(N, T, U, H, V, model="random", frames=None, labels=None):
+    full = shapes.full(N, T, U, V)
+    case = shapes.JointCase.of(full, H, V, model, scale=1.0)
+    return dataclasses.replace(
+        case,
+        frames_lengths=frames or case.frames_lengths,
+        labels_lengths=labels or case.labels_lengths,
+    )
 
 
 @pytest.fixture
@@ -151,3 +178,107 @@ def test_inputs_are_rotated_where_a_cache_would_hold_them():
     assert timing.count_inputs(1 << 30, "gpu") == 1
     assert timing.count_inputs(10 << 20, "gpu") == 5
     assert timing.count_inputs(1, "gpu") == timing.MOST_INPUTS
+
+
+@pytest.mark.skipif(_ffi.native_module("cpu") is None, reason="built without kernels for cpu")
+def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(joint, "SQUARE", {"cpu": 64})
+    monkeypatch.setattr(joint, "ROWS", {"cpu": 64})
+    monkeypatch.setattr(joint, "H", 16)
+    monkeypatch.setattr(joint, "V", 12)
+    path = tmp_path / "results.json"
+    joint.main(
+        [
+            *("--json", str(path), "--dtype", "float32", "--platform", "cpu"),
+            *("--shapes", "2,30,10,16,12", "--cases", "confident", "librispeech"),
+            *("--librispeech", librispeech, "--librispeech-batches", "1"),
+        ]
+    )
+    results = json.loads(path.read_text())
+    assert results["tflops"] > 0
+    assert [row["path"] for row in results["rows"]] == ["joint", "materialised"] * 2
+    assert all(row["forward_backward_ms"] > 0 for row in results["rows"])
+    confident, real = results["cases"]
+    assert (confident["model"], confident["cells"]) == ("confident", 600)
+    assert (real["group"], real["N"], real["V"]) == (shapes.FILE_ORDER, 32, 12)
+    assert real["cells"] < real["padded_cells"]
+    for case in results["cases"]:
+        assert case["kept_gradient"] > 1 - 1e-5
+        assert max(case["relative_between"].values()) < 1e-4
+        assert abs(case["cost_between"]) < 1e-3
+    for row in results["rows"]:
+        assert max(row["relative_from_truth"].values()) < 1e-4
+
+    text = capsys.readouterr().out
+    assert "| (2, 30, 10, 16, 12) | confident | joint |" in text
+    assert "LibriSpeech, 1 x 32 in file order" in text
+    failed = results["rows"][1]
+    for name in [name for name in failed if name.endswith("_ms") or "truth" in name]:
+        del failed[name]
+    del confident["relative_between"], confident["cost_between"]
+    failed["error"] = "out of memory"
+    assert "| out of memory |" in joint.markdown(results)
+
+
+@pytest.mark.parametrize("sizes", [(2, 60, 20, 64, 32), (2, 100, 40, 32, 100)])
+def test_confident_model_is_as_promised(sizes):
+    case = joint_case(*sizes, model="confident")
+    for once, again in zip(joint_models.confident(case), joint_models.confident(case)):
+        np.testing.assert_array_equal(once, again)
+    cost, _, cells = joint_models.truth(case, jnp.bfloat16)
+    posteriors = cells.blank_posteriors + cells.label_posteriors
+    np.testing.assert_allclose(posteriors.sum((1, 2)), case.T + case.U - 1, rtol=1e-4)
+    assert 0.08 < joint_models.holding(posteriors, joint_models.HELD) < 0.12
+    assert 0.1 < cost / (case.U - 1) < 1
+
+
+@pytest.mark.parametrize("model", ["random", "confident"])
+def test_truth_is_the_materialised_loss(model):
+    case = joint_case(3, 9, 5, 8, 6, model, frames=(9, 4, 1), labels=(4, 0, 2))
+    operands = joint_models.make(case)
+    labels, frames_lengths, labels_lengths = case.arrays()
+
+    def logits(operands):
+        encoder, predictor, kernel, bias = operands
+        hidden = jnp.tanh(encoder[:, :, None] + predictor[:, None])
+        return jnp.matmul(hidden, kernel, precision="highest") + bias
+
+    def cost(logits):
+        return jax_rnnt.rnnt_loss_from_logits(
+            logits, labels, frames_lengths, labels_lengths, reduction="mean"
+        )
+
+    expected_cost, expected = jax.value_and_grad(lambda x: cost(logits(x)))(operands)
+    actual_cost, actual, cells = joint_models.truth(case, jnp.float32)
+    np.testing.assert_allclose(actual_cost, expected_cost, rtol=1e-5)
+    for ours, theirs in zip(actual, expected):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    norms = joint_models.gradient_norms(cells)
+    inside = joint_models.within(case)
+    expected_norms = case.N * jnp.abs(jax.grad(cost)(logits(operands))).sum(-1)
+    np.testing.assert_allclose(norms[inside], expected_norms[inside], rtol=1e-3, atol=1e-5)
+    assert not expected_norms[~inside].any()
+
+
+def test_tiles_that_are_kept_hold_enough():
+    weights = np.zeros((1, 5, 4))
+    weights[0, 4, 3], weights[0, 0, 0], weights[0, 2, 1] = 90, 9, 1
+    last_and_first = [[[True, False], [False, False], [False, True]]]
+    np.testing.assert_array_equal(joint_models.kept_tiles(weights, (2, 2), 0.01), last_and_first)
+    np.testing.assert_array_equal(joint_models.tiles_above(weights, (2, 2), 1), last_and_first)
+    assert joint_models.kept_tiles(weights, (2, 2), 0.009).sum() == 3
+    cells = joint_models.cells_of(np.array(last_and_first), (2, 2), weights.shape)
+    assert (cells.shape, cells.sum()) == (weights.shape, 4 + 2)
+    assert joint_models.holding(weights, 0.95) == 2 / weights.size
+
+
+def test_times_on_the_device_are_of_its_streams_alone():
+    times = traces.device_ms(TRACE)
+    assert times == {
+        "nvjet_tst_128x128": 3.0,
+        "void PickForwardTileKernel<float>": 0.5,
+        "loop_tanh_fusion": 0.25,
+    }
+    kinds = {"rows": 0.5, "lattice": 0, "products": 3.0, "copies": 0, "other": 0.25}
+    assert traces.by_kind(times) == kinds
