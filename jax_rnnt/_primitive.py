@@ -24,7 +24,6 @@ from jax_rnnt import _ffi
 from jax_rnnt._dtypes import accumulator_dtype, bits_dtype
 
 KERNELS: dict[str, "Kernel"] = {}
-_PLATFORMS = "cpu", "cuda"
 
 
 class Kernel:
@@ -40,7 +39,9 @@ class Kernel:
         fallback: the same function of the same operands and attributes in jax.numpy.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
         scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
-            its handler takes as further results and nobody else sees.
+            its handler takes as further results and nobody else sees; a function of the sizes by
+            letter gives one that they do not spell.
+        platforms: those that have the kernel.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Kernel:
         kept: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]],
-        scratch: dict[str, Sequence[str]] | None = None,
+        scratch: dict[str, Sequence[str | Callable[..., int]]] | None = None,
+        platforms: Sequence[str] = ("cpu", "cuda"),
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
         self._result_dtype, self._kept, self._scratch = result_dtype, kept, scratch or {}
+        self.platforms = tuple(platforms)
         self._primitive = self._make_primitive()
         by_platform = self._primitive
         if overwrites:
@@ -67,7 +70,7 @@ class Kernel:
             by_platform = self._by_platform = self._make_primitive()
             mlir.register_lowering(self._primitive, self._lower_overwriting, cacheable=False)
         mlir.register_lowering(by_platform, self._lower_fallback)
-        for platform in _PLATFORMS:
+        for platform in self.platforms:
             rule = functools.partial(self._lower_native, platform, False)
             mlir.register_lowering(by_platform, rule, platform=platform)
         KERNELS[name] = self
@@ -158,7 +161,7 @@ class Kernel:
 
     def _lower_overwriting(self, ctx, *operands, **params):
         platforms = ctx.platforms or ctx.module_context.platforms
-        if len(platforms) == 1 and platforms[0] in _PLATFORMS:
+        if len(platforms) == 1 and platforms[0] in self.platforms:
             overwrites = _may_overwrite(operands[0], platforms[0])
             return self._lower_native(platforms[0], overwrites, ctx, *operands, **params)
         lower = mlir.lower_fun(self._by_platform.bind, multiple_results=True)
