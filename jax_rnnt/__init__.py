@@ -1,5 +1,8 @@
 """RNN-Transducer loss for JAX: CUDA and CPU kernels behind `jit`, `grad`, `vmap` and sharding."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jax_rnnt import reference
 from jax_rnnt._ffi import custom_call_checks, register_custom_calls
 from jax_rnnt._version import __version__
@@ -7,6 +10,9 @@ from jax_rnnt.joint import rnnt_loss_from_joint
 from jax_rnnt.lattice import lattice_cost
 from jax_rnnt.loss import rnnt_loss, rnnt_loss_from_logits
 from jax_rnnt.pick import log_softmax_pick
+
+if TYPE_CHECKING:
+    from jax_rnnt import flax as flax
 
 __all__ = [
     "__version__",
@@ -19,3 +25,10 @@ __all__ = [
     "rnnt_loss_from_joint",
     "rnnt_loss_from_logits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # `jax_rnnt.flax` without an import of its own; Flax is imported by whoever asks for it.
+    if name == "flax":
+        return importlib.import_module("jax_rnnt.flax")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

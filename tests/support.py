@@ -6,6 +6,7 @@ one for each loss and set of options, and most tests use the shape of `every_lat
 
 import contextlib
 import dataclasses
+import doctest
 import functools
 import os
 import pathlib
@@ -198,3 +199,12 @@ def run_python(source: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def assert_examples_are_true(name: str, value: Any) -> None:
+    """What a docstring shows is there, and is what Python prints."""
+    (test,) = doctest.DocTestFinder(recurse=False).find(value, name, globs={})
+    assert test.examples, f"{name} has no example"
+    report: list[str] = []
+    results = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
+    assert results.failed == 0, "".join(report)

@@ -1,6 +1,5 @@
 """The package as it is installed, imported and documented."""
 
-import doctest
 import importlib.resources
 import subprocess
 import sys
@@ -9,7 +8,13 @@ import types
 import jax
 import jaxlib
 import pytest
-from support import PACKAGE_PARENT, PLATFORM, needs_native, run_python
+from support import (
+    PACKAGE_PARENT,
+    PLATFORM,
+    assert_examples_are_true,
+    needs_native,
+    run_python,
+)
 
 import jax_rnnt
 from jax_rnnt import _ffi
@@ -117,11 +122,7 @@ def test_export_checks_name_every_kernel_on_every_platform():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_in_docstrings_are_true(name):
-    (test,) = doctest.DocTestFinder(recurse=False).find(getattr(jax_rnnt, name), name, globs={})
-    assert test.examples, f"{name} has no example"
-    report: list[str] = []
-    results = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
-    assert results.failed == 0, "".join(report)
+    assert_examples_are_true(name, getattr(jax_rnnt, name))
 
 
 def test_public_names_exist_and_are_documented():

@@ -17,8 +17,7 @@ class _Search(NamedTuple):
 
     frame: jax.Array  # (N,)
     written_here: jax.Array  # (N,) symbols written at this frame
-    state: jax.Array  # (N, predictor width)
-    predicted: jax.Array  # (N, joint_width)
+    state: jax.Array  # (N, predictor_width)
     symbols: jax.Array  # (N, most_symbols)
     written: jax.Array  # (N,) symbols written
 
@@ -46,25 +45,25 @@ def greedy(
 
     def step(search: _Search) -> _Search:
         encoded_here = encoded[rows, jnp.minimum(search.frame, lengths - 1)]
-        best = jnp.argmax(model.joint(encoded_here, search.predicted), axis=-1)
+        logits = model.joint(encoded_here[:, None], search.state[:, None])[:, 0, 0]
+        best = jnp.argmax(logits, axis=-1)
         has_room = (search.written_here < MOST_PER_FRAME) & (search.written < most_symbols)
         writes = (best != BLANK) & has_room & (search.frame < lengths)
-        state, predicted = model.predictor.step(search.state, best)
+        state = model.predictor.step(search.state, best)
         slot = jnp.where(writes, search.written, most_symbols)  # beyond the last: not written
         return _Search(
             frame=jnp.where(writes, search.frame, search.frame + 1),
             written_here=jnp.where(writes, search.written_here + 1, 0),
             state=jnp.where(writes[:, None], state, search.state),
-            predicted=jnp.where(writes[:, None], predicted, search.predicted),
             symbols=search.symbols.at[rows, slot].set(best, mode="drop"),
             written=search.written + writes,
         )
 
     start = model.predictor.recurrent.start(len(rows))
-    state, predicted = model.predictor.step(start, jnp.full_like(rows, BLANK))
+    state = model.predictor.step(start, jnp.full_like(rows, BLANK))
     nothing = jnp.zeros_like(rows)
     symbols = jnp.zeros((len(rows), most_symbols), rows.dtype)
-    search = _Search(nothing, nothing, state, predicted, symbols, nothing)
+    search = _Search(nothing, nothing, state, symbols, nothing)
     search = jax.lax.while_loop(unfinished, step, search)
     return search.symbols, search.written
 

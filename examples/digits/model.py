@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .data import BLANK, SYMBOLS, Array
+from jax_rnnt.flax import RNNTJoint
+
+from .data import BLANK, SYMBOLS, Array, Batch
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,18 @@ class Encoder(nnx.Module):
         self.stack = config.stack
         self.lower = GRU(config.stack * config.bands, config.encoder_width, rngs=rngs)
         self.upper = GRU(config.encoder_width, config.encoder_width, rngs=rngs)
-        self.to_joint = nnx.Linear(config.encoder_width, config.joint_width, rngs=rngs)
 
     def frames_lengths(self, feature_frames: Array) -> Array:
         """Encoder frames of that many feature frames."""
         return -(-feature_frames // self.stack)
 
     def __call__(self, features: Array) -> jax.Array:
-        """(N, frames, bands) -> (N, T, joint_width) with T = ceil(frames / stack)."""
+        """(N, frames, bands) -> (N, T, encoder_width) with T = ceil(frames / stack)."""
         batch, frames, bands = features.shape
         stacked = -(-frames // self.stack)
         features = jnp.pad(features, ((0, 0), (0, stacked * self.stack - frames), (0, 0)))
         hidden = features.reshape(batch, stacked, self.stack * bands)
-        return self.to_joint(self.upper(self.lower(hidden)))
+        return self.upper(self.lower(hidden))
 
 
 class Predictor(nnx.Module):
@@ -83,17 +84,15 @@ class Predictor(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.embedding = nnx.Embed(SYMBOLS, config.predictor_width, rngs=rngs)
         self.recurrent = GRU(config.predictor_width, config.predictor_width, rngs=rngs)
-        self.to_joint = nnx.Linear(config.predictor_width, config.joint_width, rngs=rngs)
 
-    def step(self, state: jax.Array, symbols: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """State (N, width) and the newest symbols (N,) -> next state, output (N, joint_width)."""
-        state = self.recurrent.step(state, self.recurrent.from_input(self.embedding(symbols)))
-        return state, self.to_joint(state)
+    def step(self, state: jax.Array, symbols: jax.Array) -> jax.Array:
+        """State (N, predictor_width) and the newest symbols (N,) -> next state, the output too."""
+        return self.recurrent.step(state, self.recurrent.from_input(self.embedding(symbols)))
 
     def __call__(self, labels: Array) -> jax.Array:
-        """(N, U - 1) -> (N, U, joint_width): after nothing, after one label, ..."""
+        """(N, U - 1) -> (N, U, predictor_width): after nothing, after one label, ..."""
         history = jnp.pad(labels, ((0, 0), (1, 0)), constant_values=BLANK)
-        return self.to_joint(self.recurrent(self.embedding(history)))
+        return self.recurrent(self.embedding(history))
 
 
 class Transducer(nnx.Module):
@@ -102,13 +101,23 @@ class Transducer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.encoder = Encoder(config, rngs=rngs)
         self.predictor = Predictor(config, rngs=rngs)
-        self.to_logits = nnx.Linear(config.joint_width, SYMBOLS, rngs=rngs)
+        self.joint = RNNTJoint(
+            config.encoder_width, config.predictor_width, config.joint_width, SYMBOLS, rngs=rngs
+        )
 
-    def joint(self, encoded: jax.Array, predicted: jax.Array) -> jax.Array:
-        """Broadcast sum of (..., joint_width) and (..., joint_width) -> logits (..., SYMBOLS)."""
-        return self.to_logits(jnp.tanh(encoded + predicted))
+    def loss(self, batch: Batch, *, implementation: str | None = None) -> jax.Array:
+        """Mean over the batch, in nats."""
+        return self.joint.loss(
+            self.encoder(batch.features),
+            self.predictor(batch.labels),
+            batch.labels,
+            self.encoder.frames_lengths(batch.frames_lengths),
+            batch.labels_lengths,
+            reduction="mean",
+            blank=BLANK,
+            implementation=implementation,
+        )
 
     def __call__(self, features: Array, labels: Array) -> jax.Array:
         """(N, frames, bands), (N, U - 1) -> logits (N, T, U, SYMBOLS)."""
-        encoded, predicted = self.encoder(features), self.predictor(labels)
-        return self.joint(encoded[:, :, None], predicted[:, None])
+        return self.joint(self.encoder(features), self.predictor(labels))

@@ -11,11 +11,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-import jax_rnnt
-
 from . import espeak, fsdd
 from .checkpoint import Checkpoints, Json, TrainingState
-from .data import BLANK, Batch, Dataset
+from .data import Batch, Dataset
 from .decode import edit_distance, greedy
 from .model import ModelConfig, Transducer
 from .plot import Posterior, alignment_posterior
@@ -78,15 +76,7 @@ class Learner:
 
         def mean_loss(params: nnx.State, batch: Batch) -> jax.Array:
             model = nnx.merge(graph, params)
-            return jax_rnnt.rnnt_loss_from_logits(
-                model(batch.features, batch.labels),
-                batch.labels,
-                model.encoder.frames_lengths(batch.frames_lengths),
-                batch.labels_lengths,
-                reduction="mean",
-                blank=BLANK,
-                implementation=config.implementation,
-            )
+            return model.loss(batch, implementation=config.implementation)
 
         @jax.jit
         def train_step(state: TrainingState, batch: Batch) -> tuple[TrainingState, jax.Array]:

@@ -1,0 +1,208 @@
+"""A joint network as a Flax NNX module; needs the extra `flax`, and nothing else here does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import ArrayLike, DTypeLike
+
+from jax_rnnt.joint import resolve_activation, rnnt_loss_from_joint
+
+try:
+    from flax import nnx
+    from flax.nnx.nn.dtypes import promote_dtype
+except ImportError as error:
+    raise ImportError(
+        "jax_rnnt.flax needs Flax 0.12 or newer: pip install 'jax_rnnt[flax]'."
+    ) from error
+
+__all__ = ["RNNTJoint"]
+
+_LECUN_NORMAL = nnx.initializers.lecun_normal()
+_ZEROS = nnx.initializers.zeros_init()
+
+
+class RNNTJoint(nnx.Module):
+    r"""Joint network of an RNN-Transducer: logits for decoding, a loss without them for training.
+
+    .. math::
+        logits_{n,t,u} = activation(W_e encoder_{n,t} + b_e + W_p predictor_{n,u} + b_p) \,
+            kernel + bias
+
+    Both methods take what encoder and predictor put out, before any projection to a common size.
+
+    Attributes:
+        encoder_projection: nnx.Linear from E to H features, W_e and b_e.
+        predictor_projection: nnx.Linear from P to H features, W_p and b_p.
+        kernel: nnx.Param (H, V).
+        bias: nnx.Param (V,), or None for none.
+
+    Args:
+        encoder_features: E.
+        predictor_features: P.
+        hidden_features: H.
+        vocabulary: V, the blank included.
+        activation: "tanh", "relu", "silu", "gelu", None for none, or an elementwise JAX function.
+        use_bias: whether there are biases: of both projections and of the logits.
+        dtype: of the computation; None for what inputs and parameters promote to.
+        param_dtype: of the parameters.
+        kernel_init: initialises the three matrices; LeCun normal by default.
+        bias_init: initialises the three biases; zeros by default.
+        rngs: the stream `params` is drawn from.
+
+    Raises:
+        ValueError: If there is no activation of that name.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jax_rnnt.flax import RNNTJoint
+        >>> joint = RNNTJoint(8, 6, 4, 5, rngs=nnx.Rngs(0))  # E, P, H and V
+        >>> encoder, predictor = jnp.ones((1, 2, 8)), jnp.ones((1, 3, 6))
+        >>> labels, frames, lengths = jnp.array([[1, 2]]), jnp.array([2]), jnp.array([2])
+        >>> def loss(joint):
+        ...     return joint.loss(encoder, predictor, labels, frames, lengths, reduction="mean")
+        >>> print(nnx.grad(loss)(joint)["kernel"].shape)
+        (4, 5)
+        >>> print(joint(encoder, predictor).shape)  # two frames, three columns
+        (1, 2, 3, 5)
+        >>> print(joint(encoder[:, :1], predictor[:, :1])[:, 0, 0].shape)  # one step of a search
+        (1, 5)
+    """
+
+    def __init__(
+        self,
+        encoder_features: int,
+        predictor_features: int,
+        hidden_features: int,
+        vocabulary: int,
+        *,
+        activation: str | Callable[[jax.Array], jax.Array] | None = "tanh",
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = _LECUN_NORMAL,
+        bias_init: Initializer = _ZEROS,
+        rngs: nnx.Rngs,
+    ) -> None:
+        resolve_activation(activation)
+
+        def projection(features: int) -> nnx.Linear:
+            return nnx.Linear(
+                features,
+                hidden_features,
+                use_bias=use_bias,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                kernel_init=kernel_init,
+                bias_init=bias_init,
+                rngs=rngs,
+            )
+
+        self.encoder_projection = projection(encoder_features)
+        self.predictor_projection = projection(predictor_features)
+        self.kernel = nnx.Param(
+            kernel_init(rngs.params(), (hidden_features, vocabulary), param_dtype)
+        )
+        self.bias: nnx.Param[jax.Array] | None
+        if use_bias:
+            self.bias = nnx.Param(bias_init(rngs.params(), (vocabulary,), param_dtype))
+        else:
+            self.bias = nnx.data(None)
+        self.activation = activation
+        self.use_bias = use_bias
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+
+    def __call__(self, encoder: ArrayLike, predictor: ArrayLike) -> jax.Array:
+        """Logits of every given frame with every given column of the predictor.
+
+        The axis before the features always makes the grid, whatever its size; the axes before it
+        broadcast. One step of a search is a grid of one cell, and K hypotheses at one frame are a
+        grid of one frame and K columns:
+
+        ============ =============== ============ ==================================
+        for          encoder         predictor    logits
+        ============ =============== ============ ==================================
+        all cells    (..., T, E)     (..., U, P)  (..., T, U, V)
+        one step     (..., 1, E)     (..., 1, P)  (..., 1, 1, V)
+        K hypotheses (..., 1, E)     (..., K, P)  (..., 1, K, V)
+        ============ =============== ============ ==================================
+
+        Args:
+            encoder: (..., T, E).
+            predictor: (..., U, P).
+
+        Returns:
+            (..., T, U, V), not normalised, in the dtype of the computation.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        encoder, predictor, kernel, bias = self._operands(encoder, predictor)
+        activation = resolve_activation(self.activation)
+        logits = activation(encoder[..., :, None, :] + predictor[..., None, :, :]) @ kernel
+        return logits if bias is None else logits + bias
+
+    def loss(
+        self,
+        encoder: ArrayLike,
+        predictor: ArrayLike,
+        labels: ArrayLike,
+        frames_lengths: ArrayLike,
+        labels_lengths: ArrayLike,
+        **options: Any,
+    ) -> jax.Array:
+        """`rnnt_loss_from_joint` of the projected inputs: the logits never exist as an array.
+
+        The loss and the gradients of `rnnt_loss_from_logits(joint(encoder, predictor), ...)`.
+
+        Args:
+            encoder: (..., T, E).
+            predictor: (..., U, P), the same leading axes; U = longest label sequence + 1.
+            labels: (..., U - 1) integers, padded with anything.
+            frames_lengths: (...) integers T_n in [1, T].
+            labels_lengths: (...) integers U_n in [0, U - 1].
+            **options: those of `rnnt_loss_from_joint` but `activation`: `average_frames`,
+                `reduction`, `blank`, `fastemit_lambda`, `min_posterior`, `tile` and
+                `implementation`.
+
+        Returns:
+            (...) nats, or () after a reduction.
+
+        Raises:
+            TypeError: If labels or lengths are not integers.
+            ValueError: If shapes do not fit, or concrete lengths or labels are out of range.
+            NotImplementedError: If implementation="native" and the platform has no kernels.
+        """
+        return rnnt_loss_from_joint(
+            *self._operands(encoder, predictor),
+            labels,
+            frames_lengths,
+            labels_lengths,
+            activation=self.activation,
+            **options,
+        )
+
+    def _operands(
+        self, encoder: ArrayLike, predictor: ArrayLike
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+        """Encoder (..., T, H) and predictor (..., U, H), projected, kernel and bias: one dtype."""
+        operands = (
+            _project("encoder", encoder, "T", self.encoder_projection),
+            _project("predictor", predictor, "U", self.predictor_projection),
+            self.kernel[...],
+            None if self.bias is None else self.bias[...],
+        )
+        return promote_dtype(operands, dtype=self.dtype)
+
+
+def _project(name: str, value: ArrayLike, axis: str, projection: nnx.Linear) -> jax.Array:
+    array = jnp.asarray(value)
+    if array.ndim < 2 or array.shape[-1] != projection.in_features:
+        raise ValueError(
+            f"{name} must have shape (..., {axis}, {projection.in_features}), got {array.shape}."
+        )
+    return projection(array)
