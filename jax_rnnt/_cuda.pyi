@@ -9,6 +9,9 @@ def jaxlib_version() -> str:
 def registrations() -> dict[str, Any]:
     """Handler capsules by kernel name."""
 
+def joint_forward_scratch(N: int, T: int, U: int, H: int, V: int) -> tuple[int, int] | None:
+    """Bytes of joint_forward's scratch buffers, None for a shape that it does not take."""
+
 def architectures() -> str:
     """The architectures that the kernels were compiled for, in CMake's terms."""
 

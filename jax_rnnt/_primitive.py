@@ -54,7 +54,7 @@ class Kernel:
         kept: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]],
-        scratch: dict[str, Sequence[str | Callable[..., int]]] | None = None,
+        scratch: dict[str, Sequence[str | Callable[[dict[str, int]], int]]] | None = None,
         platforms: Sequence[str] = ("cpu", "cuda"),
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
@@ -131,8 +131,9 @@ class Kernel:
         yield from ((dims, accumulator) for dims in self._scratch.get(platform, ()))
 
     def _aval(self, like, dims, dtype, sizes, num_batch_dims, spec):
-        shape = like.shape[:num_batch_dims] + tuple(_size(dim, sizes) for dim in dims)
-        sharding = like.sharding.update(spec=PartitionSpec(*spec, *(None,) * len(dims)))
+        own = (dims(sizes),) if callable(dims) else tuple(_size(dim, sizes) for dim in dims)
+        shape = like.shape[:num_batch_dims] + own
+        sharding = like.sharding.update(spec=PartitionSpec(*spec, *(None,) * len(own)))
         return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
     def _batch(self, primitive, operands, batch_dims, **params):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -12,26 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jax_rnnt import _checks, _joint_tiles, pick
+from jax_rnnt import _checks, _joint_fused, _joint_tiles, pick
+from jax_rnnt._activations import resolve_activation
 from jax_rnnt._joint_tiles import Tile
 from jax_rnnt._per_shard import BATCH, WHOLE, per_shard
 from jax_rnnt._primitive import custom_vjp, vary_alike
 from jax_rnnt.loss import checked_loss
-
-
-def _identity(x):
-    return x
-
-
-_ACTIVATIONS = types.MappingProxyType(
-    {
-        None: _identity,
-        "tanh": jnp.tanh,
-        "relu": jax.nn.relu,
-        "silu": jax.nn.silu,
-        "gelu": jax.nn.gelu,
-    }
-)
 
 
 def rnnt_loss_from_joint(
@@ -161,14 +146,6 @@ def rnnt_loss_from_joint(
     )
 
 
-def resolve_activation(activation: Any) -> Callable[[jax.Array], jax.Array]:
-    """The function behind an activation's name, or the function itself; ValueError otherwise."""
-    if callable(activation):
-        return activation
-    _checks.choice("activation", activation, tuple(_ACTIVATIONS))
-    return _ACTIVATIONS[activation]
-
-
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["encoder", "predictor", "kernel", "bias"],
@@ -220,8 +197,18 @@ class _Forward:
     walk: _Walk
 
     def __call__(self, encoder, predictor, kernel, bias, *labels):
-        weights = _joint_tiles.Weights(encoder, predictor, kernel, bias)
-        return _joint_tiles.forward(weights, pick.ColumnLabels(*labels), **self.walk.common)
+        operands = (
+            _joint_tiles.Weights(encoder, predictor, kernel, bias),
+            pick.ColumnLabels(*labels),
+        )
+        walk = self.walk
+        tiled = functools.partial(_joint_tiles.forward, **walk.common)
+        if not _joint_fused.fits(operands[0], walk.activation):
+            return tiled(*operands)
+        fused = functools.partial(
+            _joint_fused.forward, activation=walk.activation, blank=walk.blank
+        )
+        return jax.lax.platform_dependent(*operands, cuda=fused, default=tiled)
 
 
 @dataclasses.dataclass(frozen=True)

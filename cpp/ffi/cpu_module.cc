@@ -83,9 +83,16 @@ XLA_FFI_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CpuBacke
 }  // namespace
 
 NB_MODULE(_cpu, module) {
-  DefineModule(module, {kPickForward, kPickBackward, kPickForwardColumns, kPickBackwardColumns,
-                        kLatticeCost, kLatticeForward, kLatticeBackward, kLatticeCostCompact,
-                        kLatticeForwardCompact, kLatticeBackwardCompact});
+  DefineModule(module, {{"pick_forward", kPickForward},
+                        {"pick_backward", kPickBackward},
+                        {"pick_forward_columns", kPickForwardColumns},
+                        {"pick_backward_columns", kPickBackwardColumns},
+                        {"lattice_cost", kLatticeCost},
+                        {"lattice_forward", kLatticeForward},
+                        {"lattice_backward", kLatticeBackward},
+                        {"lattice_cost_compact", kLatticeCostCompact},
+                        {"lattice_forward_compact", kLatticeForwardCompact},
+                        {"lattice_backward_compact", kLatticeBackwardCompact}});
   module.def("instruction_set", [] { return cpu::IsaName(cpu::BestIsa()); });
 }
 

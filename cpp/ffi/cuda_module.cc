@@ -5,10 +5,12 @@
 
 #include <string>
 
+#include "cuda/joint_forward.h"
 #include "cuda/lattice.h"
 #include "cuda/pick.h"
 #include "ffi/bindings.h"
 #include "ffi/handlers.h"
+#include "ffi/joint.h"
 #include "ffi/module.h"
 
 namespace jax_rnnt::ffi {
@@ -64,6 +66,11 @@ struct CudaBackend {
     return FromCuda(cuda::LatticeBackward<Real>(stream, layout, arguments...));
   }
 
+  template <typename... Arguments>
+  static Error JointForward(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::LaunchJointForward(stream, arguments...));
+  }
+
  private:
   static int64_t CountBoundaries(int64_t cells, const LatticeLayout& layout) {
     return layout.compact() ? cells : layout.sequences * layout.max_frames * 2;
@@ -102,14 +109,30 @@ JAX_RNNT_DEFINE_HANDLER(
 JAX_RNNT_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CudaBackend>>(),
                         BindLatticeBackward(BindCompact<Stream>())
                             .Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
+JAX_RNNT_DEFINE_HANDLER(kJointForward, JointForward<CudaBackend>, BindJointForward<Stream>());
 #undef JAX_RNNT_DEFINE_HANDLER
 
 }  // namespace
 
 NB_MODULE(_cuda, module) {
-  DefineModule(module, {kPickForward, kPickBackward, kPickForwardColumns, kPickBackwardColumns,
-                        kLatticeCost, kLatticeForward, kLatticeBackward, kLatticeCostCompact,
-                        kLatticeForwardCompact, kLatticeBackwardCompact});
+  DefineModule(module, {{"pick_forward", kPickForward},
+                        {"pick_backward", kPickBackward},
+                        {"pick_forward_columns", kPickForwardColumns},
+                        {"pick_backward_columns", kPickBackwardColumns},
+                        {"lattice_cost", kLatticeCost},
+                        {"lattice_forward", kLatticeForward},
+                        {"lattice_backward", kLatticeBackward},
+                        {"lattice_cost_compact", kLatticeCostCompact},
+                        {"lattice_forward_compact", kLatticeForwardCompact},
+                        {"lattice_backward_compact", kLatticeBackwardCompact},
+                        {"joint_forward", kJointForward}});
+  module.def("joint_forward_scratch", [](int32_t N, int32_t T, int32_t U, int32_t H, int32_t V) {
+    const cuda::JointShape shape{N, T, U, H, V};
+    const cuda::JointForwardScratch bytes = cuda::JointForwardScratchBytes(shape);
+    return cuda::JointForwardFits(shape)
+               ? nanobind::object(nanobind::make_tuple(bytes.packed_kernel, bytes.packed_bias))
+               : nanobind::none();
+  });
   module.def("architectures", [] { return JAX_RNNT_CUDA_ARCHITECTURES; });
   module.def("cuda_version", [] { return JAX_RNNT_CUDA_VERSION; });
 }
