@@ -287,16 +287,7 @@ class ActivationBlocks {
     frames_ = (ReadFrames(arguments, tile.n) - t + 1) >> 1;
     has_column_ = u < arguments.shape.U;
     line_ = first_frame * kTileColumns + column;
-  }
-
-  // Before a chunk. What is known to be forgotten needs no registers while the logits are summed.
-  __device__ __forceinline__ void Start(bool is_first_chunk) {
-    if (is_first_chunk) {
-      arguments_.has_granules ? Load<true>(0) : Load<false>(0);
-    } else {
-#pragma unroll
-      for (int i = 0; i <= kFrames; ++i) next_[i] = make_uint4(0, 0, 0, 0);
-    }
+    arguments_.has_granules ? Load<true>(0) : Load<false>(0);
   }
 
   // The block's activations become visible to the warpgroup's products.
@@ -445,25 +436,65 @@ __device__ __forceinline__ void ReleaseStage(const SliceRing& ring, int stage) {
   }
 }
 
-// A warpgroup's part of the products. Each block of activations is asked for by
-// activations.Compute(block) before its first use, and each chunk ends with
-// epilogue(first_v, logits), called with the thread's logits of
-// columns first_v on, laid out as kWgmmaAccumulators says, for it to do with as it likes. Logits of
-// columns beyond V mean nothing. `lines` are the warpgroup's activations.
+// A warpgroup's walk along the slices.
+template <typename T, int kCluster>
+class SliceProducts {
+ public:
+  __device__ __forceinline__ explicit SliceProducts(const SliceRing& ring)
+      : ring_(ring), first_b_(WgmmaDescriptor<kSliceLineBytes>(ring.slices)) {}
+
+  // logits += a block of activations at descriptor `a`, times the next slices. They are read, and
+  // the last of them multiplied, until Finish or the next block.
+  __device__ __forceinline__ void AddBlock(uint64_t a, float (&logits)[kWgmmaAccumulators]) {
+#pragma unroll
+    for (int slice = 0; slice < kSlicesPerBlock; ++slice) {
+      WaitBarrier(ring_.full + position_.stage, position_.parity);
+      const uint64_t b = first_b_ + static_cast<uint64_t>(position_.stage) * (kSliceBytes / 16);
+      FenceWgmma();
+#pragma unroll
+      for (int k = 0; k < kSliceDepth / kWgmmaDepth; ++k) {
+        Wgmma<T>(logits, a + (slice * (kSliceDepth / kWgmmaDepth) + k) * kWgmmaDepthStep,
+                 b + k * kWgmmaDepthStep);
+      }
+      CommitWgmma();
+      WaitForWgmma<1>();
+      if (unfinished_ >= 0) ReleaseStage<kCluster>(ring_, unfinished_);
+      unfinished_ = position_.stage;
+      position_.Advance(ring_.stages);
+    }
+  }
+
+  __device__ __forceinline__ void Finish(float (&logits)[kWgmmaAccumulators]) {
+    WaitForWgmma<0>();
+    PinAccumulators(logits);
+    ReleaseStage<kCluster>(ring_, unfinished_);
+    unfinished_ = -1;
+  }
+
+ private:
+  const SliceRing& ring_;
+  uint64_t first_b_;
+  RingPosition position_;
+  int unfinished_ = -1;  // the stage that the products under way read
+};
+
+// A warpgroup's part of the products. `activations()` is asked once for an object whose
+// Compute(block) is called for each block in turn. Each chunk ends with epilogue(first_v, logits),
+// called with the thread's logits of columns first_v on, laid out as kWgmmaAccumulators says, for it
+// to do with as it likes. Logits of columns beyond V mean nothing. `lines` are the warpgroup's
+// activations.
 template <typename T, int kCluster, typename Activations, typename Epilogue>
 __device__ __forceinline__ void MultiplySlices(const SliceRing& ring, const unsigned char* lines,
                                                int block_bytes, const float* packed_bias,
                                                int depth_blocks, int chunks,
-                                               Activations& activations, Epilogue& epilogue) {
+                                               const Activations& activations, Epilogue& epilogue) {
   const uint64_t first_a = WgmmaDescriptor<kBlockLineBytes>(lines);
-  const uint64_t first_b = WgmmaDescriptor<kSliceLineBytes>(ring.slices);
   const uint64_t block_step = block_bytes / 16;
   const float* bias = packed_bias + 2 * (threadIdx.x % 4);
-  RingPosition position;
+  SliceProducts<T, kCluster> products(ring);
   float logits[kWgmmaAccumulators];
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk) {
-    activations.Start(chunk == 0);
 #pragma unroll
     for (int j = 0; j < kWgmmaColumns / 8; ++j) {
       const float2 pair = __ldg(
@@ -473,32 +504,22 @@ __device__ __forceinline__ void MultiplySlices(const SliceRing& ring, const unsi
       logits[4 * j + 1] = logits[4 * j + 3] = pair.y;
     }
     PinAccumulators(logits);
+    // Two loops: what the activations keep in registers is gone with the first.
     uint64_t a = first_a;
-    int previous = -1;  // the stage that the products under way read
+    if (chunk == 0) {
+      auto blocks = activations();
 #pragma unroll 1
-    for (int block = 0; block < depth_blocks; ++block) {
-      if (chunk == 0) activations.Compute(block);
-#pragma unroll
-      for (int slice = 0; slice < kSlicesPerBlock; ++slice) {
-        WaitBarrier(ring.full + position.stage, position.parity);
-        const uint64_t b = first_b + static_cast<uint64_t>(position.stage) * (kSliceBytes / 16);
-        FenceWgmma();
-#pragma unroll
-        for (int k = 0; k < kSliceDepth / kWgmmaDepth; ++k) {
-          Wgmma<T>(logits, a + k * kWgmmaDepthStep, b + k * kWgmmaDepthStep);
-        }
-        CommitWgmma();
-        WaitForWgmma<1>();
-        if (previous >= 0) ReleaseStage<kCluster>(ring, previous);
-        previous = position.stage;
-        position.Advance(ring.stages);
-        a += kSliceDepth / kWgmmaDepth * kWgmmaDepthStep;
+      for (int block = 0; block < depth_blocks; ++block, a += block_step) {
+        blocks.Compute(block);
+        products.AddBlock(a, logits);
       }
-      a += block_step - kBlockDepth / kWgmmaDepth * kWgmmaDepthStep;
+    } else {
+#pragma unroll 1
+      for (int block = 0; block < depth_blocks; ++block, a += block_step) {
+        products.AddBlock(a, logits);
+      }
     }
-    WaitForWgmma<0>();
-    PinAccumulators(logits);
-    ReleaseStage<kCluster>(ring, previous);
+    products.Finish(logits);
     epilogue(chunk * kWgmmaColumns, logits);
   }
 }
@@ -673,7 +694,9 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1) __cluster_dims__
     const bool is_padding =
         label == kPaddingRow || tile.first_frame + frame >= ReadFrames(arguments, tile.n);
 
-    ActivationBlocks<T> activations(arguments, tile, warpgroup, warpgroup_lines, kBlockBytes);
+    const auto activations = [&] {
+      return ActivationBlocks<T>(arguments, tile, warpgroup, warpgroup_lines, kBlockBytes);
+    };
     LogSoftmaxEpilogue epilogue(arguments.shape.V, arguments.blank, label);
     MultiplySlices<T, kCluster>(ring, warpgroup_lines, kBlockBytes, arguments.packed_bias,
                                 arguments.depth_blocks, arguments.chunks, activations, epilogue);
