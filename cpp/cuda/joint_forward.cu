@@ -309,7 +309,7 @@ class ActivationBlocks {
     if (has_next && !arguments_.has_granules) Load<false>(block + 1);
   }
 
-  __device__ __forceinline__ void Activate(const uint4 (&sources)[kFrames + 1], int block) const {
+  __device__ __forceinline__ void Activate(uint4 (&sources)[kFrames + 1], int block) const {
     unsigned char* lines = lines_ + static_cast<int64_t>(block) * block_bytes_;
     switch (arguments_.activation) {
       case Activation::kNone:
@@ -339,14 +339,16 @@ class ActivationBlocks {
   }
 
   template <Activation kActivation>
-  __device__ __forceinline__ void Store(const uint4 (&sources)[kFrames + 1],
-                                        unsigned char* lines) const {
+  __device__ __forceinline__ void Store(uint4 (&sources)[kFrames + 1], unsigned char* lines) const {
     float predictor[8];
     Granule<T>::Unpack(sources[kFrames], predictor);
-#pragma unroll
+// Unrolled, the frames' numbers lie in registers side by side, more than there are.
+#pragma unroll 1
     for (int i = 0; i < kFrames; ++i) {
       float values[8];
-      Granule<T>::Unpack(sources[i], values);
+      Granule<T>::Unpack(sources[0], values);
+#pragma unroll
+      for (int k = 1; k < kFrames; ++k) sources[k - 1] = sources[k];
 #pragma unroll
       for (int j = 0; j < 8; ++j) values[j] += predictor[j];
       cuda::Activate<kActivation>(values);
@@ -441,20 +443,22 @@ template <typename T, int kCluster>
 class SliceProducts {
  public:
   __device__ __forceinline__ explicit SliceProducts(const SliceRing& ring)
-      : ring_(ring), first_b_(WgmmaDescriptor<kSliceLineBytes>(ring.slices)) {}
+      : ring_(ring), first_b_(WgmmaStart(ring.slices)) {}
 
-  // logits += a block of activations at descriptor `a`, times the next slices. They are read, and
-  // the last of them multiplied, until Finish or the next block.
-  __device__ __forceinline__ void AddBlock(uint64_t a, float (&logits)[kWgmmaAccumulators]) {
+  // logits += the block of activations that starts at `a`, times the next slices. The last product
+  // is under way until Finish or the next block.
+  __device__ __forceinline__ void AddBlock(uint32_t a, float (&logits)[kWgmmaAccumulators]) {
 #pragma unroll
     for (int slice = 0; slice < kSlicesPerBlock; ++slice) {
       WaitBarrier(ring_.full + position_.stage, position_.parity);
-      const uint64_t b = first_b_ + static_cast<uint64_t>(position_.stage) * (kSliceBytes / 16);
+      const uint32_t b = first_b_ + position_.stage * (kSliceBytes / 16);
       FenceWgmma();
 #pragma unroll
       for (int k = 0; k < kSliceDepth / kWgmmaDepth; ++k) {
-        Wgmma<T>(logits, a + (slice * (kSliceDepth / kWgmmaDepth) + k) * kWgmmaDepthStep,
-                 b + k * kWgmmaDepthStep);
+        constexpr int kSteps = kSliceDepth / kWgmmaDepth;
+        Wgmma<T>(logits,
+                 WgmmaDescriptor<kBlockLineBytes>(a + (slice * kSteps + k) * kWgmmaDepthStep),
+                 WgmmaDescriptor<kSliceLineBytes>(b + k * kWgmmaDepthStep));
       }
       CommitWgmma();
       WaitForWgmma<1>();
@@ -473,23 +477,23 @@ class SliceProducts {
 
  private:
   const SliceRing& ring_;
-  uint64_t first_b_;
+  uint32_t first_b_;
   RingPosition position_;
   int unfinished_ = -1;  // the stage that the products under way read
 };
 
 // A warpgroup's part of the products. `activations()` is asked once for an object whose
 // Compute(block) is called for each block in turn. Each chunk ends with epilogue(first_v, logits),
-// called with the thread's logits of columns first_v on, laid out as kWgmmaAccumulators says, for it
-// to do with as it likes. Logits of columns beyond V mean nothing. `lines` are the warpgroup's
+// called with the thread's logits of columns first_v on, laid out as kWgmmaAccumulators says, for
+// it to do with as it likes. Logits of columns beyond V mean nothing. `lines` are the warpgroup's
 // activations.
 template <typename T, int kCluster, typename Activations, typename Epilogue>
 __device__ __forceinline__ void MultiplySlices(const SliceRing& ring, const unsigned char* lines,
                                                int block_bytes, const float* packed_bias,
                                                int depth_blocks, int chunks,
                                                const Activations& activations, Epilogue& epilogue) {
-  const uint64_t first_a = WgmmaDescriptor<kBlockLineBytes>(lines);
-  const uint64_t block_step = block_bytes / 16;
+  const uint32_t first_a = WgmmaStart(lines);
+  const uint32_t block_step = block_bytes / 16;
   const float* bias = packed_bias + 2 * (threadIdx.x % 4);
   SliceProducts<T, kCluster> products(ring);
   float logits[kWgmmaAccumulators];
@@ -505,7 +509,7 @@ __device__ __forceinline__ void MultiplySlices(const SliceRing& ring, const unsi
     }
     PinAccumulators(logits);
     // Two loops: what the activations keep in registers is gone with the first.
-    uint64_t a = first_a;
+    uint32_t a = first_a;
     if (chunk == 0) {
       auto blocks = activations();
 #pragma unroll 1

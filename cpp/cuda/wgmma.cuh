@@ -32,18 +32,23 @@ __host__ __device__ __forceinline__ constexpr int SwizzledChunk(int line, int ch
   return kSwizzleBytes == 128 ? chunk ^ (line & 7) : chunk ^ ((line >> 1) & 3);
 }
 
-// What Wgmma takes for an operand whose lines start at `lines`. Adding kWgmmaDepthStep moves it by
-// kWgmmaDepth along the lines.
+// Where an operand's lines start, in the 32 bits in which operands of one kind differ. Adding
+// kWgmmaDepthStep moves it by kWgmmaDepth along the lines, adding 1 by 16 bytes of memory.
+__device__ __forceinline__ uint32_t WgmmaStart(const void* lines) {
+  // The distance between chunks is without meaning where lines are swizzled.
+  constexpr uint32_t kUnused = 1;
+  return kUnused << 16 | (SharedAddress(lines) & 0x3ffff) >> 4;
+}
+constexpr uint32_t kWgmmaDepthStep = kWgmmaDepth * 2 / 16;
+
+// What Wgmma takes for an operand.
 template <int kSwizzleBytes>
-__device__ __forceinline__ uint64_t WgmmaDescriptor(const void* lines) {
+__device__ __forceinline__ uint64_t WgmmaDescriptor(uint32_t start) {
   static_assert(kSwizzleBytes == 128 || kSwizzleBytes == 64);
   constexpr uint64_t kSwizzle = kSwizzleBytes == 128 ? 1 : 2;
   constexpr uint64_t kEightLines = 8 * kSwizzleBytes / 16;
-  // The distance between chunks is without meaning where lines are swizzled.
-  constexpr uint64_t kUnused = 1;
-  return kSwizzle << 62 | kEightLines << 32 | kUnused << 16 | (SharedAddress(lines) & 0x3ffff) >> 4;
+  return kSwizzle << 62 | kEightLines << 32 | start;
 }
-constexpr uint64_t kWgmmaDepthStep = kWgmmaDepth * 2 / 16;
 
 // Orders this thread's writes to accumulators before the products that follow.
 __device__ __forceinline__ void FenceWgmma() {
