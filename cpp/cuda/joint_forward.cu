@@ -24,8 +24,8 @@
 //   - The products of the first chunk are interleaved with the activations they need, which are
 //     bound by the special function unit: either hides the other.
 //   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks, a
-//     cluster, take the same slices at the same time: each copies half of every slice to both, which
-//     halves that traffic.
+//     cluster, take the same slices at the same time: each copies half of every slice to both,
+//     which halves that traffic.
 //   - Two rows of a thread's accumulators are two frames of one column: they share their label.
 //   - A block per tile, not one per multiprocessor: lengths differ, tiles of padding leave at once,
 //     and the hardware hands out the rest. The price is the start of each tile, whose first loads
@@ -63,8 +63,8 @@ constexpr int kBlockDepth = 64;
 constexpr int kBlockLineBytes = kBlockDepth * 2;
 constexpr int kLineGranules = kBlockLineBytes / kGranuleBytes;
 
-// The finer the slices, the sooner a part of the ring is free for the next load: H = 640 leaves 64 KB
-// for the ring, four slices of 32 or two of 64.
+// The finer the slices, the sooner a part of the ring is free for the next load: H = 640 leaves 64
+// KB for the ring, four slices of 32 or two of 64.
 constexpr int kSliceDepth = 32;
 constexpr int kSliceLineBytes = kSliceDepth * 2;
 constexpr int kSliceBytes = kWgmmaColumns * kSliceLineBytes;
