@@ -35,70 +35,10 @@
 #include "cuda/granule.cuh"
 #include "cuda/pick.h"
 #include "cuda/row_labels.cuh"
+#include "cuda/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
-
-constexpr int kWarpLanes = 32;
-constexpr unsigned int kAllLanes = 0xffffffffu;
-
-template <typename Acc>
-struct RowResults {
-  Acc* blank_log_probs;
-  Acc* label_log_probs;
-  Acc* maxima;
-  Acc* log_sums;
-};
-
-template <typename Acc>
-__device__ __forceinline__ void StorePaddingRow(const RowResults<Acc>& results, int64_t row) {
-  results.blank_log_probs[row] = kMinusInfinity<Acc>;
-  results.label_log_probs[row] = kMinusInfinity<Acc>;
-  results.maxima[row] = 0;
-  results.log_sums[row] = 0;
-}
-
-// `sum` is relative to reference + log_scale, reference being ExponentReference(maximum).
-template <typename Acc>
-__device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t row, Acc reference,
-                                         Acc sum, Acc log_scale, Acc blank_logit, Acc label_logit,
-                                         int32_t label) {
-  // +inf marks a row of nothing but -inf, and makes both log-probabilities -inf.
-  const Acc log_sum = sum == 0 ? -kMinusInfinity<Acc> : log(sum) + log_scale;
-  results.blank_log_probs[row] = (blank_logit - reference) - log_sum;
-  results.label_log_probs[row] =
-      label == kNoLabel ? kMinusInfinity<Acc> : (label_logit - reference) - log_sum;
-  results.maxima[row] = reference;
-  results.log_sums[row] = log_sum;
-}
-
-template <typename Acc>
-__device__ __forceinline__ Acc ExponentReference(Acc maximum) {
-  return maximum == kMinusInfinity<Acc> ? 0 : maximum;
-}
-
-// What ScaledExp of a row's elements takes, 0 where its large maximum has been subtracted.
-__device__ __forceinline__ ScaledMaximum ScaleForSum(float reference) {
-  return ScaleMaximum(IsLargeMaximum(reference) ? 0.f : reference);
-}
-
-template <int kLanes, typename Acc>
-__device__ __forceinline__ Acc MaxOverLanes(Acc maximum) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    maximum = fmax(maximum, __shfl_xor_sync(kAllLanes, maximum, distance));
-  }
-  return maximum;
-}
-
-template <int kLanes, typename Acc>
-__device__ __forceinline__ Acc SumOverLanes(Acc sum) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, distance);
-  }
-  return sum;
-}
 
 // ---------------------------------------------------------------------------------------- Tiles
 
@@ -378,18 +318,6 @@ constexpr int RowsThreads(int lanes) { return lanes > kWarpLanes ? lanes : kRows
 constexpr int RowsBlocks(int lanes) {
   const bool is_full = lanes > kWarpLanes && lanes <= 256;
   return is_full ? ResidentBlocks(lanes, 2048 / lanes) : 0;  // 0: the compiler decides
-}
-
-// Part of a row: sum_v exp(x_v - ExponentReference(maximum)) over it.
-struct PartialRow {
-  float maximum = kMinusInfinity<float>;
-  float sum = 0.f;
-};
-
-// What the sum is multiplied with as the maximum rises. The sum below a maximum of -inf is 0 or,
-// which must last, NaN.
-__device__ __forceinline__ float RescaleFactor(float maximum, float new_maximum) {
-  return maximum == kMinusInfinity<float> ? 1.f : Exp(maximum - new_maximum);
 }
 
 __device__ __forceinline__ void AddElement(float logit, PartialRow* part) {
