@@ -1,8 +1,8 @@
 """The joint's forward as one CUDA kernel, where there is one.
 
-It takes half dtypes on compute capability 9.0. Encoder and predictor go in, arcs and normalisers come
-out; activations and logits stay on the chip.
-The plain walk over tiles (`_joint_tiles`) computes the same anywhere.
+It takes half dtypes on compute capability 9.0. Encoder and predictor go in, arcs and normalisers
+come out; activations and logits stay on the chip. The plain walk over tiles (`_joint_tiles`)
+computes the same anywhere.
 """
 
 import functools

@@ -41,9 +41,20 @@ class Weights(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """What the activations, the matrix products' operands and the logits are."""
+        """What the activations and the matrix products' operands are."""
         with jax.numpy_dtype_promotion("standard"):
             return functools.reduce(jnp.promote_types, (x.dtype for x in self))
+
+    def project(self, activations: jax.Array) -> jax.Array:
+        """Logits (..., V) of activations (..., H), in the accumulator's dtype.
+
+        Rounded to a half dtype, they would have to be rounded alike in forward and backward: the
+        gradient at a symbol of probability near 1 is what two numbers leave of each other.
+        """
+        dtype = accumulator_dtype(self.dtype)
+        contract = (activations.ndim - 1,), (0,)
+        operands = activations.astype(self.dtype), self.kernel.astype(self.dtype)
+        return _product(*operands, contract, dtype) + self.bias.astype(dtype)
 
 
 class Rows(NamedTuple):
@@ -74,12 +85,10 @@ def forward(
     inside = (frame[:, None] < labels.counts[:, None, None]) & (column < columns[:, None, None])
     listed, steps, places = grid.list(inside)
     dtype = accumulator_dtype(weights.dtype)
-    kernel, bias = weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
 
     def step(i, kept):
         tiles = _at(listed, i, tile.at_once)
-        activations = activation(grid.sums(tiles, dtype)).astype(weights.dtype)
-        logits = _project(activations, kernel, bias)
+        logits = weights.project(activation(grid.sums(tiles, dtype)))
         rows = pick.BY_COLUMN.forward(logits, *grid.labels_of(tiles), insist=insist, blank=blank)
         start = i * tile.at_once
         return [lax.dynamic_update_slice_in_dim(k, r, start, 0) for k, r in zip(kept, rows)]
@@ -120,26 +129,26 @@ def backward(
     kept = [grid.tiles(x) for x in (rows.maxima, rows.log_sums, *cotangents)]
     kept = [x.reshape(-1, *x.shape[-2:]) for x in kept]
     dtype = accumulator_dtype(weights.dtype)
-    kernel, bias = weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
+    kernel = weights.kernel.astype(weights.dtype)
 
     def step(i, sums):
         tiles = _at(listed, i, tile.at_once)
-        values, pull_back = jax.vjp(activation, grid.sums(tiles, dtype))
-        activations = values.astype(weights.dtype)
+        activations, pull_back = jax.vjp(activation, grid.sums(tiles, dtype))
         (gradients,) = pick.BY_COLUMN.backward(
-            _project(activations, kernel, bias),
+            weights.project(activations),
             *grid.labels_of(tiles),
             *(_take(x, tiles) for x in kept),
             insist=insist,
             blank=blank,
         )
-        (hidden,) = pull_back(_product(gradients, kernel, ((3,), (1,))).astype(values.dtype))
-        contract = ((0, 1, 2), (0, 1, 2))
+        halves = gradients.astype(weights.dtype)
+        (hidden,) = pull_back(_product(halves, kernel, ((3,), (1,))).astype(activations.dtype))
+        kernel_part = _product(activations.astype(weights.dtype), halves, _CELLS, dtype)
         return Weights(
             _add_blocks(sums.encoder, grid.encoder_block(tiles), hidden.sum(2)),
             _add_blocks(sums.predictor, grid.predictor_block(tiles), hidden.sum(1)),
-            sums.kernel + _product(activations, gradients, contract, dtype),
-            sums.bias + gradients.astype(dtype).sum((0, 1, 2)),
+            sums.kernel + kernel_part,
+            sums.bias + gradients.sum((0, 1, 2)),
         )
 
     blocks = [x.shape for x in (grid.encoder, grid.predictor)]
@@ -155,14 +164,8 @@ def backward(
 def logits(weights: Weights, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """(..., T, U, V), all of them, for weights of any number of batch dimensions."""
     dtype = accumulator_dtype(weights.dtype)
-    sums = (
-        weights.encoder.astype(dtype)[..., None, :]
-        + weights.predictor.astype(dtype)[..., None, :, :]
-    )
-    activations = activation(sums).astype(weights.dtype)
-    return _project(
-        activations, weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
-    )
+    encoder, predictor = weights.encoder.astype(dtype), weights.predictor.astype(dtype)
+    return weights.project(activation(encoder[..., None, :] + predictor[..., None, :, :]))
 
 
 def left_out(dtype) -> float:
@@ -174,7 +177,8 @@ def choose(T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype) -> T
     """Tiles of at most 16 x 8 cells, and as many at once as are fast in little memory."""
     frames, labels = (math.ceil(size / math.ceil(size / most)) for size, most in ((T, 16), (U, 8)))
     tiles = sequences * math.ceil(T / frames) * math.ceil(U / labels)
-    tile_bytes = frames * labels * dtype.itemsize * (V + 2 * H)
+    logit_bytes = accumulator_dtype(dtype).itemsize + (dtype.itemsize < 4) * dtype.itemsize
+    tile_bytes = frames * labels * (V * logit_bytes + 2 * H * dtype.itemsize)
     if jax.default_backend() == "cpu":
         step_bytes = _CPU_STEP_BYTES
     else:
@@ -292,12 +296,11 @@ def _varying_as(like, *arrays):
     return vary_alike(like, *arrays)[1:]
 
 
+_CELLS = (0, 1, 2), (0, 1, 2)  # of two operands, in a product that sums over all cells
+
+
 def _product(a, b, contract, dtype=None):
     return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=dtype)
-
-
-def _project(activations, kernel, bias):
-    return _product(activations, kernel, ((activations.ndim - 1,), (0,))) + bias
 
 
 def _add_blocks(sums, blocks, parts):
