@@ -1,8 +1,8 @@
-"""The joint's forward as one CUDA kernel, where there is one.
+"""The joint's forward and backward by CUDA kernels of their own, where there are some.
 
-It takes half dtypes on compute capability 9.0. Encoder and predictor go in, arcs and normalisers
-come out; activations and logits stay on the chip. The plain walk over tiles (`_joint_tiles`)
-computes the same anywhere.
+They take half dtypes on compute capability 9.0. Encoder and predictor go in; activations and logits
+stay on the chip in the forward, and what the backward's matrix products need comes out of one
+kernel. The plain walk over tiles (`_joint_tiles`) computes the same anywhere.
 """
 
 import functools
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import jax
 
-from jax_rnnt import _activations, _ffi, pick, reference
-from jax_rnnt._joint_tiles import Rows, Weights, logits
+from jax_rnnt import _activations, _ffi, _joint_tiles, pick
+from jax_rnnt._joint_tiles import Rows, Weights
 from jax_rnnt._primitive import Kernel
 
 _CAPABILITY = "9.0"
@@ -19,12 +19,12 @@ _DTYPES = "bfloat16", "float16"
 
 
 def fits(weights: Weights, activation: Callable) -> bool:
-    """Whether a CUDA device of this process runs the kernel on such operands."""
+    """Whether every CUDA device of this process runs the kernels on such operands."""
     return (
         weights.dtype.name in _DTYPES
         and _activations.name_of(activation) is not None
         and _has_hopper()
-        and _scratch(weights) is not None
+        and _packed_sizes(*weights.kernel.shape) is not None
     )
 
 
@@ -32,9 +32,35 @@ def forward(
     weights: Weights, labels: pick.ColumnLabels, *, activation: Callable, blank: int
 ) -> Rows:
     """`_joint_tiles.forward`."""
-    operands = (x.astype(weights.dtype) for x in weights)
+    encoder, predictor, kernel, bias = (x.astype(weights.dtype) for x in weights)
+    packed = _pack(kernel, bias, insist=True)
     name = _activations.name_of(activation)
-    return Rows(*_kernel(*operands, *labels, insist=True, activation=name, blank=blank))
+    operands = encoder, predictor, kernel, *packed, *labels
+    return Rows(*_forward(*operands, insist=True, activation=name, blank=blank))
+
+
+class FusedCells(_joint_tiles.Cells):
+    """By one kernel before the products and one behind them; tiles are whole ones."""
+
+    def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation):
+        del grid
+        encoder, predictor, kernel, bias = (x.astype(weights.dtype) for x in weights)
+        self._encoder, self._predictor = encoder, predictor
+        packed = _pack(kernel, bias, insist=True)
+        self._operands = encoder, predictor, kernel, *packed, *labels
+        self._rows = rows.maxima, rows.log_sums, *cotangents
+        self._name, self._blank = _activations.name_of(activation), blank
+
+    def gradients(self, tiles):
+        operands = *self._operands, tiles, *self._rows
+        options = {"activation": self._name, "blank": self._blank}
+        activations, gradients = _gradients(*operands, insist=True, **options)
+        return activations, gradients
+
+    def hidden(self, tiles, gradients):
+        operands = gradients, self._encoder, self._predictor, *self._operands[5:], tiles
+        encoder_parts, predictor_parts = _hidden(*operands, insist=True, activation=self._name)
+        return encoder_parts, predictor_parts
 
 
 @functools.cache
@@ -48,37 +74,47 @@ def _has_hopper() -> bool:
     return {getattr(device, "compute_capability", None) for device in devices} == {_CAPABILITY}
 
 
-def _scratch(weights: Weights) -> tuple[int, int] | None:
-    N, T, H = weights.encoder.shape
-    _, U, _ = weights.predictor.shape
-    return _scratch_bytes(N, T, U, H, weights.kernel.shape[-1])
-
-
-def _scratch_bytes(N, T, U, H, V):
+def _packed_sizes(H: int, V: int) -> tuple[int, int] | None:
+    """Bytes of what `_pack` makes of a kernel (H, V) and a bias (V,), None if it takes no such."""
     module = _ffi.native_module("cuda")
-    assert module is not None
-    return module.joint_forward_scratch(N, T, U, H, V)
+    return None if module is None else module.joint_packed_sizes(H, V)
 
 
-def _scratch_size(index, sizes):
-    return _scratch_bytes(*(sizes[dim] for dim in "NTUHV"))[index] // 4
+def _packed_size(index, sizes):
+    packed = _packed_sizes(sizes["H"], sizes["V"])
+    assert packed is not None
+    return packed[index] // 4
 
 
-def _fallback(encoder, predictor, kernel, bias, labels, counts, *, activation, blank):
-    function = _activations.ACTIVATIONS[None if activation == "none" else activation]
-    rows = logits(Weights(encoder, predictor, kernel, bias), function)
-    row_labels = pick.ColumnLabels(labels, counts).of_rows(encoder.shape[1])
-    return reference.pick_forward(rows, row_labels, blank=blank)
-
-
-_kernel = Kernel(
+# The packed kernel and bias are bytes in the order in which the other kernels read them.
+_pack = Kernel(
+    "joint_pack",
+    operands=("HV", "V"),
+    results=(functools.partial(_packed_size, 0), functools.partial(_packed_size, 1)),
+    result_dtype="accumulator",
+    kept=(0, 1),
+    platforms=("cuda",),
+)
+_JOINT = "NTH", "NUH", "HV", "P", "Q", "NU", "N"  # with the labels by column and their counts
+_TILE = "R", *_joint_tiles.WHOLE_TILE
+_forward = Kernel(
     "joint_forward",
-    operands=("NTH", "NUH", "HV", "V", "NU", "N"),
+    operands=_JOINT,
     results=("NTU",) * 4,
     result_dtype="accumulator",
-    fallback=_fallback,
-    scratch={
-        "cuda": (functools.partial(_scratch_size, 0), functools.partial(_scratch_size, 1)),
-    },
+    platforms=("cuda",),
+)
+_gradients = Kernel(
+    "joint_gradients",
+    operands=(*_JOINT, "R", "NTU", "NTU", "NTU", "NTU"),
+    results=((*_TILE, "H"), (*_TILE, "V")),
+    result_dtype="operand",
+    platforms=("cuda",),
+)
+_hidden = Kernel(
+    "joint_hidden",
+    operands=("RFCH", "NTH", "NUH", "NU", "N", "R"),
+    results=("RFH", "RCH"),
+    result_dtype="accumulator",
     platforms=("cuda",),
 )

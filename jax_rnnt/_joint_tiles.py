@@ -20,7 +20,7 @@ from jax import lax
 
 from jax_rnnt import pick, reference
 from jax_rnnt._dtypes import accumulator_dtype
-from jax_rnnt._primitive import vary_alike
+from jax_rnnt._primitive import Kernel, vary_alike
 
 
 class Tile(NamedTuple):
@@ -76,7 +76,7 @@ def forward(
     insist: bool,
 ) -> Rows:
     """The arcs and the normalisers of every row that is not padding."""
-    grid = _Grid(weights, labels, tile)
+    grid = Grid(weights, labels, tile)
     _, U, _ = weights.predictor.shape
     wanted = reference.is_read(labels.labels, weights.kernel.shape[-1])
     columns = jnp.max(jnp.where(wanted, jnp.arange(1, U + 1, dtype=jnp.int32), 0), -1)
@@ -107,14 +107,16 @@ def backward(
     blank_cotangents: jax.Array,
     label_cotangents: jax.Array,
     *,
-    activation: Callable[[jax.Array], jax.Array],
     tile: Tile,
     blank: int,
-    insist: bool,
     min_posterior: float | None,
+    make_cells: "Callable[..., Cells]",
 ) -> Weights:
-    """The gradients of all four operands, in the accumulator's dtype, from the arcs' (N, T, U)."""
-    grid = _Grid(weights, labels, tile)
+    """The gradients of all four operands, in the accumulator's dtype, from the arcs' (N, T, U).
+
+    `make_cells`: a subclass of Cells with its own options bound.
+    """
+    grid = Grid(weights, labels, tile)
     cotangents = blank_cotangents, label_cotangents
     if min_posterior is None:
         norms = _gradient_norms(rows, labels.labels, *cotangents, blank=blank)
@@ -126,29 +128,20 @@ def backward(
         highest = grid.tiles(posteriors).max((-2, -1))
         wanted = ~(highest <= min_posterior * certain[:, None, None])
     listed, steps, _ = grid.list(wanted)
-    kept = [grid.tiles(x) for x in (rows.maxima, rows.log_sums, *cotangents)]
-    kept = [x.reshape(-1, *x.shape[-2:]) for x in kept]
+    cells = make_cells(grid, weights, labels, rows, cotangents, blank)
     dtype = accumulator_dtype(weights.dtype)
     kernel = weights.kernel.astype(weights.dtype)
 
     def step(i, sums):
         tiles = _at(listed, i, tile.at_once)
-        activations, pull_back = jax.vjp(activation, grid.sums(tiles, dtype))
-        (gradients,) = pick.BY_COLUMN.backward(
-            weights.project(activations),
-            *grid.labels_of(tiles),
-            *(_take(x, tiles) for x in kept),
-            insist=insist,
-            blank=blank,
-        )
-        halves = gradients.astype(weights.dtype)
-        (hidden,) = pull_back(_product(halves, kernel, ((3,), (1,))).astype(activations.dtype))
-        kernel_part = _product(activations.astype(weights.dtype), halves, _CELLS, dtype)
+        activations, gradients = cells.gradients(tiles)
+        hidden_gradients = _product(gradients, kernel, ((3,), (1,)))
+        encoder_parts, predictor_parts = cells.hidden(tiles, hidden_gradients)
         return Weights(
-            _add_blocks(sums.encoder, grid.encoder_block(tiles), hidden.sum(2)),
-            _add_blocks(sums.predictor, grid.predictor_block(tiles), hidden.sum(1)),
-            sums.kernel + kernel_part,
-            sums.bias + gradients.sum((0, 1, 2)),
+            add_blocks(sums.encoder, grid.encoder_block(tiles), encoder_parts),
+            add_blocks(sums.predictor, grid.predictor_block(tiles), predictor_parts),
+            sums.kernel + _product(activations, gradients, ((0, 1, 2), (0, 1, 2)), dtype),
+            sums.bias + gradients.astype(dtype).sum((0, 1, 2)),
         )
 
     blocks = [x.shape for x in (grid.encoder, grid.predictor)]
@@ -159,6 +152,64 @@ def backward(
         encoder=_unblocked(sums.encoder, weights.encoder),
         predictor=_unblocked(sums.predictor, weights.predictor),
     )
+
+
+class Cells:
+    """What the backward computes of a step's cells but for the matrix products.
+
+    Args of the constructor: the grid, the operands, the labels, what the forward kept of the rows,
+    both arcs' cotangents (N, T, U), and the blank's index.
+    """
+
+    def gradients(self, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Activations (R, frames, labels, H) and the logits' gradients (R, frames, labels, V).
+
+        Both in the dtype of the products, and zero in padding.
+        """
+        raise NotImplementedError
+
+    def hidden(self, tiles: jax.Array, gradients: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Parts of the sums' gradients, in the accumulator's dtype.
+
+        Args:
+            tiles: (R,).
+            gradients: (R, frames, labels, H), with respect to the activations.
+
+        Returns:
+            (R, frames, H) and (R, labels, H), those with respect to encoder + predictor summed over
+            a tile's labels and over its frames.
+        """
+        raise NotImplementedError
+
+
+class PlainCells(Cells):
+    """By XLA and the row kernels."""
+
+    def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation, insist):
+        del labels
+        self._grid, self._weights = grid, weights
+        kept = (grid.tiles(x) for x in (rows.maxima, rows.log_sums, *cotangents))
+        self._rows = [x.reshape(-1, *x.shape[-2:]) for x in kept]
+        self._activation = activation
+        self._options = {"blank": blank, "insist": insist}
+
+    def gradients(self, tiles):
+        activations = self._activation(self._sums(tiles))
+        (gradients,) = pick.BY_COLUMN.backward(
+            self._weights.project(activations),
+            *self._grid.labels_of(tiles),
+            *(_take(x, tiles) for x in self._rows),
+            **self._options,
+        )
+        return activations.astype(self._weights.dtype), gradients.astype(self._weights.dtype)
+
+    def hidden(self, tiles, gradients):
+        values, pull_back = jax.vjp(self._activation, self._sums(tiles))
+        (gradients,) = pull_back(gradients.astype(values.dtype))
+        return gradients.sum(2), gradients.sum(1)
+
+    def _sums(self, tiles):
+        return self._grid.sums(tiles, accumulator_dtype(self._weights.dtype))
 
 
 def logits(weights: Weights, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -173,12 +224,22 @@ def left_out(dtype) -> float:
     return {"float64": 1e-13, "float32": 1e-6, "float16": 2**-14, "bfloat16": 2**-12}[dtype.name]
 
 
-def choose(T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype) -> Tile:
-    """Tiles of at most 16 x 8 cells, and as many at once as are fast in little memory."""
-    frames, labels = (math.ceil(size / math.ceil(size / most)) for size, most in ((T, 16), (U, 8)))
+WHOLE_TILE = 16, 8
+
+
+def choose(
+    T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, *, fused: bool = False
+) -> Tile:
+    """Tiles of at most 16 x 8 cells, and as many at once as are fast in little memory.
+
+    `fused`: whole ones, and no logits beside their gradients (`_joint_fused`).
+    """
+    frames, labels = WHOLE_TILE
+    if not fused:
+        frames, labels = (math.ceil(x / math.ceil(x / y)) for x, y in ((T, frames), (U, labels)))
     tiles = sequences * math.ceil(T / frames) * math.ceil(U / labels)
-    logit_bytes = accumulator_dtype(dtype).itemsize + (dtype.itemsize < 4) * dtype.itemsize
-    tile_bytes = frames * labels * (V * logit_bytes + 2 * H * dtype.itemsize)
+    wide = 0 if fused or dtype.itemsize >= 4 else accumulator_dtype(dtype).itemsize
+    tile_bytes = frames * labels * (V * (dtype.itemsize + wide) + 2 * H * dtype.itemsize)
     if jax.default_backend() == "cpu":
         step_bytes = _CPU_STEP_BYTES
     else:
@@ -197,7 +258,7 @@ _LEAST_STEP_BYTES = 2**25
 _MOST_STEP_BYTES = 2**28
 
 
-class _Grid:
+class Grid:
     """The tiles of all sequences: number (n * frames + i) * labels + j, in blocks i and j."""
 
     def __init__(self, weights: Weights, labels: pick.ColumnLabels, tile: Tile):
@@ -303,11 +364,19 @@ def _product(a, b, contract, dtype=None):
     return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=dtype)
 
 
-def _add_blocks(sums, blocks, parts):
-    """sums with every part added to its block; one that lies behind the last is dropped.
+def add_blocks(sums: jax.Array, blocks: jax.Array, parts: jax.Array) -> jax.Array:
+    """sums (B, ...) with every part (R, ...) added to its block; one beyond the last is dropped.
 
-    A scatter would add parts of one block in any order. So the parts of a block are first gathered
-    in the place of its first part, by a product with ones and zeros, and no two go to one place.
+    Parts of one block are added in order.
+    """
+    flat = sums.reshape(len(sums), -1), blocks, parts.reshape(len(parts), -1)
+    return _add_blocks(*flat, insist=False)[0].reshape(sums.shape)
+
+
+def _add_blocks_plainly(sums, blocks, parts):
+    """By a product with ones and zeros that gathers the parts of a block in its first part's place.
+
+    A scatter would add them in any order; so no two go to one place.
     """
     same = blocks[:, None] == blocks
     number = jnp.arange(len(blocks), dtype=jnp.int32)
@@ -316,7 +385,18 @@ def _add_blocks(sums, blocks, parts):
         same.astype(parts.dtype), parts, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
     )
     places = jnp.where(first, blocks, len(sums) + number)
-    return sums.at[places].add(gathered, mode="drop", unique_indices=True)
+    return [sums.at[places].add(gathered, mode="drop", unique_indices=True)]
+
+
+_add_blocks = Kernel(
+    "add_blocks",
+    operands=("BL", "R", "RL"),
+    results=("BL",),
+    result_dtype="operand",
+    overwrites=True,
+    fallback=_add_blocks_plainly,
+    platforms=("cuda",),
+)
 
 
 def _gradient_norms(rows, labels, blank_cotangents, label_cotangents, *, blank):

@@ -24,6 +24,7 @@ from jax_rnnt import _ffi
 from jax_rnnt._dtypes import accumulator_dtype, bits_dtype
 
 KERNELS: dict[str, "Kernel"] = {}
+Dims = str | Sequence[str | int]
 
 
 class Kernel:
@@ -32,15 +33,17 @@ class Kernel:
     Args:
         name: of the primitive, and stem of the custom call targets.
         operands: the dimensions of each operand behind the batch dimensions.
-        results: the dimensions of each result; a digit stands for itself.
+        results: the dimensions of each result, one letter or digit each, or a sequence of letters
+            and numbers; a function of the sizes by letter gives the size of one that they do not
+            spell.
         result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that nobody takes what was never written for a NaN.
-        fallback: the same function of the same operands and attributes in jax.numpy.
+        fallback: the same function of the same operands and attributes in jax.numpy; none where
+            nobody calls without insisting.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
         scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
-            its handler takes as further results and nobody else sees; a function of the sizes by
-            letter gives one that they do not spell.
+            its handler takes as further results and nobody else sees.
         platforms: those that have the kernel.
     """
 
@@ -49,12 +52,12 @@ class Kernel:
         name: str,
         *,
         operands: Sequence[str],
-        results: Sequence[str],
+        results: Sequence[Dims | Callable[[dict[str, int]], int]],
         result_dtype: str,
         kept: Sequence[int] = (),
         overwrites: bool = False,
-        fallback: Callable[..., Sequence[jax.Array]],
-        scratch: dict[str, Sequence[str | Callable[[dict[str, int]], int]]] | None = None,
+        fallback: Callable[..., Sequence[jax.Array]] | None = None,
+        scratch: dict[str, Sequence[Dims]] | None = None,
         platforms: Sequence[str] = ("cpu", "cuda"),
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
@@ -148,7 +151,7 @@ class Kernel:
 
     def _lower_fallback(self, ctx, *operands, num_batch_dims, insist, attributes):
         del num_batch_dims
-        if insist:
+        if insist or self.fallback is None:
             platforms = ctx.platforms or ctx.module_context.platforms
             raise NotImplementedError(
                 f"implementation='native': jax_rnnt has no {self.name} kernel for "
@@ -273,8 +276,8 @@ def _freeze(params: dict) -> tuple:
     return tuple(sorted(params.items()))
 
 
-def _size(dim: str, sizes: dict[str, int]) -> int:
-    return int(dim) if dim.isdigit() else sizes[dim]
+def _size(dim: str | int, sizes: dict[str, int]) -> int:
+    return sizes[dim] if dim in sizes else int(dim)
 
 
 def _sizes(avals, operands, num_batch_dims) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -114,22 +114,16 @@ def rnnt_loss_from_joint(
 
     See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
     """
-    arrays = [
-        None if value is None else _checks.floats(name, value)
-        for name, value in (
-            ("encoder", encoder),
-            ("predictor", predictor),
-            ("kernel", kernel),
-            ("bias", bias),
-        )
-    ]
-    _check_shapes(*arrays)
     joint = _Joint(
-        *arrays,
+        encoder=_checks.floats("encoder", encoder),
+        predictor=_checks.floats("predictor", predictor),
+        kernel=_checks.floats("kernel", kernel),
+        bias=None if bias is None else _checks.floats("bias", bias),
         activation=resolve_activation(activation),
         min_posterior=_check_min_posterior(min_posterior),
         tile=None if tile is None else _check_tile(tile),
     )
+    _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
     return checked_loss(
         "logits",
         joint,
@@ -185,47 +179,56 @@ class _Walk:
     blank: int
     insist: bool
 
-    @property
-    def common(self) -> dict[str, Any]:
-        options = dict(self.__dict__)
-        del options["min_posterior"]
-        return options
-
 
 @dataclasses.dataclass(frozen=True)
 class _Forward:
     walk: _Walk
 
-    def __call__(self, encoder, predictor, kernel, bias, *labels):
-        operands = (
-            _joint_tiles.Weights(encoder, predictor, kernel, bias),
-            pick.ColumnLabels(*labels),
+    def __call__(self, *operands):
+        walk, operands = self.walk, _grouped(operands)
+        options = {"activation": walk.activation, "blank": walk.blank}
+        plain = functools.partial(
+            _joint_tiles.forward, tile=walk.tile, insist=walk.insist, **options
         )
-        walk = self.walk
-        tiled = functools.partial(_joint_tiles.forward, **walk.common)
-        if not _joint_fused.fits(operands[0], walk.activation):
-            return tiled(*operands)
-        fused = functools.partial(
-            _joint_fused.forward, activation=walk.activation, blank=walk.blank
-        )
-        return jax.lax.platform_dependent(*operands, cuda=fused, default=tiled)
+        fused = functools.partial(_joint_fused.forward, **options)
+        return _fused_where_it_fits(fused, plain, walk, operands)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Backward:
     walk: _Walk
 
-    def __call__(self, encoder, predictor, kernel, bias, labels, counts, *rows):
-        *rows, blank_cotangents, label_cotangents = rows
-        return _joint_tiles.backward(
-            _joint_tiles.Weights(encoder, predictor, kernel, bias),
-            pick.ColumnLabels(labels, counts),
-            _joint_tiles.Rows(*rows),
-            blank_cotangents,
-            label_cotangents,
-            min_posterior=self.walk.min_posterior,
-            **self.walk.common,
+    def __call__(self, *operands):
+        walk, operands = self.walk, _grouped(operands)
+        run = functools.partial(
+            _joint_tiles.backward,
+            tile=walk.tile,
+            blank=walk.blank,
+            min_posterior=walk.min_posterior,
         )
+        plain_cells = functools.partial(
+            _joint_tiles.PlainCells, activation=walk.activation, insist=walk.insist
+        )
+        plain = functools.partial(run, make_cells=plain_cells)
+        if walk.tile[:2] != _joint_tiles.WHOLE_TILE:
+            return plain(*operands)
+        fused_cells = functools.partial(_joint_fused.FusedCells, activation=walk.activation)
+        fused = functools.partial(run, make_cells=fused_cells)
+        return _fused_where_it_fits(fused, plain, walk, operands)
+
+
+def _grouped(operands: Sequence[jax.Array]) -> tuple[Any, ...]:
+    """Weights, labels and, of the backward, rows and both cotangents."""
+    weights, labels = _joint_tiles.Weights(*operands[:4]), pick.ColumnLabels(*operands[4:6])
+    if len(operands) == 6:
+        return weights, labels
+    return weights, labels, _joint_tiles.Rows(*operands[6:10]), *operands[10:]
+
+
+def _fused_where_it_fits(fused, plain, walk, operands):
+    if not _joint_fused.fits(operands[0], walk.activation):
+        return plain(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=fused, default=plain)
 
 
 _WEIGHT_KINDS = BATCH, BATCH, WHOLE, WHOLE
@@ -243,8 +246,10 @@ def _joint_to_arcs(joint, labels, *, blank, implementation):
     *batch, T, U, V = joint.shape
     tile = joint.tile
     if tile is None:
-        H = weights.kernel.shape[0]
-        tile = _joint_tiles.choose(T, U, H, V, math.prod(batch), weights.dtype)
+        tile = _joint_tiles.choose(
+            *(T, U, weights.kernel.shape[0], V, math.prod(batch), weights.dtype),
+            fused=_joint_fused.fits(weights, joint.activation),
+        )
     insist = implementation == "native"
     walk = _Walk(joint.activation, joint.min_posterior, tile, blank, insist)
     return _arcs(*vary_alike(*weights, *labels), walk, len(batch))
