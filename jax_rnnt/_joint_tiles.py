@@ -96,7 +96,7 @@ def forward(
     shape = (listed.size, tile.frames, tile.labels)
     empty = _varying_as(listed, *(jnp.zeros(shape, dtype) for _ in Rows._fields))
     kept = lax.fori_loop(0, steps, step, empty)
-    padding = Rows(-np.inf, -np.inf, 0, 0)
+    padding = -np.inf, -np.inf, 0, 0  # as the row kernels have it
     return Rows(*(grid.cells(k, places, fill) for k, fill in zip(kept, padding)))
 
 

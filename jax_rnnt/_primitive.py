@@ -151,7 +151,8 @@ class Kernel:
 
     def _lower_fallback(self, ctx, *operands, num_batch_dims, insist, attributes):
         del num_batch_dims
-        if insist or self.fallback is None:
+        call = self.fallback
+        if insist or call is None:
             platforms = ctx.platforms or ctx.module_context.platforms
             raise NotImplementedError(
                 f"implementation='native': jax_rnnt has no {self.name} kernel for "
@@ -159,7 +160,7 @@ class Kernel:
             )
 
         def fallback(*arrays):
-            return list(self.fallback(*arrays, **dict(attributes)))
+            return list(call(*arrays, **dict(attributes)))
 
         return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
 
