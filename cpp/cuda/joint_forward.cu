@@ -23,9 +23,10 @@
 //
 //   - The products of the first chunk are interleaved with the activations they need, which are
 //     bound by the special function unit: either hides the other.
-//   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks, a
-//     cluster, take the same slices at the same time: each copies half of every slice to both,
-//     which halves that traffic.
+//   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks in a
+//     cluster, each copying half of every slice to both, halve that traffic and took 0.1 % less
+//     time for (N, T, U, H, V) = (32, 400, 100, 640, 1024), 2 % less for (16, 400, 100, 640, 4096)
+//     (H100): too little for what it adds. Each block copies for itself.
 //   - Two rows of a thread's accumulators are two frames of one column: they share their label.
 //   - A block per tile, not one per multiprocessor: lengths differ, tiles of padding leave at once,
 //     and the hardware hands out the rest. The price is the start of each tile, whose first loads
@@ -124,7 +125,6 @@ struct JointArguments {
   int stages;
   int depth_blocks;
   int chunks;
-  uint32_t tiles;
   uint32_t frame_tiles;   // of a sequence
   uint32_t column_tiles;  // of a sequence
   const T* encoder;
@@ -201,16 +201,6 @@ __device__ __forceinline__ int32_t ColumnLabel(const JointArguments<T>& argument
 template <typename T>
 __device__ __forceinline__ int32_t ReadFrames(const JointArguments<T>& arguments, int32_t n) {
   return max(0, min(__ldg(arguments.frames + n), arguments.shape.T));
-}
-
-// Whether the column of this thread (every tile's columns are spread over threads by eights) has a
-// cell in the tile that is not padding.
-template <int kTileFrames, typename T>
-__device__ __forceinline__ bool HasCell(const JointArguments<T>& arguments, uint32_t tile_index) {
-  if (tile_index >= arguments.tiles) return false;
-  const Tile tile = TileAt<kTileFrames>(tile_index, arguments);
-  return tile.first_frame < ReadFrames(arguments, tile.n) &&
-         ColumnLabel(arguments, tile, threadIdx.x % kTileColumns) != kPaddingRow;
 }
 
 template <typename T>
@@ -378,7 +368,7 @@ class ActivationBlocks {
 struct SliceRing {
   unsigned char* slices;
   uint64_t* full;   // a stage's slice has arrived
-  uint64_t* empty;  // and all warps of the cluster's blocks that read it have done so
+  uint64_t* empty;  // and all warps that read it have done so
   int stages;
 };
 
@@ -395,51 +385,28 @@ struct RingPosition {
 };
 
 // The copying thread: every slice once, in the order in which it lies in memory.
-template <int kCluster>
 __device__ __forceinline__ void CopySlices(const SliceRing& ring,
-                                           const unsigned char* packed_kernel, int64_t slices,
-                                           uint32_t rank) {
-  constexpr uint32_t kShareBytes = kSliceBytes / kCluster;
-  const unsigned char* source = packed_kernel + rank * kShareBytes;
+                                           const unsigned char* packed_kernel, int64_t slices) {
   RingPosition position;
 #pragma unroll 1
   for (int64_t i = 0; i < slices; ++i) {
-    // The stage is free in every block of the cluster, to all of which this block's share goes.
+    // All warps have read what the stage held.
     WaitBarrier(ring.empty + position.stage, position.parity ^ 1);
     uint64_t* full = ring.full + position.stage;
-    unsigned char* target = ring.slices + position.stage * kSliceBytes + rank * kShareBytes;
     ArriveExpectBytes(full, kSliceBytes);
-    if constexpr (kCluster > 1) {
-      CopyBulkToBlocks(target, source, kShareBytes, full, (1 << kCluster) - 1);
-    } else {
-      CopyBulk(target, source, kShareBytes, full);
-    }
-    source += kSliceBytes;
+    CopyBulk(ring.slices + position.stage * kSliceBytes, packed_kernel + i * kSliceBytes,
+             kSliceBytes, full);
     position.Advance(ring.stages);
-  }
-  if constexpr (kCluster > 1) {
-    // This block's shared memory must stay until the others' last arrivals are in; by then every
-    // copy has arrived everywhere.
-    for (int i = 0; i < ring.stages; ++i) {
-      WaitBarrier(ring.empty + position.stage, position.parity ^ 1);
-      position.Advance(ring.stages);
-    }
   }
 }
 
 // This warp has read the stage's slice.
-template <int kCluster>
 __device__ __forceinline__ void ReleaseStage(const SliceRing& ring, int stage) {
-  const uint32_t lane = threadIdx.x % kWarpLanes;
-  if constexpr (kCluster > 1) {
-    if (lane < kCluster) ArriveInBlock(ring.empty + stage, lane);
-  } else {
-    if (lane == 0) Arrive(ring.empty + stage);
-  }
+  if (threadIdx.x % kWarpLanes == 0) Arrive(ring.empty + stage);
 }
 
 // A warpgroup's walk along the slices.
-template <typename T, int kCluster>
+template <typename T>
 class SliceProducts {
  public:
   __device__ __forceinline__ explicit SliceProducts(const SliceRing& ring)
@@ -462,7 +429,7 @@ class SliceProducts {
       }
       CommitWgmma();
       WaitForWgmma<1>();
-      if (unfinished_ >= 0) ReleaseStage<kCluster>(ring_, unfinished_);
+      if (unfinished_ >= 0) ReleaseStage(ring_, unfinished_);
       unfinished_ = position_.stage;
       position_.Advance(ring_.stages);
     }
@@ -471,7 +438,7 @@ class SliceProducts {
   __device__ __forceinline__ void Finish(float (&logits)[kWgmmaAccumulators]) {
     WaitForWgmma<0>();
     PinAccumulators(logits);
-    ReleaseStage<kCluster>(ring_, unfinished_);
+    ReleaseStage(ring_, unfinished_);
     unfinished_ = -1;
   }
 
@@ -487,7 +454,7 @@ class SliceProducts {
 // called with the thread's logits of columns first_v on, laid out as kWgmmaAccumulators says, for
 // it to do with as it likes. Logits of columns beyond V mean nothing. `lines` are the warpgroup's
 // activations.
-template <typename T, int kCluster, typename Activations, typename Epilogue>
+template <typename T, typename Activations, typename Epilogue>
 __device__ __forceinline__ void MultiplySlices(const SliceRing& ring, const unsigned char* lines,
                                                int block_bytes, const float* packed_bias,
                                                int depth_blocks, int chunks,
@@ -495,7 +462,7 @@ __device__ __forceinline__ void MultiplySlices(const SliceRing& ring, const unsi
   const uint32_t first_a = WgmmaStart(lines);
   const uint32_t block_step = block_bytes / 16;
   const float* bias = packed_bias + 2 * (threadIdx.x % 4);
-  SliceProducts<T, kCluster> products(ring);
+  SliceProducts<T> products(ring);
   float logits[kWgmmaAccumulators];
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -632,29 +599,18 @@ constexpr int JointThreads(int warpgroups) { return (warpgroups + 1) * kWarpgrou
 // A tile's row is a cell: row 8 t + u of frame t and column u of the tile. kWarpgroups of 64 rows
 // each multiply, one more copies. Dynamic shared memory, from a multiple of kAlignment on:
 // depth_blocks blocks of activations, `stages` slices, then the barriers.
-template <typename T, int kWarpgroups, int kCluster>
-__global__ void __launch_bounds__(JointThreads(kWarpgroups), 1) __cluster_dims__(kCluster, 1, 1)
+template <typename T, int kWarpgroups>
+__global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
     JointForwardKernel(const __grid_constant__ JointArguments<T> arguments) {
   constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
   constexpr int kBlockBytes = kWarpgroups * kWgmmaRows * kBlockLineBytes;
   extern __shared__ unsigned char shared[];
-  const uint32_t rank = kCluster > 1 ? RankInCluster() : 0;
-  const uint32_t tile_index = blockIdx.x;
-  // The grid's last block may be there for its neighbour alone: it takes the last tile too, and
-  // stores nothing.
-  const bool is_tile = tile_index < arguments.tiles;
-  const Tile tile = TileAt<kTileFrames>(min(tile_index, arguments.tiles - 1), arguments);
-
-  // A cluster's blocks are neighbours in time, mostly. They copy for each other: all stay while one
-  // has a cell.
-  bool has_cell = false;
-#pragma unroll
-  for (int i = 0; i < kCluster; ++i) {
-    has_cell |= HasCell<kTileFrames>(arguments, tile_index - rank + i);
-  }
-  // Every column's answer reaches all threads.
+  const Tile tile = TileAt<kTileFrames>(blockIdx.x, arguments);
+  // Each thread asks for one column. The answers of all reach all threads.
+  const bool has_cell = tile.first_frame < ReadFrames(arguments, tile.n) &&
+                        ColumnLabel(arguments, tile, threadIdx.x % kTileColumns) != kPaddingRow;
   if (!__syncthreads_or(has_cell)) {
-    if (is_tile) StorePaddingTile<kTileFrames>(arguments, tile);
+    StorePaddingTile<kTileFrames>(arguments, tile);
     return;
   }
 
@@ -665,24 +621,19 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1) __cluster_dims__
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < arguments.stages; ++stage) {
       InitBarrier(ring.full + stage, 1);
-      InitBarrier(ring.empty + stage, kCluster * kWarpgroups * kWarpgroupThreads / kWarpLanes);
+      InitBarrier(ring.empty + stage, kWarpgroups * kWarpgroupThreads / kWarpLanes);
     }
     FenceBarrierInit();
   }
-  // The barriers become visible to all threads of the cluster.
-  if constexpr (kCluster > 1) {
-    SyncCluster();
-  } else {
-    __syncthreads();
-  }
+  // The ring's barriers become visible to all threads.
+  __syncthreads();
 
   const int warpgroup = threadIdx.x / kWarpgroupThreads;
   if (warpgroup == kWarpgroups) {
     if constexpr (kWarpgroups > 1) ReleaseRegisters<kCopyRegisters>();
     if (threadIdx.x % kWarpgroupThreads == 0) {
-      CopySlices<kCluster>(
-          ring, arguments.packed_kernel,
-          static_cast<int64_t>(arguments.chunks) * arguments.depth_blocks * kSlicesPerBlock, rank);
+      CopySlices(ring, arguments.packed_kernel,
+                 static_cast<int64_t>(arguments.chunks) * arguments.depth_blocks * kSlicesPerBlock);
     }
   } else {
     if constexpr (kWarpgroups > 1) TakeRegisters<kProductRegisters>();
@@ -693,7 +644,7 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1) __cluster_dims__
     const int column = threadIdx.x % kWarpLanes / 4;
     const int64_t cell = CellRow(arguments, tile, frame, column);
     const int32_t label = ColumnLabel(arguments, tile, column);
-    const bool is_stored = is_tile && row < 2 && tile.first_frame + frame < arguments.shape.T &&
+    const bool is_stored = row < 2 && tile.first_frame + frame < arguments.shape.T &&
                            tile.first_column + column < arguments.shape.U;
     const bool is_padding =
         label == kPaddingRow || tile.first_frame + frame >= ReadFrames(arguments, tile.n);
@@ -702,8 +653,8 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1) __cluster_dims__
       return ActivationBlocks<T>(arguments, tile, warpgroup, warpgroup_lines, kBlockBytes);
     };
     LogSoftmaxEpilogue epilogue(arguments.shape.V, arguments.blank, label);
-    MultiplySlices<T, kCluster>(ring, warpgroup_lines, kBlockBytes, arguments.packed_bias,
-                                arguments.depth_blocks, arguments.chunks, activations, epilogue);
+    MultiplySlices<T>(ring, warpgroup_lines, kBlockBytes, arguments.packed_bias,
+                      arguments.depth_blocks, arguments.chunks, activations, epilogue);
 
     const PartialRow parts[2] = {epilogue.Merge(0), epilogue.Merge(1)};
     const float blank_logits[2] = {epilogue.BlankLogit(0), epilogue.BlankLogit(1)};
@@ -721,23 +672,22 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1) __cluster_dims__
   }
 }
 
-template <typename T, int kWarpgroups, int kCluster>
+template <typename T, int kWarpgroups>
 cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, JointArguments<T> arguments) {
   constexpr int64_t kTileFrames = kWarpgroups * kWarpgroupFrames;
   const int64_t frame_tiles = RoundUp(arguments.shape.T, kTileFrames) / kTileFrames;
   const int64_t column_tiles = RoundUp(arguments.shape.U, kTileColumns) / kTileColumns;
-  constexpr int64_t kMaxTiles = std::numeric_limits<int32_t>::max() - kCluster;
+  constexpr int64_t kMaxTiles = std::numeric_limits<int32_t>::max();
   if (frame_tiles * column_tiles > kMaxTiles / arguments.shape.N) return cudaErrorInvalidValue;
   const int64_t tiles = arguments.shape.N * frame_tiles * column_tiles;
-  arguments.tiles = static_cast<uint32_t>(tiles);
   arguments.frame_tiles = static_cast<uint32_t>(frame_tiles);
   arguments.column_tiles = static_cast<uint32_t>(column_tiles);
-  const auto kernel = JointForwardKernel<T, kWarpgroups, kCluster>;
+  const auto kernel = JointForwardKernel<T, kWarpgroups>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned int>(RoundUp(tiles, kCluster)), JointThreads(kWarpgroups),
-           plan.shared_bytes, stream>>>(arguments);
+  kernel<<<static_cast<unsigned int>(tiles), JointThreads(kWarpgroups), plan.shared_bytes,
+           stream>>>(arguments);
   return cudaGetLastError();
 }
 
@@ -757,13 +707,11 @@ cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Act
                                int32_t blank, const T* encoder, const T* predictor, const T* kernel,
                                const T* bias, const int32_t* labels, const int32_t* frames,
                                void* packed_kernel, float* packed_bias, float* blank_log_probs,
-                               float* label_log_probs, float* maxima, float* log_sums,
-                               int cluster) {
+                               float* label_log_probs, float* maxima, float* log_sums) {
   const JointPlan plan = MakePlan(shape);
   // Chunks are the pack grid's second dimension.
   constexpr int kMaxChunks = 65535;
-  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks || blank < 0 || blank >= shape.V ||
-      cluster < 1 || cluster > 2) {
+  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks || blank < 0 || blank >= shape.V) {
     return cudaErrorInvalidValue;
   }
   unsigned char* packed = static_cast<unsigned char*>(packed_kernel);
@@ -774,36 +722,23 @@ cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Act
   if (error != cudaSuccess) return error;
   const bool has_granules =
       shape.H % 8 == 0 && IsGranuleAligned(encoder) && IsGranuleAligned(predictor);
-  const JointArguments<T> arguments{shape,
-                                    activation,
-                                    blank,
-                                    has_granules,
-                                    plan.stages,
-                                    plan.depth_blocks,
-                                    plan.chunks,
-                                    0,
-                                    0,
-                                    0,
-                                    encoder,
-                                    predictor,
-                                    labels,
-                                    frames,
-                                    packed,
-                                    packed_bias,
-                                    {blank_log_probs, label_log_probs, maxima, log_sums}};
-  if (plan.warpgroups == 2) {
-    return cluster == 2 ? LaunchTiles<T, 2, 2>(stream, plan, arguments)
-                        : LaunchTiles<T, 2, 1>(stream, plan, arguments);
-  }
-  return cluster == 2 ? LaunchTiles<T, 1, 2>(stream, plan, arguments)
-                      : LaunchTiles<T, 1, 1>(stream, plan, arguments);
+  const JointArguments<T> arguments{
+      shape,       activation,
+      blank,       has_granules,
+      plan.stages, plan.depth_blocks,
+      plan.chunks, 0,
+      0,           encoder,
+      predictor,   labels,
+      frames,      packed,
+      packed_bias, {blank_log_probs, label_log_probs, maxima, log_sums}};
+  return plan.warpgroups == 2 ? LaunchTiles<T, 2>(stream, plan, arguments)
+                              : LaunchTiles<T, 1>(stream, plan, arguments);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                    \
-  template cudaError_t LaunchJointForward<T>(cudaStream_t, const JointShape&, Activation, int32_t, \
-                                             const T*, const T*, const T*, const T*,               \
-                                             const int32_t*, const int32_t*, void*, float*,        \
-                                             float*, float*, float*, float*, int)
+#define JAX_RNNT_INSTANTIATE(T)                                                           \
+  template cudaError_t LaunchJointForward<T>(                                             \
+      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const T*, \
+      const T*, const int32_t*, const int32_t*, void*, float*, float*, float*, float*, float*)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);
 #undef JAX_RNNT_INSTANTIATE

@@ -39,9 +39,6 @@ struct JointForwardScratch {
 };
 JointForwardScratch JointForwardScratchBytes(const JointShape& shape);
 
-// Blocks that share each load of the kernel: 2, or 1 to measure what that is worth.
-inline constexpr int kJointForwardCluster = 2;
-
 // Instantiated for T = __nv_bfloat16 and __half. Enqueues two kernels, allocates nothing,
 // synchronises nothing and gives the same bits for the same inputs. The activations are rounded to
 // T, products are summed in float32.
@@ -58,8 +55,7 @@ cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Act
                                int32_t blank, const T* encoder, const T* predictor, const T* kernel,
                                const T* bias, const int32_t* labels, const int32_t* frames,
                                void* packed_kernel, float* packed_bias, float* blank_log_probs,
-                               float* label_log_probs, float* maxima, float* log_sums,
-                               int cluster = kJointForwardCluster);
+                               float* label_log_probs, float* maxima, float* log_sums);
 
 }  // namespace jax_rnnt::cuda
 
