@@ -258,7 +258,7 @@ bool Compare(const char* name, const std::vector<float>& got, const std::vector<
 }
 
 template <typename T>
-void Run(const Problem& problem, int cluster) {
+void Run(const Problem& problem) {
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   const int blank = shape.V > 1 ? static_cast<int>(1 + generator() % (shape.V - 1)) : 0;
@@ -313,7 +313,7 @@ void Run(const Problem& problem, int cluster) {
             0, shape, problem.activation, blank, first_encoder, first_predictor,
             device_kernel.get(), first_bias, device_labels.get(), device_frames.get(),
             packed_kernel.get(), packed_bias.get(), outputs.get(), outputs.get() + cells,
-            outputs.get() + 2 * cells, outputs.get() + 3 * cells, cluster),
+            outputs.get() + 2 * cells, outputs.get() + 3 * cells),
         "LaunchJointForward");
   Check(cudaDeviceSynchronize(), "JointForwardKernel");
 
@@ -332,8 +332,8 @@ void Run(const Problem& problem, int cluster) {
   constexpr double kBound = 1e-4;
   const std::vector<double> maxima = reference.ToHost(2 * cells, cells);
   const std::vector<double> log_sums = reference.ToHost(3 * cells, cells);
-  std::printf("%s cluster %d %-4s N %d T %d U %d H %d V %d%s%s%s:",
-              std::is_same_v<T, __half> ? "float16 " : "bfloat16", cluster,
+  std::printf("%s %-4s N %d T %d U %d H %d V %d%s%s%s:",
+              std::is_same_v<T, __half> ? "float16 " : "bfloat16",
               kActivationNames[static_cast<int>(problem.activation)], shape.N, shape.T, shape.U,
               shape.H, shape.V, problem.has_bias ? "" : " no bias", problem.is_odd ? " odd" : "",
               problem.shift != 0 ? " shifted" : "");
@@ -350,36 +350,34 @@ void Run(const Problem& problem, int cluster) {
 
 template <typename T>
 void CheckProblems() {
-  for (int cluster = 1; cluster <= 2; ++cluster) {
-    for (int a = 0; a < 5; ++a) {
-      Run<T>({{4, 37, 19, 640, 1024}, static_cast<Activation>(a)}, cluster);
-    }
-    for (int repeat = 0; repeat < 3; ++repeat) Run<T>({{9, 50, 21, 64, 28}}, cluster);
-    Run<T>({{3, 33, 17, 100, 300}}, cluster);
-    Run<T>({{3, 33, 17, 101, 300}, Activation::kGelu}, cluster);
-    Run<T>({{3, 33, 17, 96, 300}, Activation::kTanh, true, true, false, 1, 4, 1}, cluster);
-    Run<T>({{2, 20, 12, 1024, 5000}}, cluster);
-    Run<T>({{2, 20, 12, 1408, 257}, Activation::kSilu}, cluster);
-    Run<T>({{2, 20, 12, 704, 256}}, cluster);
-    Run<T>({{1, 1, 1, 1, 1}}, cluster);
-    Run<T>({{1, 17, 9, 8, 2}, Activation::kNone, false}, cluster);
-    Run<T>({{3, 40, 20, 512, 512}, Activation::kTanh, false, false}, cluster);
-    // Logits in the thousands, and beyond what one fused multiply-add keeps exact.
-    Run<T>({{2, 20, 12, 128, 700}, Activation::kNone, false, true, false, 30, 100}, cluster);
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      Run<T>({{2, 20, 12, 128, 700}, Activation::kNone, false, true, false, 3000, 10000}, cluster);
-    }
-    for (int repeat = 0; repeat < 4; ++repeat) {
-      Run<T>({{4, 40, 20, 72, 600}, Activation::kTanh, true, true, true}, cluster);
-      Run<T>({{4, 40, 20, 72, 300}, Activation::kNone, true, true, true}, cluster);
-    }
+  for (int a = 0; a < 5; ++a) {
+    Run<T>({{4, 37, 19, 640, 1024}, static_cast<Activation>(a)});
+  }
+  for (int repeat = 0; repeat < 3; ++repeat) Run<T>({{9, 50, 21, 64, 28}});
+  Run<T>({{3, 33, 17, 100, 300}});
+  Run<T>({{3, 33, 17, 101, 300}, Activation::kGelu});
+  Run<T>({{3, 33, 17, 96, 300}, Activation::kTanh, true, true, false, 1, 4, 1});
+  Run<T>({{2, 20, 12, 1024, 5000}});
+  Run<T>({{2, 20, 12, 1408, 257}, Activation::kSilu});
+  Run<T>({{2, 20, 12, 704, 256}});
+  Run<T>({{1, 1, 1, 1, 1}});
+  Run<T>({{1, 17, 9, 8, 2}, Activation::kNone, false});
+  Run<T>({{3, 40, 20, 512, 512}, Activation::kTanh, false, false});
+  // Logits in the thousands, and beyond what one fused multiply-add keeps exact.
+  Run<T>({{2, 20, 12, 128, 700}, Activation::kNone, false, true, false, 30, 100});
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    Run<T>({{2, 20, 12, 128, 700}, Activation::kNone, false, true, false, 3000, 10000});
+  }
+  for (int repeat = 0; repeat < 4; ++repeat) {
+    Run<T>({{4, 40, 20, 72, 600}, Activation::kTanh, true, true, true});
+    Run<T>({{4, 40, 20, 72, 300}, Activation::kNone, true, true, true});
   }
 }
 
 // ----------------------------------------------------------------------------------------- Timing
 
 template <typename T>
-void Time(const JointShape& shape, Activation activation, int cluster) {
+void Time(const JointShape& shape, Activation activation) {
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   // Few distinct numbers, as random ones for the whole of it would take the host a while.
   const auto fill = [](int64_t count, float scale) {
@@ -402,7 +400,7 @@ void Time(const JointShape& shape, Activation activation, int cluster) {
     Check(jax_rnnt::cuda::LaunchJointForward<T>(
               0, shape, activation, 0, encoder.get(), predictor.get(), kernel.get(), bias.get(),
               labels.get(), frames.get(), packed_kernel.get(), packed_bias.get(), outputs.get(),
-              outputs.get() + cells, outputs.get() + 2 * cells, outputs.get() + 3 * cells, cluster),
+              outputs.get() + cells, outputs.get() + 2 * cells, outputs.get() + 3 * cells),
           "LaunchJointForward");
   };
   cudaEvent_t start, stop;
@@ -422,8 +420,8 @@ void Time(const JointShape& shape, Activation activation, int cluster) {
   for (float& time : times) time = measure();
   std::sort(times.begin(), times.end());
   const double median = (times[9] + times[10]) / 2;
-  std::printf("%s cluster %d %-4s N %d T %d U %d H %d V %d: %.3f ms (%.3f to %.3f), %.0f TFLOP/s\n",
-              std::is_same_v<T, __half> ? "float16 " : "bfloat16", cluster,
+  std::printf("%s %-4s N %d T %d U %d H %d V %d: %.3f ms (%.3f to %.3f), %.0f TFLOP/s\n",
+              std::is_same_v<T, __half> ? "float16 " : "bfloat16",
               kActivationNames[static_cast<int>(activation)], shape.N, shape.T, shape.U, shape.H,
               shape.V, median, times.front(), times.back(),
               2e-9 * cells * shape.H * shape.V / median);
@@ -444,12 +442,10 @@ int main(int argc, char** argv) {
     std::printf("%s: %d failures\n", failures == 0 ? "PASS" : "FAIL", failures);
   }
   if (wants_time) {
-    for (int cluster = 2; cluster >= 1; --cluster) {
-      Time<__nv_bfloat16>({32, 400, 100, 640, 1024}, Activation::kTanh, cluster);
-      Time<__nv_bfloat16>({32, 400, 100, 640, 1024}, Activation::kRelu, cluster);
-      Time<__nv_bfloat16>({16, 400, 100, 640, 4096}, Activation::kTanh, cluster);
-      Time<__nv_bfloat16>({16, 400, 100, 1024, 4096}, Activation::kTanh, cluster);
-    }
+    Time<__nv_bfloat16>({32, 400, 100, 640, 1024}, Activation::kTanh);
+    Time<__nv_bfloat16>({32, 400, 100, 640, 1024}, Activation::kRelu);
+    Time<__nv_bfloat16>({16, 400, 100, 640, 4096}, Activation::kTanh);
+    Time<__nv_bfloat16>({16, 400, 100, 1024, 4096}, Activation::kTanh);
   }
   return failures == 0 ? 0 : 1;
 }

@@ -1,6 +1,5 @@
 // Bulk copies from global to shared memory and the barriers in shared memory that count their bytes
-// (sm_90): one thread starts a copy of kilobytes, which passes no register. In a cluster a copy may
-// go to the same place in several blocks at once, and arrivals may cross from block to block.
+// (sm_90): one thread starts a copy of kilobytes, which passes no register.
 #ifndef JAX_RNNT_CUDA_BULK_COPY_CUH_
 #define JAX_RNNT_CUDA_BULK_COPY_CUH_
 
@@ -19,13 +18,12 @@ __device__ __forceinline__ void InitBarrier(uint64_t* barrier, uint32_t arrivals
                : "memory");
 }
 
-// Makes the barriers that this thread has initialised known to copies and to the cluster; a block
-// or cluster barrier must follow.
+// Makes the barriers that this thread has initialised known to copies; a block barrier must follow.
 __device__ __forceinline__ void FenceBarrierInit() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// Arrives and announces the bytes of copies to this block.
+// Arrives and announces the bytes of copies.
 __device__ __forceinline__ void ArriveExpectBytes(uint64_t* barrier, uint32_t bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
@@ -35,20 +33,6 @@ __device__ __forceinline__ void ArriveExpectBytes(uint64_t* barrier, uint32_t by
 
 __device__ __forceinline__ void Arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
-}
-
-// Arrives at the barrier at the same place in block `rank` of the cluster. Unlike Arrive it makes
-// nothing visible, which between blocks would cost a fence each time: it is for threads that have
-// only read what a copy brought.
-__device__ __forceinline__ void ArriveInBlock(uint64_t* barrier, uint32_t rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [remote];\n"
-      "}" ::"r"(SharedAddress(barrier)),
-      "r"(rank)
-      : "memory");
 }
 
 // Waits for the end of a phase: parity 0 for the first, third, ... one. A new barrier counts as
@@ -77,35 +61,10 @@ __device__ __forceinline__ void CopyBulk(void* shared, const void* global, uint3
       : "memory");
 }
 
-// The same to every block of the cluster whose bit is set in `blocks`, each counting the bytes with
-// its own barrier.
-__device__ __forceinline__ void CopyBulkToBlocks(void* shared, const void* global, uint32_t bytes,
-                                                 uint64_t* barrier, uint16_t blocks) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-      " [%0], [%1], %2, [%3], %4;" ::"r"(SharedAddress(shared)),
-      "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(SharedAddress(barrier)), "h"(blocks)
-      : "memory");
-}
-
 // Makes this thread's ordinary writes to shared memory visible to wgmma and bulk copies, once a
 // barrier has followed.
 __device__ __forceinline__ void FenceForAsync() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// A barrier of all threads of the cluster that have not left.
-__device__ __forceinline__ void SyncCluster() {
-  asm volatile(
-      "barrier.cluster.arrive.release;\n"
-      "barrier.cluster.wait.acquire;" ::
-          : "memory");
-}
-
-__device__ __forceinline__ uint32_t RankInCluster() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
 }
 
 }  // namespace jax_rnnt::cuda

@@ -13,19 +13,9 @@
 //   packed_kernel (V chunks, H slices, 256, kSliceDepth) of T, packed_bias (V chunks, 256) of float
 //   blank_log_probs, label_log_probs, maxima, log_sums (N, T, U) of float
 //
-// A block takes a tile of cells, 8 columns by 16 frames, or by 8 where H is above 704. The tile's
-// activations stay in shared memory while the kernel passes by, 256 columns (a chunk) at a time in
-// slices of kSliceDepth rows, which one thread copies to a ring of stages. Each warpgroup
-// multiplies its 64 cells with every slice; after a chunk's last slice its 64 x 256 logits are in
-// registers, where they add to the running maxima and sums and are forgotten. Meanwhile the other
-// warpgroup keeps the tensor cores busy: it may be as many slices ahead or behind as there are
-// stages.
+// A block takes a tile of cells, whose logits come chunk by chunk as cuda/joint_tile.cuh says; they
+// add to the running maxima and sums of their rows and are forgotten.
 //
-//   - The products of the first chunk are interleaved with the activations they need, which are
-//     bound by the special function unit: either hides the other.
-//   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks, a
-//     cluster, take the same slices at the same time: each copies half of every slice to both,
-//     which halves that traffic.
 //   - Two rows of a thread's accumulators are two frames of one column: they share their label.
 //   - A block per tile, not one per multiprocessor: lengths differ, tiles of padding leave at once,
 //     and the hardware hands out the rest. The price is the start of each tile, whose first loads
@@ -34,120 +24,39 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <limits>
 
 #include "core/row_label.h"
-#include "cuda/activation.cuh"
-#include "cuda/bulk_copy.cuh"
 #include "cuda/granule.cuh"
 #include "cuda/joint_forward.h"
+#include "cuda/joint_tile.cuh"
 #include "cuda/row_sums.cuh"
-#include "cuda/wgmma.cuh"
-
-#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#error "This file is for compute capability 9.0 alone: compile it for sm_90a."
-#endif
 
 namespace jax_rnnt::cuda {
 namespace {
 
-// Columns of the lattice in a tile; the eight lines that a swizzle permutes are the tile's columns
-// at one frame, and each warpgroup has as many frames.
-constexpr int kTileColumns = 8;
-constexpr int kWarpgroupFrames = kWgmmaRows / kTileColumns;
-
-// Activations lie in blocks of 64 numbers a cell: lines of 128 bytes.
-constexpr int kBlockDepth = 64;
-constexpr int kBlockLineBytes = kBlockDepth * 2;
-constexpr int kLineGranules = kBlockLineBytes / kGranuleBytes;
-
-// The finer the slices, the sooner a part of the ring is free for the next load: H = 640 leaves 64
-// KB for the ring, four slices of 32 or two of 64.
-constexpr int kSliceDepth = 32;
-constexpr int kSliceLineBytes = kSliceDepth * 2;
-constexpr int kSliceBytes = kWgmmaColumns * kSliceLineBytes;
-constexpr int kSlicesPerBlock = kBlockDepth / kSliceDepth;
-
-constexpr int kMinStages = 3;
-constexpr int kMaxStages = 8;
-// What a block may have on compute capability 9.0.
-constexpr int kMaxSharedBytes = 227 * 1024;
-// Lines of 128 bytes start at multiples of 1024, which dynamic shared memory need not.
-constexpr int kAlignment = 1024;
-constexpr int kBarrierBytes = 2 * kMaxStages * sizeof(uint64_t);
-
-// With the 65536 registers of a multiprocessor spread evenly over 384 threads, each would have 168:
-// 128 accumulators and too few for the rest. The warpgroup of the copying thread gives up its own.
-constexpr int kCopyRegisters = 24;
-constexpr int kProductRegisters = 240;
-
-constexpr int64_t RoundUp(int64_t x, int64_t multiple) {
-  return (x + multiple - 1) / multiple * multiple;
-}
-
-// How a shape is cut up.
-struct JointPlan {
-  int warpgroups;  // that multiply; 0 where the shape does not fit
-  int stages;
-  int depth_blocks;
-  int chunks;
-  int shared_bytes;
-};
-
-JointPlan MakePlan(const JointShape& shape) {
-  const JointPlan none{0, 0, 0, 0, 0};
-  if (shape.N < 1 || shape.T < 1 || shape.U < 1 || shape.H < 1 || shape.V < 1) return none;
-  const int64_t depth_blocks = RoundUp(shape.H, kBlockDepth) / kBlockDepth;
-  const int64_t chunks = RoundUp(shape.V, kWgmmaColumns) / kWgmmaColumns;
-  for (int warpgroups = 2; warpgroups >= 1; --warpgroups) {
-    const int64_t fixed_bytes =
-        kAlignment + kBarrierBytes + depth_blocks * warpgroups * kWgmmaRows * kBlockLineBytes;
-    const int64_t stages =
-        std::min<int64_t>(kMaxStages, (kMaxSharedBytes - fixed_bytes) / kSliceBytes);
-    if (fixed_bytes <= kMaxSharedBytes && stages >= kMinStages) {
-      return JointPlan{warpgroups, static_cast<int>(stages), static_cast<int>(depth_blocks),
-                       static_cast<int>(chunks),
-                       static_cast<int>(fixed_bytes + stages * kSliceBytes)};
-    }
-  }
-  return none;
-}
-
 template <typename T>
-struct JointArguments {
-  JointShape shape;
-  Activation activation;
+struct ForwardArguments {
+  TileInputs<T> inputs;
   int32_t blank;
-  bool has_granules;  // rows of encoder and predictor are whole granules at aligned addresses
-  int stages;
-  int depth_blocks;
-  int chunks;
-  uint32_t tiles;
   uint32_t frame_tiles;   // of a sequence
   uint32_t column_tiles;  // of a sequence
-  const T* encoder;
-  const T* predictor;
-  const int32_t* labels;
-  const int32_t* frames;
-  const unsigned char* packed_kernel;
-  const float* packed_bias;
   RowResults<float> results;
 };
 
 // ---------------------------------------------------------------------------------------- Packing
 
 // A block per slice of a chunk, a thread per column: kernel rows are read along V, and each column
-// becomes a line, swizzled as the products want it. Zeros beyond H and V.
+// becomes a line, swizzled as the products want it. Zeros beyond H and V, biases of -inf beyond V.
 template <typename T>
 __global__ void __launch_bounds__(kWgmmaColumns)
-    PackKernel(const T* __restrict__ kernel, const T* __restrict__ bias, int32_t H, int32_t V,
-               unsigned char* __restrict__ packed_kernel, float* __restrict__ packed_bias) {
+    PackColumns(const T* __restrict__ kernel, const T* __restrict__ bias, int32_t H, int32_t V,
+                unsigned char* __restrict__ packed_kernel, float* __restrict__ packed_bias) {
   const int slices = gridDim.x;
   const int slice = blockIdx.x;
   const int line = threadIdx.x;
-  const int64_t v = static_cast<int64_t>(blockIdx.y) * kWgmmaColumns + line;
+  const int64_t v = static_cast<int64_t>(blockIdx.y) * kWgmmaColumns + ColumnOfLine(line);
   unsigned char* target =
       packed_kernel + ((static_cast<int64_t>(blockIdx.y) * slices + slice) * kWgmmaColumns + line) *
                           kSliceLineBytes;
@@ -163,22 +72,17 @@ __global__ void __launch_bounds__(kWgmmaColumns)
         Granule<T>::Pack(values);
   }
   if (slice == 0) {
-    packed_bias[v] = v >= V            ? kMinusInfinity<float>
-                     : bias == nullptr ? 0.f
-                                       : ToAccumulator(bias[v]);
+    packed_bias[static_cast<int64_t>(blockIdx.y) * kWgmmaColumns + line] =
+        v >= V            ? kMinusInfinity<float>
+        : bias == nullptr ? 0.f
+                          : ToAccumulator(bias[v]);
   }
 }
 
 // ------------------------------------------------------------------------------------------ Tiles
 
-struct Tile {
-  int32_t n;
-  int32_t first_frame;
-  int32_t first_column;
-};
-
 template <int kTileFrames, typename T>
-__device__ __forceinline__ Tile TileAt(uint32_t index, const JointArguments<T>& arguments) {
+__device__ __forceinline__ Tile TileAt(uint32_t index, const ForwardArguments<T>& arguments) {
   const uint32_t line = index / arguments.frame_tiles;
   const uint32_t n = line / arguments.column_tiles;
   return {static_cast<int32_t>(n),
@@ -186,345 +90,14 @@ __device__ __forceinline__ Tile TileAt(uint32_t index, const JointArguments<T>& 
           static_cast<int32_t>((line - n * arguments.column_tiles) * kTileColumns)};
 }
 
-// The label of every cell of a column of a tile, kPaddingRow outside the lattice.
-template <typename T>
-__device__ __forceinline__ int32_t ColumnLabel(const JointArguments<T>& arguments, const Tile& tile,
-                                               int column) {
-  const int32_t u = tile.first_column + column;
-  if (u >= arguments.shape.U) return kPaddingRow;
-  const int32_t label =
-      __ldg(arguments.labels + static_cast<int64_t>(tile.n) * arguments.shape.U + u);
-  return IsPaddingRow(label, arguments.shape.V) ? kPaddingRow : label;
-}
-
-// Frames of sequence n that are not padding, at least 0.
-template <typename T>
-__device__ __forceinline__ int32_t ReadFrames(const JointArguments<T>& arguments, int32_t n) {
-  return max(0, min(__ldg(arguments.frames + n), arguments.shape.T));
-}
-
-// Whether the column of this thread (every tile's columns are spread over threads by eights) has a
-// cell in the tile that is not padding.
 template <int kTileFrames, typename T>
-__device__ __forceinline__ bool HasCell(const JointArguments<T>& arguments, uint32_t tile_index) {
-  if (tile_index >= arguments.tiles) return false;
-  const Tile tile = TileAt<kTileFrames>(tile_index, arguments);
-  return tile.first_frame < ReadFrames(arguments, tile.n) &&
-         ColumnLabel(arguments, tile, threadIdx.x % kTileColumns) != kPaddingRow;
-}
-
-template <typename T>
-__device__ __forceinline__ int64_t CellRow(const JointArguments<T>& arguments, const Tile& tile,
-                                           int frame, int column) {
-  const int64_t line =
-      static_cast<int64_t>(tile.n) * arguments.shape.T + (tile.first_frame + frame);
-  return line * arguments.shape.U + (tile.first_column + column);
-}
-
-template <int kTileFrames, typename T>
-__device__ __forceinline__ void StorePaddingTile(const JointArguments<T>& arguments,
+__device__ __forceinline__ void StorePaddingTile(const ForwardArguments<T>& arguments,
                                                  const Tile& tile) {
   const int column = threadIdx.x % kTileColumns;
   const int frame = threadIdx.x / kTileColumns;
-  if (frame < kTileFrames && tile.first_frame + frame < arguments.shape.T &&
-      tile.first_column + column < arguments.shape.U) {
-    StorePaddingRow(arguments.results, CellRow(arguments, tile, frame, column));
-  }
-}
-
-// ------------------------------------------------------------------------------------ Activations
-
-// 8 elements from `source` on, of which `count` (any number) are in the row; zeros beyond.
-template <bool kHasGranules, typename T>
-__device__ __forceinline__ uint4 LoadGranule(const T* source, int count) {
-  if constexpr (kHasGranules) {
-    return count > 0 ? __ldg(reinterpret_cast<const uint4*>(source)) : make_uint4(0, 0, 0, 0);
-  } else {
-    uint32_t words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const unsigned short* pair = reinterpret_cast<const unsigned short*>(source) + 2 * i;
-      const uint32_t low = 2 * i < count ? __ldg(pair) : 0;
-      const uint32_t high = 2 * i + 1 < count ? __ldg(pair + 1) : 0;
-      words[i] = low | high << 16;
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
-  }
-}
-
-// A barrier of the threads of one warpgroup of two at most.
-__device__ __forceinline__ void SyncWarpgroup(int warpgroup) {
-  // Barrier 0 is __syncthreads'. With the number in a register all 16 would count as used.
-  if (warpgroup == 0) {
-    asm volatile("bar.sync 1, %0;" ::"n"(kWarpgroupThreads) : "memory");
-  } else {
-    asm volatile("bar.sync 2, %0;" ::"n"(kWarpgroupThreads) : "memory");
-  }
-}
-
-// The activations of a warpgroup's 64 cells, a block of 64 numbers a cell at a time, into shared
-// memory. A thread takes one granule of a line for one column and every other frame. What the next
-// block needs is loaded before a block is computed.
-template <typename T>
-class ActivationBlocks {
- public:
-  static constexpr int kFrames = kWarpgroupFrames / 2;
-
-  // `lines` are the warpgroup's in the first block; the next one is block_bytes further.
-  __device__ __forceinline__ ActivationBlocks(const JointArguments<T>& arguments, const Tile& tile,
-                                              int warpgroup, unsigned char* lines, int block_bytes)
-      : arguments_(arguments), lines_(lines), block_bytes_(block_bytes), warpgroup_(warpgroup) {
-    const int thread = threadIdx.x % kWarpgroupThreads;
-    chunk_ = thread % kLineGranules;
-    const int column = thread / kLineGranules % kTileColumns;
-    const int first_frame = thread / (kLineGranules * kTileColumns);
-    const int32_t t = tile.first_frame + warpgroup * kWarpgroupFrames + first_frame;
-    const int32_t u = tile.first_column + column;
-    const int64_t H = arguments.shape.H;
-    encoder_ = arguments.encoder + (static_cast<int64_t>(tile.n) * arguments.shape.T + t) * H;
-    predictor_ = arguments.predictor + (static_cast<int64_t>(tile.n) * arguments.shape.U + u) * H;
-    // Frames 2 apart; those of padding are not read.
-    frames_ = (ReadFrames(arguments, tile.n) - t + 1) >> 1;
-    has_column_ = u < arguments.shape.U;
-    line_ = first_frame * kTileColumns + column;
-    arguments_.has_granules ? Load<true>(0) : Load<false>(0);
-  }
-
-  // The block's activations become visible to the warpgroup's products.
-  __device__ __forceinline__ void Compute(int block) {
-    Fill(block);
-    FenceForAsync();
-    SyncWarpgroup(warpgroup_);
-  }
-
- private:
-  __device__ __forceinline__ void Fill(int block) {
-    uint4 sources[kFrames + 1];
-#pragma unroll
-    for (int i = 0; i <= kFrames; ++i) sources[i] = next_[i];
-    const bool has_next = block + 1 < arguments_.depth_blocks;
-    if (has_next && arguments_.has_granules) Load<true>(block + 1);
-    Activate(sources, block);
-    // Element by element it takes registers that `sources` must have left.
-    if (has_next && !arguments_.has_granules) Load<false>(block + 1);
-  }
-
-  __device__ __forceinline__ void Activate(uint4 (&sources)[kFrames + 1], int block) const {
-    unsigned char* lines = lines_ + static_cast<int64_t>(block) * block_bytes_;
-    switch (arguments_.activation) {
-      case Activation::kNone:
-        return Store<Activation::kNone>(sources, lines);
-      case Activation::kTanh:
-        return Store<Activation::kTanh>(sources, lines);
-      case Activation::kRelu:
-        return Store<Activation::kRelu>(sources, lines);
-      case Activation::kSilu:
-        return Store<Activation::kSilu>(sources, lines);
-      case Activation::kGelu:
-        return Store<Activation::kGelu>(sources, lines);
-    }
-  }
-
-  // Frames from next_[0] on, then the column.
-  template <bool kHasGranules>
-  __device__ __forceinline__ void Load(int block) {
-    const int h = block * kBlockDepth + chunk_ * 8;
-    const int count = arguments_.shape.H - h;
-#pragma unroll
-    for (int i = 0; i < kFrames; ++i) {
-      next_[i] = LoadGranule<kHasGranules>(
-          encoder_ + 2 * i * static_cast<int64_t>(arguments_.shape.H) + h, i < frames_ ? count : 0);
-    }
-    next_[kFrames] = LoadGranule<kHasGranules>(predictor_ + h, has_column_ ? count : 0);
-  }
-
-  template <Activation kActivation>
-  __device__ __forceinline__ void Store(uint4 (&sources)[kFrames + 1], unsigned char* lines) const {
-    float predictor[8];
-    Granule<T>::Unpack(sources[kFrames], predictor);
-// Unrolled, the frames' numbers lie in registers side by side, more than there are.
-#pragma unroll 1
-    for (int i = 0; i < kFrames; ++i) {
-      float values[8];
-      Granule<T>::Unpack(sources[0], values);
-#pragma unroll
-      for (int k = 1; k < kFrames; ++k) sources[k - 1] = sources[k];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) values[j] += predictor[j];
-      cuda::Activate<kActivation>(values);
-      const int line = line_ + 2 * i * kTileColumns;
-      reinterpret_cast<uint4*>(
-          lines + line * kBlockLineBytes)[SwizzledChunk<kBlockLineBytes>(line, chunk_)] =
-          Granule<T>::Pack(values);
-    }
-  }
-
-  const JointArguments<T>& arguments_;
-  unsigned char* lines_;
-  int block_bytes_;
-  int warpgroup_;
-  int chunk_;
-  int line_;
-  int frames_;
-  bool has_column_;
-  const T* encoder_;
-  const T* predictor_;
-  uint4 next_[kFrames + 1];
-};
-
-// --------------------------------------------------------------------------------------- Products
-
-// The ring of slices in shared memory.
-struct SliceRing {
-  unsigned char* slices;
-  uint64_t* full;   // a stage's slice has arrived
-  uint64_t* empty;  // and all warps of the cluster's blocks that read it have done so
-  int stages;
-};
-
-struct RingPosition {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void Advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-// The copying thread: every slice once, in the order in which it lies in memory.
-template <int kCluster>
-__device__ __forceinline__ void CopySlices(const SliceRing& ring,
-                                           const unsigned char* packed_kernel, int64_t slices,
-                                           uint32_t rank) {
-  constexpr uint32_t kShareBytes = kSliceBytes / kCluster;
-  const unsigned char* source = packed_kernel + rank * kShareBytes;
-  RingPosition position;
-#pragma unroll 1
-  for (int64_t i = 0; i < slices; ++i) {
-    // The stage is free in every block of the cluster, to all of which this block's share goes.
-    WaitBarrier(ring.empty + position.stage, position.parity ^ 1);
-    uint64_t* full = ring.full + position.stage;
-    unsigned char* target = ring.slices + position.stage * kSliceBytes + rank * kShareBytes;
-    ArriveExpectBytes(full, kSliceBytes);
-    if constexpr (kCluster > 1) {
-      CopyBulkToBlocks(target, source, kShareBytes, full, (1 << kCluster) - 1);
-    } else {
-      CopyBulk(target, source, kShareBytes, full);
-    }
-    source += kSliceBytes;
-    position.Advance(ring.stages);
-  }
-  if constexpr (kCluster > 1) {
-    // This block's shared memory must stay until the others' last arrivals are in; by then every
-    // copy has arrived everywhere.
-    for (int i = 0; i < ring.stages; ++i) {
-      WaitBarrier(ring.empty + position.stage, position.parity ^ 1);
-      position.Advance(ring.stages);
-    }
-  }
-}
-
-// This warp has read the stage's slice.
-template <int kCluster>
-__device__ __forceinline__ void ReleaseStage(const SliceRing& ring, int stage) {
-  const uint32_t lane = threadIdx.x % kWarpLanes;
-  if constexpr (kCluster > 1) {
-    if (lane < kCluster) ArriveInBlock(ring.empty + stage, lane);
-  } else {
-    if (lane == 0) Arrive(ring.empty + stage);
-  }
-}
-
-// A warpgroup's walk along the slices.
-template <typename T, int kCluster>
-class SliceProducts {
- public:
-  __device__ __forceinline__ explicit SliceProducts(const SliceRing& ring)
-      : ring_(ring), first_b_(WgmmaStart(ring.slices)) {}
-
-  // logits += the block of activations that starts at `a`, times the next slices. The last product
-  // is under way until Finish or the next block.
-  __device__ __forceinline__ void AddBlock(uint32_t a, float (&logits)[kWgmmaAccumulators]) {
-#pragma unroll
-    for (int slice = 0; slice < kSlicesPerBlock; ++slice) {
-      WaitBarrier(ring_.full + position_.stage, position_.parity);
-      const uint32_t b = first_b_ + position_.stage * (kSliceBytes / 16);
-      FenceWgmma();
-#pragma unroll
-      for (int k = 0; k < kSliceDepth / kWgmmaDepth; ++k) {
-        constexpr int kSteps = kSliceDepth / kWgmmaDepth;
-        Wgmma<T>(logits,
-                 WgmmaDescriptor<kBlockLineBytes>(a + (slice * kSteps + k) * kWgmmaDepthStep),
-                 WgmmaDescriptor<kSliceLineBytes>(b + k * kWgmmaDepthStep));
-      }
-      CommitWgmma();
-      WaitForWgmma<1>();
-      if (unfinished_ >= 0) ReleaseStage<kCluster>(ring_, unfinished_);
-      unfinished_ = position_.stage;
-      position_.Advance(ring_.stages);
-    }
-  }
-
-  __device__ __forceinline__ void Finish(float (&logits)[kWgmmaAccumulators]) {
-    WaitForWgmma<0>();
-    PinAccumulators(logits);
-    ReleaseStage<kCluster>(ring_, unfinished_);
-    unfinished_ = -1;
-  }
-
- private:
-  const SliceRing& ring_;
-  uint32_t first_b_;
-  RingPosition position_;
-  int unfinished_ = -1;  // the stage that the products under way read
-};
-
-// A warpgroup's part of the products. `activations()` is asked once for an object whose
-// Compute(block) is called for each block in turn. Each chunk ends with epilogue(first_v, logits),
-// called with the thread's logits of columns first_v on, laid out as kWgmmaAccumulators says, for
-// it to do with as it likes. Logits of columns beyond V mean nothing. `lines` are the warpgroup's
-// activations.
-template <typename T, int kCluster, typename Activations, typename Epilogue>
-__device__ __forceinline__ void MultiplySlices(const SliceRing& ring, const unsigned char* lines,
-                                               int block_bytes, const float* packed_bias,
-                                               int depth_blocks, int chunks,
-                                               const Activations& activations, Epilogue& epilogue) {
-  const uint32_t first_a = WgmmaStart(lines);
-  const uint32_t block_step = block_bytes / 16;
-  const float* bias = packed_bias + 2 * (threadIdx.x % 4);
-  SliceProducts<T, kCluster> products(ring);
-  float logits[kWgmmaAccumulators];
-#pragma unroll 1
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-#pragma unroll
-    for (int j = 0; j < kWgmmaColumns / 8; ++j) {
-      const float2 pair = __ldg(
-          reinterpret_cast<const float2*>(bias + static_cast<int64_t>(chunk) * kWgmmaColumns) +
-          4 * j);
-      logits[4 * j] = logits[4 * j + 2] = pair.x;
-      logits[4 * j + 1] = logits[4 * j + 3] = pair.y;
-    }
-    PinAccumulators(logits);
-    // Two loops: what the activations keep in registers is gone with the first.
-    uint32_t a = first_a;
-    if (chunk == 0) {
-      auto blocks = activations();
-#pragma unroll 1
-      for (int block = 0; block < depth_blocks; ++block, a += block_step) {
-        blocks.Compute(block);
-        products.AddBlock(a, logits);
-      }
-    } else {
-#pragma unroll 1
-      for (int block = 0; block < depth_blocks; ++block, a += block_step) {
-        products.AddBlock(a, logits);
-      }
-    }
-    products.Finish(logits);
-    epilogue(chunk * kWgmmaColumns, logits);
+  if (frame < kTileFrames && tile.first_frame + frame < arguments.inputs.shape.T &&
+      tile.first_column + column < arguments.inputs.shape.U) {
+    StorePaddingRow(arguments.results, CellRow(arguments.inputs, tile, frame, column));
   }
 }
 
@@ -539,11 +112,11 @@ class LogSoftmaxEpilogue {
       : V_(V), blank_(blank), label_(label) {}
 
   __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kWgmmaAccumulators]) {
-    const int32_t left = V_ - first_v - 2 * static_cast<int32_t>(threadIdx.x % 4);
+    const int32_t left = V_ - first_v - FirstLaneColumn();
     if (V_ - first_v < kWgmmaColumns) {
 #pragma unroll
       for (int i = 0; i < kWgmmaAccumulators; ++i) {
-        if (i / 4 * 8 + i % 2 >= left) logits[i] = kMinusInfinity<float>;
+        if (AccumulatorColumn(i) >= left) logits[i] = kMinusInfinity<float>;
       }
     }
     Pick(blank_, first_v, logits, blank_logits_);
@@ -573,16 +146,14 @@ class LogSoftmaxEpilogue {
   static __device__ __forceinline__ void Pick(int32_t v, int32_t first_v,
                                               const float (&logits)[kWgmmaAccumulators],
                                               float (&picked)[2]) {
-    const uint32_t offset = static_cast<uint32_t>(v - first_v) - 2 * (threadIdx.x % 4);
-    if (offset >= kWgmmaColumns || (offset & 6) != 0) return;
-    const uint32_t group = offset / 8;
-    const bool is_odd = (offset & 1) != 0;
+    const AccumulatorPlace place = PlaceOf(v, first_v);
+    if (!place.is_here) return;
 #pragma unroll
     for (int j = 0; j < kWgmmaColumns / 8; ++j) {
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        const float logit = is_odd ? logits[4 * j + 2 * row + 1] : logits[4 * j + 2 * row];
-        picked[row] = group == j ? logit : picked[row];
+        const float logit = place.is_odd ? logits[4 * j + 2 * row + 1] : logits[4 * j + 2 * row];
+        picked[row] = place.group == j ? logit : picked[row];
       }
     }
   }
@@ -627,117 +198,72 @@ class LogSoftmaxEpilogue {
 
 // ----------------------------------------------------------------------------------------- Kernel
 
-constexpr int JointThreads(int warpgroups) { return (warpgroups + 1) * kWarpgroupThreads; }
-
-// A tile's row is a cell: row 8 t + u of frame t and column u of the tile. kWarpgroups of 64 rows
-// each multiply, one more copies. Dynamic shared memory, from a multiple of kAlignment on:
-// depth_blocks blocks of activations, `stages` slices, then the barriers.
-template <typename T, int kWarpgroups, int kCluster>
-__global__ void __launch_bounds__(JointThreads(kWarpgroups), 1) __cluster_dims__(kCluster, 1, 1)
-    JointForwardKernel(const __grid_constant__ JointArguments<T> arguments) {
+template <typename T, int kWarpgroups>
+__global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
+    JointForwardKernel(const __grid_constant__ ForwardArguments<T> arguments) {
   constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
-  constexpr int kBlockBytes = kWarpgroups * kWgmmaRows * kBlockLineBytes;
+  const TileInputs<T>& inputs = arguments.inputs;
   extern __shared__ unsigned char shared[];
-  const uint32_t rank = kCluster > 1 ? RankInCluster() : 0;
-  const uint32_t tile_index = blockIdx.x;
-  // The grid's last block may be there for its neighbour alone: it takes the last tile too, and
-  // stores nothing.
-  const bool is_tile = tile_index < arguments.tiles;
-  const Tile tile = TileAt<kTileFrames>(min(tile_index, arguments.tiles - 1), arguments);
-
-  // A cluster's blocks are neighbours in time, mostly. They copy for each other: all stay while one
-  // has a cell.
-  bool has_cell = false;
-#pragma unroll
-  for (int i = 0; i < kCluster; ++i) {
-    has_cell |= HasCell<kTileFrames>(arguments, tile_index - rank + i);
-  }
-  // Every column's answer reaches all threads.
-  if (!__syncthreads_or(has_cell)) {
-    if (is_tile) StorePaddingTile<kTileFrames>(arguments, tile);
+  const Tile tile = TileAt<kTileFrames>(blockIdx.x, arguments);
+  // The answers for all columns reach all threads.
+  if (!__syncthreads_or(HasCell(inputs, tile))) {
+    StorePaddingTile<kTileFrames>(arguments, tile);
     return;
   }
 
-  unsigned char* lines = shared + (kAlignment - SharedAddress(shared) % kAlignment) % kAlignment;
-  unsigned char* slices = lines + arguments.depth_blocks * kBlockBytes;
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(slices + arguments.stages * kSliceBytes);
-  const SliceRing ring{slices, barriers, barriers + kMaxStages, arguments.stages};
-  if (threadIdx.x == 0) {
-    for (int stage = 0; stage < arguments.stages; ++stage) {
-      InitBarrier(ring.full + stage, 1);
-      InitBarrier(ring.empty + stage, kCluster * kWarpgroups * kWarpgroupThreads / kWarpLanes);
-    }
-    FenceBarrierInit();
-  }
-  // The barriers become visible to all threads of the cluster.
-  if constexpr (kCluster > 1) {
-    SyncCluster();
-  } else {
-    __syncthreads();
-  }
+  RunTile<T, kWarpgroups>(
+      inputs, shared,
+      [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
+        // A quad has two rows; its first two lanes store one each.
+        const int row = threadIdx.x % 4;
+        const int frame = threadIdx.x / kWarpLanes * 2 + row;
+        const int column = threadIdx.x % kWarpLanes / 4;
+        const int64_t cell = CellRow(inputs, tile, frame, column);
+        const int32_t label = ColumnLabel(inputs, tile, column);
+        const bool is_stored = row < 2 && tile.first_frame + frame < inputs.shape.T &&
+                               tile.first_column + column < inputs.shape.U;
+        const bool is_padding =
+            label == kPaddingRow || tile.first_frame + frame >= ReadFrames(inputs, tile.n);
 
-  const int warpgroup = threadIdx.x / kWarpgroupThreads;
-  if (warpgroup == kWarpgroups) {
-    if constexpr (kWarpgroups > 1) ReleaseRegisters<kCopyRegisters>();
-    if (threadIdx.x % kWarpgroupThreads == 0) {
-      CopySlices<kCluster>(
-          ring, arguments.packed_kernel,
-          static_cast<int64_t>(arguments.chunks) * arguments.depth_blocks * kSlicesPerBlock, rank);
-    }
-  } else {
-    if constexpr (kWarpgroups > 1) TakeRegisters<kProductRegisters>();
-    unsigned char* warpgroup_lines = lines + warpgroup * (kWgmmaRows * kBlockLineBytes);
-    // A quad has two rows; its first two lanes store one each.
-    const int row = threadIdx.x % 4;
-    const int frame = threadIdx.x / kWarpLanes * 2 + row;
-    const int column = threadIdx.x % kWarpLanes / 4;
-    const int64_t cell = CellRow(arguments, tile, frame, column);
-    const int32_t label = ColumnLabel(arguments, tile, column);
-    const bool is_stored = is_tile && row < 2 && tile.first_frame + frame < arguments.shape.T &&
-                           tile.first_column + column < arguments.shape.U;
-    const bool is_padding =
-        label == kPaddingRow || tile.first_frame + frame >= ReadFrames(arguments, tile.n);
+        const auto activations = [&] {
+          return ActivationBlocks<T, false>(inputs, tile, warpgroup, lines, block_bytes);
+        };
+        LogSoftmaxEpilogue epilogue(inputs.shape.V, arguments.blank, label);
+        MultiplySlices(inputs, ring, lines, block_bytes, activations, epilogue);
 
-    const auto activations = [&] {
-      return ActivationBlocks<T>(arguments, tile, warpgroup, warpgroup_lines, kBlockBytes);
-    };
-    LogSoftmaxEpilogue epilogue(arguments.shape.V, arguments.blank, label);
-    MultiplySlices<T, kCluster>(ring, warpgroup_lines, kBlockBytes, arguments.packed_bias,
-                                arguments.depth_blocks, arguments.chunks, activations, epilogue);
-
-    const PartialRow parts[2] = {epilogue.Merge(0), epilogue.Merge(1)};
-    const float blank_logits[2] = {epilogue.BlankLogit(0), epilogue.BlankLogit(1)};
-    const float label_logits[2] = {epilogue.LabelLogit(0), epilogue.LabelLogit(1)};
-    if (!is_stored) return;
-    if (is_padding) {
-      StorePaddingRow(arguments.results, cell);
-    } else {
-      StoreRow(arguments.results, cell,
-               ExponentReference(row == 0 ? parts[0].maximum : parts[1].maximum),
-               row == 0 ? parts[0].sum : parts[1].sum, 0.f,
-               row == 0 ? blank_logits[0] : blank_logits[1],
-               row == 0 ? label_logits[0] : label_logits[1], label);
-    }
-  }
+        const PartialRow parts[2] = {epilogue.Merge(0), epilogue.Merge(1)};
+        const float blank_logits[2] = {epilogue.BlankLogit(0), epilogue.BlankLogit(1)};
+        const float label_logits[2] = {epilogue.LabelLogit(0), epilogue.LabelLogit(1)};
+        if (!is_stored) return;
+        if (is_padding) {
+          StorePaddingRow(arguments.results, cell);
+        } else {
+          StoreRow(arguments.results, cell,
+                   ExponentReference(row == 0 ? parts[0].maximum : parts[1].maximum),
+                   row == 0 ? parts[0].sum : parts[1].sum, 0.f,
+                   row == 0 ? blank_logits[0] : blank_logits[1],
+                   row == 0 ? label_logits[0] : label_logits[1], label);
+        }
+      });
 }
 
-template <typename T, int kWarpgroups, int kCluster>
-cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, JointArguments<T> arguments) {
+template <typename T, int kWarpgroups>
+cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArguments<T> arguments) {
+  const JointShape& shape = arguments.inputs.shape;
   constexpr int64_t kTileFrames = kWarpgroups * kWarpgroupFrames;
-  const int64_t frame_tiles = RoundUp(arguments.shape.T, kTileFrames) / kTileFrames;
-  const int64_t column_tiles = RoundUp(arguments.shape.U, kTileColumns) / kTileColumns;
-  constexpr int64_t kMaxTiles = std::numeric_limits<int32_t>::max() - kCluster;
-  if (frame_tiles * column_tiles > kMaxTiles / arguments.shape.N) return cudaErrorInvalidValue;
-  const int64_t tiles = arguments.shape.N * frame_tiles * column_tiles;
-  arguments.tiles = static_cast<uint32_t>(tiles);
+  const int64_t frame_tiles = RoundUp(shape.T, kTileFrames) / kTileFrames;
+  const int64_t column_tiles = RoundUp(shape.U, kTileColumns) / kTileColumns;
+  constexpr int64_t kMaxTiles = std::numeric_limits<int32_t>::max();
+  if (frame_tiles * column_tiles > kMaxTiles / shape.N) return cudaErrorInvalidValue;
+  const int64_t tiles = shape.N * frame_tiles * column_tiles;
   arguments.frame_tiles = static_cast<uint32_t>(frame_tiles);
   arguments.column_tiles = static_cast<uint32_t>(column_tiles);
-  const auto kernel = JointForwardKernel<T, kWarpgroups, kCluster>;
+  const auto kernel = JointForwardKernel<T, kWarpgroups>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned int>(RoundUp(tiles, kCluster)), JointThreads(kWarpgroups),
-           plan.shared_bytes, stream>>>(arguments);
+  kernel<<<static_cast<unsigned int>(tiles), JointThreads(kWarpgroups), plan.shared_bytes,
+           stream>>>(arguments);
   return cudaGetLastError();
 }
 
@@ -753,57 +279,45 @@ JointForwardScratch JointForwardScratchBytes(const JointShape& shape) {
 }
 
 template <typename T>
+cudaError_t PackJointKernel(cudaStream_t stream, const JointShape& shape, const T* kernel,
+                            const T* bias, void* packed_kernel, float* packed_bias) {
+  const JointPlan plan = MakePlan(shape);
+  // Chunks are the grid's second dimension.
+  constexpr int kMaxChunks = 65535;
+  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return cudaErrorInvalidValue;
+  PackColumns<T>
+      <<<dim3(plan.depth_blocks * kSlicesPerBlock, plan.chunks), kWgmmaColumns, 0, stream>>>(
+          kernel, bias, shape.H, shape.V, static_cast<unsigned char*>(packed_kernel), packed_bias);
+  return cudaGetLastError();
+}
+
+template <typename T>
 cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
                                int32_t blank, const T* encoder, const T* predictor, const T* kernel,
                                const T* bias, const int32_t* labels, const int32_t* frames,
                                void* packed_kernel, float* packed_bias, float* blank_log_probs,
-                               float* label_log_probs, float* maxima, float* log_sums,
-                               int cluster) {
+                               float* label_log_probs, float* maxima, float* log_sums) {
   const JointPlan plan = MakePlan(shape);
-  // Chunks are the pack grid's second dimension.
-  constexpr int kMaxChunks = 65535;
-  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks || blank < 0 || blank >= shape.V ||
-      cluster < 1 || cluster > 2) {
-    return cudaErrorInvalidValue;
-  }
-  unsigned char* packed = static_cast<unsigned char*>(packed_kernel);
-  PackKernel<T>
-      <<<dim3(plan.depth_blocks * kSlicesPerBlock, plan.chunks), kWgmmaColumns, 0, stream>>>(
-          kernel, bias, shape.H, shape.V, packed, packed_bias);
-  const cudaError_t error = cudaGetLastError();
+  if (plan.warpgroups == 0 || blank < 0 || blank >= shape.V) return cudaErrorInvalidValue;
+  const cudaError_t error =
+      PackJointKernel(stream, shape, kernel, bias, packed_kernel, packed_bias);
   if (error != cudaSuccess) return error;
-  const bool has_granules =
-      shape.H % 8 == 0 && IsGranuleAligned(encoder) && IsGranuleAligned(predictor);
-  const JointArguments<T> arguments{shape,
-                                    activation,
-                                    blank,
-                                    has_granules,
-                                    plan.stages,
-                                    plan.depth_blocks,
-                                    plan.chunks,
-                                    0,
-                                    0,
-                                    0,
-                                    encoder,
-                                    predictor,
-                                    labels,
-                                    frames,
-                                    packed,
-                                    packed_bias,
-                                    {blank_log_probs, label_log_probs, maxima, log_sums}};
-  if (plan.warpgroups == 2) {
-    return cluster == 2 ? LaunchTiles<T, 2, 2>(stream, plan, arguments)
-                        : LaunchTiles<T, 2, 1>(stream, plan, arguments);
-  }
-  return cluster == 2 ? LaunchTiles<T, 1, 2>(stream, plan, arguments)
-                      : LaunchTiles<T, 1, 1>(stream, plan, arguments);
+  const ForwardArguments<T> arguments{MakeTileInputs(shape, plan, activation, encoder, predictor,
+                                                     labels, frames, packed_kernel, packed_bias),
+                                      blank,
+                                      0,
+                                      0,
+                                      {blank_log_probs, label_log_probs, maxima, log_sums}};
+  return plan.warpgroups == 2 ? LaunchTiles<T, 2>(stream, plan, arguments)
+                              : LaunchTiles<T, 1>(stream, plan, arguments);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                    \
-  template cudaError_t LaunchJointForward<T>(cudaStream_t, const JointShape&, Activation, int32_t, \
-                                             const T*, const T*, const T*, const T*,               \
-                                             const int32_t*, const int32_t*, void*, float*,        \
-                                             float*, float*, float*, float*, int)
+#define JAX_RNNT_INSTANTIATE(T)                                                                \
+  template cudaError_t PackJointKernel<T>(cudaStream_t, const JointShape&, const T*, const T*, \
+                                          void*, float*);                                      \
+  template cudaError_t LaunchJointForward<T>(                                                  \
+      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const T*,      \
+      const T*, const int32_t*, const int32_t*, void*, float*, float*, float*, float*, float*)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);
 #undef JAX_RNNT_INSTANTIATE

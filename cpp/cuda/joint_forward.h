@@ -32,15 +32,20 @@ bool JointForwardFits(const JointShape& shape);
 // Bytes of dynamic shared memory of a block, 0 where the shape does not fit.
 int JointForwardSharedBytes(const JointShape& shape);
 
-// Bytes of the two scratch buffers: `kernel` and `bias` rearranged.
+// Bytes of the two scratch buffers: `kernel` and `bias` as PackJointKernel rearranges them.
 struct JointForwardScratch {
   int64_t packed_kernel;
   int64_t packed_bias;
 };
 JointForwardScratch JointForwardScratchBytes(const JointShape& shape);
 
-// Blocks that share each load of the kernel: 2, or 1 to measure what that is worth.
-inline constexpr int kJointForwardCluster = 2;
+// `kernel` and `bias` in the order in which the kernels over tiles read them. The forward calls
+// this itself. Instantiated for T = __nv_bfloat16 and __half; enqueues one kernel.
+//   kernel (H, V)    bias (V) or null
+//   packed_kernel, packed_bias  as many bytes as JointForwardScratchBytes says, aligned to 128
+template <typename T>
+cudaError_t PackJointKernel(cudaStream_t stream, const JointShape& shape, const T* kernel,
+                            const T* bias, void* packed_kernel, float* packed_bias);
 
 // Instantiated for T = __nv_bfloat16 and __half. Enqueues two kernels, allocates nothing,
 // synchronises nothing and gives the same bits for the same inputs. The activations are rounded to
@@ -49,7 +54,7 @@ inline constexpr int kJointForwardCluster = 2;
 //   kernel    (H, V)         bias       (V) or null
 //   labels    (N, U)         cell (n, t, u) is padding if t >= frames[n] or labels[n, u] is neither
 //   frames    (N)              kNoLabel nor in [0, V), as core/row_label.h has it by column
-//   packed_kernel, packed_bias  as many bytes as JointForwardScratchBytes says, aligned to 128
+//   packed_kernel, packed_bias  written as PackJointKernel does
 //   blank_log_probs, label_log_probs, maxima, log_sums   (N, T, U), written throughout
 // Other pointers need no more than their type's alignment; an H that is a multiple of 8 with
 // encoder and predictor aligned to 16 bytes is faster.
@@ -58,8 +63,7 @@ cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Act
                                int32_t blank, const T* encoder, const T* predictor, const T* kernel,
                                const T* bias, const int32_t* labels, const int32_t* frames,
                                void* packed_kernel, float* packed_bias, float* blank_log_probs,
-                               float* label_log_probs, float* maxima, float* log_sums,
-                               int cluster = kJointForwardCluster);
+                               float* label_log_probs, float* maxima, float* log_sums);
 
 }  // namespace jax_rnnt::cuda
 
