@@ -14,7 +14,7 @@ def _identity(x):
     return x
 
 
-ACTIVATIONS: Mapping[str | None, Callable] = types.MappingProxyType(
+ACTIVATIONS: Mapping[str | None, Callable[..., jax.Array]] = types.MappingProxyType(
     {
         None: _identity,
         "tanh": jnp.tanh,
@@ -25,9 +25,9 @@ ACTIVATIONS: Mapping[str | None, Callable] = types.MappingProxyType(
 )
 
 
-def resolve_activation(activation: Any) -> Callable[[jax.Array], jax.Array]:
+def resolve_activation(activation: Any) -> Callable[..., jax.Array]:
     """The function behind an activation's name, or the function itself; ValueError otherwise."""
-    if callable(activation):
+    if isinstance(activation, Callable):
         return activation
     _checks.choice("activation", activation, tuple(ACTIVATIONS))
     return ACTIVATIONS[activation]

@@ -9,8 +9,8 @@ def jaxlib_version() -> str:
 def registrations() -> dict[str, Any]:
     """Handler capsules by kernel name."""
 
-def joint_forward_scratch(N: int, T: int, U: int, H: int, V: int) -> tuple[int, int] | None:
-    """Bytes of joint_forward's scratch buffers, None for a shape that it does not take."""
+def joint_packed_sizes(H: int, V: int) -> tuple[int, int] | None:
+    """Bytes of a joint network's packed kernel and bias, None for sizes that no kernel takes."""
 
 def architectures() -> str:
     """The architectures that the kernels were compiled for, in CMake's terms."""

@@ -54,12 +54,13 @@ class FusedCells(_joint_tiles.Cells):
     def gradients(self, tiles):
         operands = *self._operands, tiles, *self._rows
         options = {"activation": self._name, "blank": self._blank}
-        activations, gradients = _gradients(*operands, insist=True, **options)
-        return activations, gradients
+        activations, gradients, bias_parts = _gradients(*operands, insist=True, **options)
+        return activations, gradients, bias_parts.sum((0, 1))
 
     def hidden(self, tiles, gradients):
         operands = gradients, self._encoder, self._predictor, *self._operands[5:], tiles
-        encoder_parts, predictor_parts = _hidden(*operands, insist=True, activation=self._name)
+        options = {"activation": self._name, "symbols": self._operands[2].shape[-1]}
+        encoder_parts, predictor_parts = _hidden(*operands, insist=True, **options)
         return encoder_parts, predictor_parts
 
 
@@ -107,8 +108,9 @@ _forward = Kernel(
 _gradients = Kernel(
     "joint_gradients",
     operands=(*_JOINT, "R", "NTU", "NTU", "NTU", "NTU"),
-    results=((*_TILE, "H"), (*_TILE, "V")),
+    results=((*_TILE, "H"), (*_TILE, "V"), "R8V"),
     result_dtype="operand",
+    accumulated=(2,),
     platforms=("cuda",),
 )
 _hidden = Kernel(

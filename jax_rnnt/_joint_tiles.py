@@ -134,14 +134,14 @@ def backward(
 
     def step(i, sums):
         tiles = _at(listed, i, tile.at_once)
-        activations, gradients = cells.gradients(tiles)
+        activations, gradients, bias_gradient = cells.gradients(tiles)
         hidden_gradients = _product(gradients, kernel, ((3,), (1,)))
         encoder_parts, predictor_parts = cells.hidden(tiles, hidden_gradients)
         return Weights(
             add_blocks(sums.encoder, grid.encoder_block(tiles), encoder_parts),
             add_blocks(sums.predictor, grid.predictor_block(tiles), predictor_parts),
             sums.kernel + _product(activations, gradients, ((0, 1, 2), (0, 1, 2)), dtype),
-            sums.bias + gradients.astype(dtype).sum((0, 1, 2)),
+            sums.bias + bias_gradient,
         )
 
     blocks = [x.shape for x in (grid.encoder, grid.predictor)]
@@ -161,10 +161,13 @@ class Cells:
     both arcs' cotangents (N, T, U), and the blank's index.
     """
 
-    def gradients(self, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Activations (R, frames, labels, H) and the logits' gradients (R, frames, labels, V).
+    def gradients(self, tiles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What the products and the bias need of the cells of tiles (R,).
 
-        Both in the dtype of the products, and zero in padding.
+        Returns:
+            (R, frames, labels, H), the activations, and (R, frames, labels, V), the logits'
+            gradients, both in the dtype of the products and zero in padding; (V,), the sum of the
+            latter, in the accumulator's dtype.
         """
         raise NotImplementedError
 
@@ -201,7 +204,8 @@ class PlainCells(Cells):
             *(_take(x, tiles) for x in self._rows),
             **self._options,
         )
-        return activations.astype(self._weights.dtype), gradients.astype(self._weights.dtype)
+        dtype = self._weights.dtype
+        return activations.astype(dtype), gradients.astype(dtype), gradients.sum((0, 1, 2))
 
     def hidden(self, tiles, gradients):
         values, pull_back = jax.vjp(self._activation, self._sums(tiles))

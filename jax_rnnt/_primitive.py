@@ -39,6 +39,7 @@ class Kernel:
         result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that nobody takes what was never written for a NaN.
+        accumulated: indices of the results of the accumulator's dtype all the same.
         fallback: the same function of the same operands and attributes in jax.numpy; none where
             nobody calls without insisting.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
@@ -55,6 +56,7 @@ class Kernel:
         results: Sequence[Dims | Callable[[dict[str, int]], int]],
         result_dtype: str,
         kept: Sequence[int] = (),
+        accumulated: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]] | None = None,
         scratch: dict[str, Sequence[Dims]] | None = None,
@@ -62,7 +64,8 @@ class Kernel:
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
-        self._result_dtype, self._kept, self._scratch = result_dtype, kept, scratch or {}
+        self._result_dtype, self._kept, self._accumulated = result_dtype, kept, accumulated
+        self._scratch = scratch or {}
         self.platforms = tuple(platforms)
         self._primitive = self._make_primitive()
         by_platform = self._primitive
@@ -129,8 +132,9 @@ class Kernel:
     def _result_types(self, dtype, platform=""):
         accumulator = accumulator_dtype(dtype)
         own = accumulator if self._result_dtype == "accumulator" else dtype
-        bits = bits_dtype(accumulator)
-        yield from ((dims, bits if i in self._kept else own) for i, dims in enumerate(self.results))
+        special = dict.fromkeys(self._kept, bits_dtype(accumulator))
+        special |= dict.fromkeys(self._accumulated, accumulator)
+        yield from ((dims, special.get(i, own)) for i, dims in enumerate(self.results))
         yield from ((dims, accumulator) for dims in self._scratch.get(platform, ()))
 
     def _aval(self, like, dims, dtype, sizes, num_batch_dims, spec):

@@ -168,6 +168,43 @@ def test_values_and_gradients(rng, shape, make):
     assert_close(evaluate(problem, tile=tile), expected(problem))
 
 
+# Tiles whole, cut and mixed; H and V around what the kernels take at a time.
+HALF_SHAPES = [
+    (3, 16, 8, 64, 28),
+    (2, 17, 9, 72, 257),
+    (3, 40, 21, 100, 300),
+    (1, 5, 3, 101, 31),
+    (2, 33, 12, 640, 40),
+    (2, 20, 12, 800, 520),
+]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("shape", HALF_SHAPES, ids=str)
+def test_half_dtypes_at_many_sizes(rng, shape, dtype):
+    problem = make_problem(rng, *shape)
+    encoder, predictor, kernel, bias = problem.joint
+    joint = Joint(encoder, predictor, 2 * kernel / math.sqrt(kernel.shape[0]), bias)
+    problem = problem._replace(joint=Joint(*(x.astype(dtype) for x in joint)))
+    wanted = expected(problem, rounded=dtype)
+    actual = evaluate(problem, min_posterior=0.0)
+    np.testing.assert_allclose(actual.costs, wanted.costs, rtol=1e-4)
+    for name, gradient, other in zip(Joint._fields, actual.gradients, wanted.gradients):
+        assert relative_error(gradient, other) < 2 * float(jnp.finfo(dtype).eps), name
+
+
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if not callable(name)])
+def test_activations_in_half_precision(rng, activation):
+    problem = make_problem(rng, 3, 20, 10, 40, 12)
+    joint = problem.joint._replace(kernel=problem.joint.kernel / 6)
+    problem = problem._replace(joint=Joint(*(x.astype(jnp.bfloat16) for x in joint)))
+    wanted = expected(problem, activation, rounded=jnp.bfloat16)
+    actual = evaluate(problem, activation=activation, min_posterior=0.0)
+    np.testing.assert_allclose(actual.costs, wanted.costs, rtol=5e-4)
+    for name, gradient, other in zip(Joint._fields, actual.gradients, wanted.gradients):
+        assert relative_error(gradient, other) < 2**-6, name
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: getattr(a, "__name__", str(a)))
 def test_activations(rng, activation, implementation):

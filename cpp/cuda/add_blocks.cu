@@ -1,6 +1,7 @@
-// sums[b] += parts[r] for every r with blocks[r] = b, in the order of r.
+// added[b] = sums[b] + parts[r] for every r with blocks[r] = b, in the order of r.
 //
-// Pointers: sums (B, L), parts (R, L) of float; blocks (R) of int32, outside [0, B) for no block.
+// Pointers: sums, added (B, L), parts (R, L) of Real; blocks (R) of int32, outside [0, B) for none.
+// Where `added` is not `sums`, it begins as a copy.
 //
 // Blocks of threads are (R, shares of L). Those of an r whose destination comes before in the list
 // leave; the others, one for each destination that occurs, collect its parts from r on and add them
@@ -18,15 +19,31 @@ namespace {
 constexpr int kAddThreads = 256;
 constexpr int kAddWarps = kAddThreads / kWarpLanes;
 
-__device__ __forceinline__ void AddTo(float& sum, float part) { sum += part; }
+template <typename Real>
+__device__ __forceinline__ void AddTo(Real& sum, Real part) {
+  sum += part;
+}
 __device__ __forceinline__ void AddTo(float4& sum, float4 part) {
   sum.x += part.x;
   sum.y += part.y;
   sum.z += part.z;
   sum.w += part.w;
 }
+__device__ __forceinline__ void AddTo(double2& sum, double2 part) {
+  sum.x += part.x;
+  sum.y += part.y;
+}
 
-// Number is float or float4, `length` L in these.
+template <typename Real>
+struct GranuleOf {
+  using Type = float4;
+};
+template <>
+struct GranuleOf<double> {
+  using Type = double2;
+};
+
+// Number is Real or a granule of them, `length` L in these. `sums` are read and written.
 template <typename Number>
 __global__ void __launch_bounds__(kAddThreads)
     AddBlocksKernel(Number* __restrict__ sums, const int32_t* __restrict__ blocks,
@@ -75,9 +92,9 @@ __global__ void __launch_bounds__(kAddThreads)
   if (has_number) *target = sum;
 }
 
-template <typename Number>
-cudaError_t LaunchAddBlocks(cudaStream_t stream, int64_t B, int64_t length, int64_t R, float* sums,
-                            const int32_t* blocks, const float* parts) {
+template <typename Number, typename Real>
+cudaError_t LaunchAddBlocks(cudaStream_t stream, int64_t B, int64_t length, int64_t R, Real* sums,
+                            const int32_t* blocks, const Real* parts) {
   const int64_t shares = (length + kAddThreads - 1) / kAddThreads;
   if (shares > std::numeric_limits<int32_t>::max() / R) return cudaErrorInvalidValue;
   AddBlocksKernel<Number><<<static_cast<unsigned int>(R * shares), kAddThreads, 0, stream>>>(
@@ -88,14 +105,30 @@ cudaError_t LaunchAddBlocks(cudaStream_t stream, int64_t B, int64_t length, int6
 
 }  // namespace
 
-cudaError_t AddBlocks(cudaStream_t stream, int64_t B, int64_t L, int64_t R, float* sums,
-                      const int32_t* blocks, const float* parts) {
+template <typename Real>
+cudaError_t AddBlocks(cudaStream_t stream, int64_t B, int64_t L, int64_t R, const Real* sums,
+                      const int32_t* blocks, const Real* parts, Real* added) {
+  using RealGranule = typename GranuleOf<Real>::Type;
+  constexpr int kNumbers = sizeof(RealGranule) / sizeof(Real);
   if (B < 0 || L < 0 || R < 0) return cudaErrorInvalidValue;
-  if (B == 0 || L == 0 || R == 0) return cudaSuccess;
-  if (L % 4 == 0 && IsGranuleAligned(sums) && IsGranuleAligned(parts)) {
-    return LaunchAddBlocks<float4>(stream, B, L / 4, R, sums, blocks, parts);
+  if (B == 0 || L == 0) return cudaSuccess;
+  if (added != sums) {
+    const cudaError_t error =
+        cudaMemcpyAsync(added, sums, B * L * sizeof(Real), cudaMemcpyDeviceToDevice, stream);
+    if (error != cudaSuccess) return error;
   }
-  return LaunchAddBlocks<float>(stream, B, L, R, sums, blocks, parts);
+  if (R == 0) return cudaSuccess;
+  if (L % kNumbers == 0 && IsGranuleAligned(added) && IsGranuleAligned(parts)) {
+    return LaunchAddBlocks<RealGranule>(stream, B, L / kNumbers, R, added, blocks, parts);
+  }
+  return LaunchAddBlocks<Real>(stream, B, L, R, added, blocks, parts);
 }
+
+#define JAX_RNNT_INSTANTIATE(Real)                                                           \
+  template cudaError_t AddBlocks<Real>(cudaStream_t, int64_t, int64_t, int64_t, const Real*, \
+                                       const int32_t*, const Real*, Real*)
+JAX_RNNT_INSTANTIATE(float);
+JAX_RNNT_INSTANTIATE(double);
+#undef JAX_RNNT_INSTANTIATE
 
 }  // namespace jax_rnnt::cuda

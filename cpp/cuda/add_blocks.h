@@ -8,15 +8,17 @@
 
 namespace jax_rnnt::cuda {
 
-// sums[b] += parts[r] for every r with blocks[r] = b, one after the other as r rises. Enqueues one
+// added[b] = sums[b] + every parts[r] with blocks[r] = b, one after the other as r rises.
+// Instantiated for Real = float and double. Enqueues a copy, where `added` is not `sums`, and one
 // kernel, allocates nothing, synchronises nothing and gives the same bits for the same inputs.
-//   sums    (B, L), in place
-//   blocks  (R), any numbers: those outside [0, B) have their parts dropped
-//   parts   (R, L)
-// An L that is a multiple of 4 with sums and parts aligned to 16 bytes is faster. The time that
-// finding a block's parts takes grows with R^2: R of thousands are for longer calls than this is.
-cudaError_t AddBlocks(cudaStream_t stream, int64_t B, int64_t L, int64_t R, float* sums,
-                      const int32_t* blocks, const float* parts);
+//   sums, added  (B, L), the same pointer or apart
+//   blocks       (R), any numbers: those outside [0, B) have their parts dropped
+//   parts        (R, L)
+// Rows that are whole granules of 16 bytes at aligned addresses are faster. The time that finding a
+// block's parts takes grows with R^2: R of thousands are for longer calls than this is.
+template <typename Real>
+cudaError_t AddBlocks(cudaStream_t stream, int64_t B, int64_t L, int64_t R, const Real* sums,
+                      const int32_t* blocks, const Real* parts, Real* added);
 
 }  // namespace jax_rnnt::cuda
 

@@ -269,39 +269,33 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArgum
 
 }  // namespace
 
-bool JointForwardFits(const JointShape& shape) { return MakePlan(shape).warpgroups > 0; }
-
-int JointForwardSharedBytes(const JointShape& shape) { return MakePlan(shape).shared_bytes; }
-
-JointForwardScratch JointForwardScratchBytes(const JointShape& shape) {
-  const int64_t lines = RoundUp(shape.V, kWgmmaColumns);
-  return {lines * RoundUp(shape.H, kBlockDepth) * 2, lines * static_cast<int64_t>(sizeof(float))};
+JointPackedBytes PackedJointBytes(int32_t H, int32_t V) {
+  if (MakePlan({1, 1, 1, H, V}).warpgroups == 0) return {0, 0};
+  const int64_t lines = RoundUp(V, kWgmmaColumns);
+  return {lines * RoundUp(H, kBlockDepth) * 2, lines * static_cast<int64_t>(sizeof(float))};
 }
 
 template <typename T>
-cudaError_t PackJointKernel(cudaStream_t stream, const JointShape& shape, const T* kernel,
-                            const T* bias, void* packed_kernel, float* packed_bias) {
-  const JointPlan plan = MakePlan(shape);
+cudaError_t JointPack(cudaStream_t stream, int32_t H, int32_t V, const T* kernel, const T* bias,
+                      void* packed_kernel, float* packed_bias) {
+  const JointPlan plan = MakePlan({1, 1, 1, H, V});
   // Chunks are the grid's second dimension.
   constexpr int kMaxChunks = 65535;
   if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return cudaErrorInvalidValue;
   PackColumns<T>
       <<<dim3(plan.depth_blocks * kSlicesPerBlock, plan.chunks), kWgmmaColumns, 0, stream>>>(
-          kernel, bias, shape.H, shape.V, static_cast<unsigned char*>(packed_kernel), packed_bias);
+          kernel, bias, H, V, static_cast<unsigned char*>(packed_kernel), packed_bias);
   return cudaGetLastError();
 }
 
 template <typename T>
-cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
-                               int32_t blank, const T* encoder, const T* predictor, const T* kernel,
-                               const T* bias, const int32_t* labels, const int32_t* frames,
-                               void* packed_kernel, float* packed_bias, float* blank_log_probs,
-                               float* label_log_probs, float* maxima, float* log_sums) {
+cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
+                         int32_t blank, const T* encoder, const T* predictor,
+                         const void* packed_kernel, const float* packed_bias, const int32_t* labels,
+                         const int32_t* frames, float* blank_log_probs, float* label_log_probs,
+                         float* maxima, float* log_sums) {
   const JointPlan plan = MakePlan(shape);
   if (plan.warpgroups == 0 || blank < 0 || blank >= shape.V) return cudaErrorInvalidValue;
-  const cudaError_t error =
-      PackJointKernel(stream, shape, kernel, bias, packed_kernel, packed_bias);
-  if (error != cudaSuccess) return error;
   const ForwardArguments<T> arguments{MakeTileInputs(shape, plan, activation, encoder, predictor,
                                                      labels, frames, packed_kernel, packed_bias),
                                       blank,
@@ -313,11 +307,11 @@ cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Act
 }
 
 #define JAX_RNNT_INSTANTIATE(T)                                                                \
-  template cudaError_t PackJointKernel<T>(cudaStream_t, const JointShape&, const T*, const T*, \
-                                          void*, float*);                                      \
-  template cudaError_t LaunchJointForward<T>(                                                  \
-      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const T*,      \
-      const T*, const int32_t*, const int32_t*, void*, float*, float*, float*, float*, float*)
+  template cudaError_t JointPack<T>(cudaStream_t, int32_t, int32_t, const T*, const T*, void*, \
+                                    float*);                                                   \
+  template cudaError_t JointForward<T>(                                                        \
+      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const void*,   \
+      const float*, const int32_t*, const int32_t*, float*, float*, float*, float*)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);
 #undef JAX_RNNT_INSTANTIATE

@@ -25,45 +25,38 @@ struct JointShape {
   int32_t V;  // vocabulary, the blank included
 };
 
-// Whether LaunchJointForward takes the shape: all of its numbers positive, and H up to 1408, as
-// shared memory must hold a tile's activations.
-bool JointForwardFits(const JointShape& shape);
-
-// Bytes of dynamic shared memory of a block, 0 where the shape does not fit.
-int JointForwardSharedBytes(const JointShape& shape);
-
-// Bytes of the two scratch buffers: `kernel` and `bias` as PackJointKernel rearranges them.
-struct JointForwardScratch {
-  int64_t packed_kernel;
-  int64_t packed_bias;
+// Bytes of `kernel` and `bias` in the order in which the kernels over tiles read them; zeros where
+// they take no such sizes: both must be positive, and H up to 1408, as shared memory must hold a
+// tile's activations.
+struct JointPackedBytes {
+  int64_t kernel;
+  int64_t bias;
 };
-JointForwardScratch JointForwardScratchBytes(const JointShape& shape);
+JointPackedBytes PackedJointBytes(int32_t H, int32_t V);
 
-// `kernel` and `bias` in the order in which the kernels over tiles read them. The forward calls
-// this itself. Instantiated for T = __nv_bfloat16 and __half; enqueues one kernel.
-//   kernel (H, V)    bias (V) or null
-//   packed_kernel, packed_bias  as many bytes as JointForwardScratchBytes says, aligned to 128
+// The functions are instantiated for T = __nv_bfloat16 and __half. Each enqueues one kernel,
+// allocates nothing, synchronises nothing and gives the same bits for the same inputs.
+
+//   kernel (H, V)    bias (V)
+//   packed_kernel, packed_bias  as many bytes as PackedJointBytes says, aligned to 128
 template <typename T>
-cudaError_t PackJointKernel(cudaStream_t stream, const JointShape& shape, const T* kernel,
-                            const T* bias, void* packed_kernel, float* packed_bias);
+cudaError_t JointPack(cudaStream_t stream, int32_t H, int32_t V, const T* kernel, const T* bias,
+                      void* packed_kernel, float* packed_bias);
 
-// Instantiated for T = __nv_bfloat16 and __half. Enqueues two kernels, allocates nothing,
-// synchronises nothing and gives the same bits for the same inputs. The activations are rounded to
-// T, products are summed in float32.
+// The activations are rounded to T, products are summed in float32.
 //   encoder   (N, T, H)      predictor  (N, U, H)
-//   kernel    (H, V)         bias       (V) or null
+//   packed_kernel, packed_bias  as JointPack wrote them
 //   labels    (N, U)         cell (n, t, u) is padding if t >= frames[n] or labels[n, u] is neither
 //   frames    (N)              kNoLabel nor in [0, V), as core/row_label.h has it by column
-//   packed_kernel, packed_bias  written as PackJointKernel does
 //   blank_log_probs, label_log_probs, maxima, log_sums   (N, T, U), written throughout
 // Other pointers need no more than their type's alignment; an H that is a multiple of 8 with
 // encoder and predictor aligned to 16 bytes is faster.
 template <typename T>
-cudaError_t LaunchJointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
-                               int32_t blank, const T* encoder, const T* predictor, const T* kernel,
-                               const T* bias, const int32_t* labels, const int32_t* frames,
-                               void* packed_kernel, float* packed_bias, float* blank_log_probs,
-                               float* label_log_probs, float* maxima, float* log_sums);
+cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
+                         int32_t blank, const T* encoder, const T* predictor,
+                         const void* packed_kernel, const float* packed_bias, const int32_t* labels,
+                         const int32_t* frames, float* blank_log_probs, float* label_log_probs,
+                         float* maxima, float* log_sums);
 
 }  // namespace jax_rnnt::cuda
 

@@ -20,7 +20,7 @@
 
 namespace jax_rnnt::cuda {
 
-// Whether JointGradients takes the shape: what JointForwardFits says, and fewer than 2^31 tiles.
+// Whether JointGradients takes the shape: what PackedJointBytes says, and fewer than 2^31 tiles.
 bool JointGradientsFits(const JointShape& shape);
 
 // Rows of partial sums of the bias's gradient that a tile has.
@@ -29,10 +29,10 @@ inline constexpr int kBiasParts = 8;
 // Instantiated for T = __nv_bfloat16 and __half. Enqueues one kernel, allocates nothing,
 // synchronises nothing and gives the same bits for the same inputs.
 //   encoder   (N, T, H)      predictor  (N, U, H)
-//   packed_kernel, packed_bias  as PackJointKernel wrote them
+//   packed_kernel, packed_bias  as JointPack wrote them
 //   labels    (N, U)         cell (n, t, u) is padding if t >= frames[n] or labels[n, u] is neither
 //   frames    (N)              kNoLabel nor in [0, V); its gradients and activations are zeros
-//   maxima, log_sums                    (N, T, U), as LaunchJointForward wrote them
+//   maxima, log_sums                    (N, T, U), as JointForward wrote them
 //   blank_cotangents, label_cotangents  (N, T, U)
 //   tiles             (R)           numbers as cuda/joint_list.h has them
 //   logits_gradients  (R, 16, 8, V) written throughout, rounded to T

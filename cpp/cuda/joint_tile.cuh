@@ -148,7 +148,7 @@ struct TileInputs {
   const T* predictor;                  // (N, U, H)
   const int32_t* labels;               // (N, U)
   const int32_t* frames;               // (N)
-  const unsigned char* packed_kernel;  // as PackJointKernel wrote them
+  const unsigned char* packed_kernel;  // as JointPack wrote them
   const float* packed_bias;
 };
 

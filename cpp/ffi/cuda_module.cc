@@ -5,7 +5,10 @@
 
 #include <string>
 
+#include "cuda/add_blocks.h"
 #include "cuda/joint_forward.h"
+#include "cuda/joint_gradients.h"
+#include "cuda/joint_hidden.h"
 #include "cuda/lattice.h"
 #include "cuda/pick.h"
 #include "ffi/bindings.h"
@@ -67,8 +70,28 @@ struct CudaBackend {
   }
 
   template <typename... Arguments>
+  static Error JointPack(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::JointPack(stream, arguments...));
+  }
+
+  template <typename... Arguments>
   static Error JointForward(Context stream, Arguments... arguments) {
-    return FromCuda(cuda::LaunchJointForward(stream, arguments...));
+    return FromCuda(cuda::JointForward(stream, arguments...));
+  }
+
+  template <typename... Arguments>
+  static Error JointGradients(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::JointGradients(stream, arguments...));
+  }
+
+  template <typename... Arguments>
+  static Error JointHidden(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::JointHidden(stream, arguments...));
+  }
+
+  template <typename... Arguments>
+  static Error AddBlocks(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::AddBlocks(stream, arguments...));
   }
 
  private:
@@ -109,7 +132,11 @@ JAX_RNNT_DEFINE_HANDLER(
 JAX_RNNT_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CudaBackend>>(),
                         BindLatticeBackward(BindCompact<Stream>())
                             .Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
+JAX_RNNT_DEFINE_HANDLER(kJointPack, JointPack<CudaBackend>, BindJointPack<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kJointForward, JointForward<CudaBackend>, BindJointForward<Stream>());
+JAX_RNNT_DEFINE_HANDLER(kJointGradients, JointGradients<CudaBackend>, BindJointGradients<Stream>());
+JAX_RNNT_DEFINE_HANDLER(kJointHidden, JointHidden<CudaBackend>, BindJointHidden<Stream>());
+JAX_RNNT_DEFINE_HANDLER(kAddBlocks, AddBlocks<CudaBackend>, BindAddBlocks<Stream>());
 #undef JAX_RNNT_DEFINE_HANDLER
 
 }  // namespace
@@ -125,13 +152,15 @@ NB_MODULE(_cuda, module) {
                         {"lattice_cost_compact", kLatticeCostCompact},
                         {"lattice_forward_compact", kLatticeForwardCompact},
                         {"lattice_backward_compact", kLatticeBackwardCompact},
-                        {"joint_forward", kJointForward}});
-  module.def("joint_forward_scratch", [](int32_t N, int32_t T, int32_t U, int32_t H, int32_t V) {
-    const cuda::JointShape shape{N, T, U, H, V};
-    const cuda::JointForwardScratch bytes = cuda::JointForwardScratchBytes(shape);
-    return cuda::JointForwardFits(shape)
-               ? nanobind::object(nanobind::make_tuple(bytes.packed_kernel, bytes.packed_bias))
-               : nanobind::none();
+                        {"joint_pack", kJointPack},
+                        {"joint_forward", kJointForward},
+                        {"joint_gradients", kJointGradients},
+                        {"joint_hidden", kJointHidden},
+                        {"add_blocks", kAddBlocks}});
+  module.def("joint_packed_sizes", [](int32_t H, int32_t V) {
+    const cuda::JointPackedBytes bytes = cuda::PackedJointBytes(H, V);
+    return bytes.kernel == 0 ? nanobind::object(nanobind::none())
+                             : nanobind::object(nanobind::make_tuple(bytes.kernel, bytes.bias));
   });
   module.def("architectures", [] { return JAX_RNNT_CUDA_ARCHITECTURES; });
   module.def("cuda_version", [] { return JAX_RNNT_CUDA_VERSION; });
