@@ -15,14 +15,22 @@ namespace jax_rnnt::cuda {
 
 // Unlike fminf and fmaxf these give NaN if either is NaN.
 __device__ __forceinline__ float MinOrNan(float a, float b) {
+#if __CUDA_ARCH__ >= 800
   float c;
   asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
   return c;
+#else
+  return b < a || b != b ? b : a;
+#endif
 }
 __device__ __forceinline__ float MaxOrNan(float a, float b) {
+#if __CUDA_ARCH__ >= 800
   float c;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
   return c;
+#else
+  return b > a || b != b ? b : a;
+#endif
 }
 
 __device__ __forceinline__ float Reciprocal(float x) {

@@ -36,8 +36,11 @@ constexpr int kFrameGroups = kListedFrames / kThreadFrames;
 constexpr int kHiddenThreads = kBlockGranules * kFrameGroups;
 // Columns whose loads a thread has under way at once: 4 granules of hidden_gradients.
 constexpr int kColumnsAtOnce = 2;
-// Shared memory, 32 KB for 16-bit types, holds as many blocks as that.
-constexpr int kHiddenBlocks = ResidentBlocks(kHiddenThreads, 6);
+// Shared memory, 32 KB a block for 16-bit types, holds 6 of them. Loads of single elements
+// take more registers than 6 leave.
+constexpr int HiddenBlocks(bool has_granules) {
+  return ResidentBlocks(kHiddenThreads, has_granules ? 6 : 4);
+}
 
 template <typename T>
 struct HiddenArguments {
@@ -100,7 +103,7 @@ __device__ __forceinline__ void DifferentiateAny(Activation activation, float (&
 }
 
 template <typename T, bool kHasGranules>
-__global__ void __launch_bounds__(kHiddenThreads, kHiddenBlocks)
+__global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
     JointHiddenKernel(const HiddenArguments<T> arguments) {
   constexpr int kElements = Granule<T>::kElements;
   constexpr int kFours = kElements / 4;
