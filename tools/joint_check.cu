@@ -386,24 +386,38 @@ const char* TypeName() {
 }
 
 template <typename T>
+cudaError_t PackAndForward(cudaStream_t stream, const JointShape& shape, Activation activation,
+                           int32_t blank, const T* encoder, const T* predictor, const T* kernel,
+                           const T* bias, const int32_t* labels, const int32_t* frames,
+                           void* packed_kernel, float* packed_bias, float* blank_log_probs,
+                           float* label_log_probs, float* maxima, float* log_sums) {
+  const cudaError_t error = jax_rnnt::cuda::JointPack<T>(stream, shape.H, shape.V, kernel, bias,
+                                                         packed_kernel, packed_bias);
+  if (error != cudaSuccess) return error;
+  return jax_rnnt::cuda::JointForward<T>(stream, shape, activation, blank, encoder, predictor,
+                                         packed_kernel, packed_bias, labels, frames,
+                                         blank_log_probs, label_log_probs, maxima, log_sums);
+}
+
+template <typename T>
 void Run(const Problem& problem) {
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   const Inputs<T> inputs(problem);
-  const auto scratch = jax_rnnt::cuda::JointForwardScratchBytes(shape);
-  DeviceArray<unsigned char> packed_kernel(scratch.packed_kernel);
-  DeviceArray<float> packed_bias(scratch.packed_bias / 4);
+  const auto packed = jax_rnnt::cuda::PackedJointBytes(shape.H, shape.V);
+  DeviceArray<unsigned char> packed_kernel(packed.kernel);
+  DeviceArray<float> packed_bias(packed.bias / 4);
   DeviceArray<float> outputs(4 * cells);
-  Check(cudaMemset(packed_kernel.get(), 0xff, scratch.packed_kernel), "poison");
-  Check(cudaMemset(packed_bias.get(), 0x7b, scratch.packed_bias), "poison");
+  Check(cudaMemset(packed_kernel.get(), 0xff, packed.kernel), "poison");
+  Check(cudaMemset(packed_bias.get(), 0x7b, packed.bias), "poison");
   Check(cudaMemset(outputs.get(), 0x7b, 4 * cells * sizeof(float)), "poison");
   Check(
-      jax_rnnt::cuda::LaunchJointForward<T>(
-          0, shape, problem.activation, inputs.blank, inputs.first_encoder, inputs.first_predictor,
-          inputs.device_kernel.get(), inputs.first_bias, inputs.device_labels.get(),
-          inputs.device_frames.get(), packed_kernel.get(), packed_bias.get(), outputs.get(),
-          outputs.get() + cells, outputs.get() + 2 * cells, outputs.get() + 3 * cells),
-      "LaunchJointForward");
+      PackAndForward<T>(0, shape, problem.activation, inputs.blank, inputs.first_encoder,
+                        inputs.first_predictor, inputs.device_kernel.get(), inputs.first_bias,
+                        inputs.device_labels.get(), inputs.device_frames.get(), packed_kernel.get(),
+                        packed_bias.get(), outputs.get(), outputs.get() + cells,
+                        outputs.get() + 2 * cells, outputs.get() + 3 * cells),
+      "JointForward");
   Check(cudaDeviceSynchronize(), "JointForwardKernel");
 
   DeviceArray<double> reference(4 * cells);
@@ -608,21 +622,20 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   const Inputs<T> inputs(problem);
-  const auto scratch = jax_rnnt::cuda::JointForwardScratchBytes(shape);
-  DeviceArray<unsigned char> packed_kernel(scratch.packed_kernel);
-  DeviceArray<float> packed_bias(scratch.packed_bias / 4), rows(4 * cells);
-  Check(
-      jax_rnnt::cuda::LaunchJointForward<T>(
-          0, shape, problem.activation, inputs.blank, inputs.first_encoder, inputs.first_predictor,
-          inputs.device_kernel.get(), inputs.first_bias, inputs.device_labels.get(),
-          inputs.device_frames.get(), packed_kernel.get(), packed_bias.get(), rows.get(),
-          rows.get() + cells, rows.get() + 2 * cells, rows.get() + 3 * cells),
-      "LaunchJointForward");
-  Check(cudaMemset(packed_kernel.get(), 0xff, scratch.packed_kernel), "poison");
-  Check(cudaMemset(packed_bias.get(), 0xff, scratch.packed_bias), "poison");
-  Check(jax_rnnt::cuda::PackJointKernel<T>(0, shape, inputs.device_kernel.get(), inputs.first_bias,
-                                           packed_kernel.get(), packed_bias.get()),
-        "PackJointKernel");
+  const auto packed = jax_rnnt::cuda::PackedJointBytes(shape.H, shape.V);
+  DeviceArray<unsigned char> packed_kernel(packed.kernel);
+  DeviceArray<float> packed_bias(packed.bias / 4), rows(4 * cells);
+  Check(PackAndForward<T>(0, shape, problem.activation, inputs.blank, inputs.first_encoder,
+                          inputs.first_predictor, inputs.device_kernel.get(), inputs.first_bias,
+                          inputs.device_labels.get(), inputs.device_frames.get(),
+                          packed_kernel.get(), packed_bias.get(), rows.get(), rows.get() + cells,
+                          rows.get() + 2 * cells, rows.get() + 3 * cells),
+        "JointForward");
+  Check(cudaMemset(packed_kernel.get(), 0xff, packed.kernel), "poison");
+  Check(cudaMemset(packed_bias.get(), 0xff, packed.bias), "poison");
+  Check(jax_rnnt::cuda::JointPack<T>(0, shape.H, shape.V, inputs.device_kernel.get(),
+                                     inputs.first_bias, packed_kernel.get(), packed_bias.get()),
+        "JointPack");
   std::vector<float> cotangents = RandomNumbers<float>(2 * cells, 1);
   for (float& cotangent : cotangents) {
     if (generator() % 3 == 0) cotangent = 0;
@@ -815,7 +828,7 @@ void CheckAddBlocks() {
                        cudaMemcpyHostToDevice),
             "copy");
       Check(jax_rnnt::cuda::AddBlocks(0, kBlocks, L, R, device_sums.get(), device_blocks.get(),
-                                      device_parts.get()),
+                                      device_parts.get(), device_sums.get()),
             "AddBlocks");
       Check(cudaDeviceSynchronize(), "AddBlocksKernel");
       for (int64_t r = 0; r < R; ++r) {
@@ -875,15 +888,15 @@ void Time(const JointShape& shape, Activation activation) {
   std::vector<int32_t> host_labels(static_cast<int64_t>(shape.N) * shape.U);
   for (int32_t& label : host_labels) label = static_cast<int32_t>(generator() % shape.V);
   DeviceArray<int32_t> labels(host_labels), frames(std::vector<int32_t>(shape.N, shape.T));
-  const auto scratch = jax_rnnt::cuda::JointForwardScratchBytes(shape);
-  DeviceArray<unsigned char> packed_kernel(scratch.packed_kernel);
-  DeviceArray<float> packed_bias(scratch.packed_bias / 4), outputs(4 * cells);
+  const auto packed = jax_rnnt::cuda::PackedJointBytes(shape.H, shape.V);
+  DeviceArray<unsigned char> packed_kernel(packed.kernel);
+  DeviceArray<float> packed_bias(packed.bias / 4), outputs(4 * cells);
   const auto launch = [&] {
-    Check(jax_rnnt::cuda::LaunchJointForward<T>(
-              0, shape, activation, 0, encoder.get(), predictor.get(), kernel.get(), bias.get(),
-              labels.get(), frames.get(), packed_kernel.get(), packed_bias.get(), outputs.get(),
-              outputs.get() + cells, outputs.get() + 2 * cells, outputs.get() + 3 * cells),
-          "LaunchJointForward");
+    Check(PackAndForward<T>(0, shape, activation, 0, encoder.get(), predictor.get(), kernel.get(),
+                            bias.get(), labels.get(), frames.get(), packed_kernel.get(),
+                            packed_bias.get(), outputs.get(), outputs.get() + cells,
+                            outputs.get() + 2 * cells, outputs.get() + 3 * cells),
+          "JointForward");
   };
   const std::vector<float> times = Measure(1, launch);
   const double median = (times[9] + times[10]) / 2;
@@ -907,15 +920,15 @@ void TimeBackward(const JointShape& shape, int64_t R) {
   std::vector<int32_t> host_labels(static_cast<int64_t>(shape.N) * shape.U);
   for (int32_t& label : host_labels) label = static_cast<int32_t>(generator() % shape.V);
   DeviceArray<int32_t> labels(host_labels), frames(std::vector<int32_t>(shape.N, shape.T));
-  const auto scratch = jax_rnnt::cuda::JointForwardScratchBytes(shape);
-  DeviceArray<unsigned char> packed_kernel(scratch.packed_kernel);
-  DeviceArray<float> packed_bias(scratch.packed_bias / 4), rows(4 * cells);
+  const auto packed = jax_rnnt::cuda::PackedJointBytes(shape.H, shape.V);
+  DeviceArray<unsigned char> packed_kernel(packed.kernel);
+  DeviceArray<float> packed_bias(packed.bias / 4), rows(4 * cells);
   DeviceArray<float> cotangents(Fill<float>(2 * cells, 1));
-  Check(jax_rnnt::cuda::LaunchJointForward<T>(
-            0, shape, Activation::kTanh, 0, encoder.get(), predictor.get(), kernel.get(),
-            bias.get(), labels.get(), frames.get(), packed_kernel.get(), packed_bias.get(),
-            rows.get(), rows.get() + cells, rows.get() + 2 * cells, rows.get() + 3 * cells),
-        "LaunchJointForward");
+  Check(PackAndForward<T>(0, shape, Activation::kTanh, 0, encoder.get(), predictor.get(),
+                          kernel.get(), bias.get(), labels.get(), frames.get(), packed_kernel.get(),
+                          packed_bias.get(), rows.get(), rows.get() + cells, rows.get() + 2 * cells,
+                          rows.get() + 3 * cells),
+        "JointForward");
   std::vector<int32_t> host_tiles(R), host_encoder_blocks(R), host_predictor_blocks(R);
   for (int64_t r = 0; r < R; ++r) {
     const uint32_t block = static_cast<uint32_t>(r) / grid.column_blocks;
@@ -968,12 +981,14 @@ void TimeBackward(const JointShape& shape, int64_t R) {
         }));
   print("AddBlocks encoder", Measure(kLaunches, [&] {
           Check(jax_rnnt::cuda::AddBlocks(0, encoder_count, 16 * shape.H, R, encoder_sums.get(),
-                                          encoder_blocks.get(), encoder_parts.get()),
+                                          encoder_blocks.get(), encoder_parts.get(),
+                                          encoder_sums.get()),
                 "AddBlocks");
         }));
   print("AddBlocks predictor", Measure(kLaunches, [&] {
           Check(jax_rnnt::cuda::AddBlocks(0, predictor_count, 8 * shape.H, R, predictor_sums.get(),
-                                          predictor_blocks.get(), predictor_parts.get()),
+                                          predictor_blocks.get(), predictor_parts.get(),
+                                          predictor_sums.get()),
                 "AddBlocks");
         }));
 }

@@ -37,7 +37,7 @@ JointPackedBytes PackedJointBytes(int32_t H, int32_t V);
 // The functions are instantiated for T = __nv_bfloat16 and __half. Each enqueues one kernel,
 // allocates nothing, synchronises nothing and gives the same bits for the same inputs.
 
-//   kernel (H, V)    bias (V)
+//   kernel (H, V)    bias (V) or null
 //   packed_kernel, packed_bias  as many bytes as PackedJointBytes says, aligned to 128
 template <typename T>
 cudaError_t JointPack(cudaStream_t stream, int32_t H, int32_t V, const T* kernel, const T* bias,
