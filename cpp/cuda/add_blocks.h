@@ -13,8 +13,8 @@ namespace jax_rnnt::cuda {
 //   sums    (B, L), in place
 //   blocks  (R), any numbers: those outside [0, B) have their parts dropped
 //   parts   (R, L)
-// An L that is a multiple of 4 with sums and parts aligned to 16 bytes is faster. The time that
-// finding a block's parts takes grows with R^2: R of thousands are for longer calls than this is.
+// An L that is a multiple of 4 with sums and parts aligned to 16 bytes is faster. Every part's
+// place is compared with every other: it is made for R of hundreds.
 cudaError_t AddBlocks(cudaStream_t stream, int64_t B, int64_t L, int64_t R, float* sums,
                       const int32_t* blocks, const float* parts);
 
