@@ -247,7 +247,9 @@ def markdown(results: dict) -> str:
             "the time.",
             _products(sums),
             "## On the device",
-            "Forward and backward under the profiler, ms. Rows: the log-softmax and its gradient. "
+            "Forward and backward under the profiler, ms. Fused: products with the activations "
+            "before and the log-softmax or its gradient behind them. Sums: the gradients of the "
+            "activations and what becomes of them. Rows: the log-softmax and its gradient alone. "
             "Other: what XLA makes of the rest. Idle: what remains of the time above.",
             _profiles(sums),
             "## Cells",
@@ -387,7 +389,7 @@ def _products(sums: Sequence[_Sum]) -> str:
 
 
 def _profiles(sums: Sequence[_Sum]) -> str:
-    kinds = ("products", "rows", "lattice", "copies", "other")
+    kinds = ("fused", "products", "sums", "rows", "lattice", "copies", "other")
     lines = []
     for line, path in itertools.product(sums, PATHS):
         profiles = [row["profile"] for row in line.rows[path]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import joint_models, on_jax, timing, traces
 from benchmarks.shapes import JointCase
-from jax_rnnt import _joint_tiles
+from jax_rnnt import _joint_tiles, joint
 
 
 class Framework(on_jax.Device):
@@ -74,7 +74,7 @@ class Framework(on_jax.Device):
         posteriors = np.where(inside, cells.blank_posteriors + cells.label_posteriors, 0)
         norms = np.where(inside, joint_models.gradient_norms(cells), 0)
         sizes = problem.T, problem.U, problem.H, problem.V, problem.N
-        *tile, at_once = options.get("tile") or _joint_tiles.choose(*sizes, self.dtype)
+        *tile, at_once = options.get("tile") or joint.choose_tile(*sizes, self.dtype, jnp.tanh)
         if (least := options.get("min_posterior")) is None:
             taken = joint_models.kept_tiles(norms, tile, _joint_tiles.left_out(self.dtype))
         else:

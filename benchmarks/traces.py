@@ -12,6 +12,8 @@ import jax
 
 # The first that a kernel's name has decides.
 KINDS = {
+    "fused": re.compile("Joint(Forward|Gradients)Kernel"),
+    "sums": re.compile("JointHiddenKernel|AddBlocksKernel"),
     "rows": re.compile("Pick"),
     "lattice": re.compile("Lattice"),
     "products": re.compile(r"gemm|nvjet|cutlass|xmma|cublas|splitK|_dot", re.IGNORECASE),

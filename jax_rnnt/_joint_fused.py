@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from jax_rnnt import _activations, _ffi, _joint_tiles, pick
 from jax_rnnt._joint_tiles import Rows, Weights
@@ -18,14 +19,21 @@ _CAPABILITY = "9.0"
 _DTYPES = "bfloat16", "float16"
 
 
-def fits(weights: Weights, activation: Callable) -> bool:
+def fits(H: int, V: int, dtype: np.dtype, activation: Callable) -> bool:
     """Whether every CUDA device of this process runs the kernels on such operands."""
     return (
-        weights.dtype.name in _DTYPES
+        dtype.name in _DTYPES
         and _activations.name_of(activation) is not None
         and _has_hopper()
-        and _packed_sizes(*weights.kernel.shape) is not None
+        and _packed_sizes(H, V) is not None
     )
+
+
+def wave(H: int, V: int, dtype: np.dtype, activation: Callable) -> int | None:
+    """How many tiles a device works on at a time, one on each multiprocessor; None if none fit."""
+    if not fits(H, V, dtype, activation):
+        return None
+    return min(device.core_count for device in jax.local_devices(backend="cuda"))
 
 
 def forward(

@@ -232,32 +232,39 @@ WHOLE_TILE = 16, 8
 
 
 def choose(
-    T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, *, fused: bool = False
+    T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, *, wave: int | None = None
 ) -> Tile:
     """Tiles of at most 16 x 8 cells, and as many at once as are fast in little memory.
 
-    `fused`: whole ones, and no logits beside their gradients (`_joint_fused`).
+    `wave`: for kernels (`_joint_fused`) that take whole tiles, so many at a time, and make no
+    logits beside their gradients.
     """
     frames, labels = WHOLE_TILE
-    if not fused:
+    if wave is None:
         frames, labels = (math.ceil(x / math.ceil(x / y)) for x, y in ((T, frames), (U, labels)))
     tiles = sequences * math.ceil(T / frames) * math.ceil(U / labels)
-    wide = 0 if fused or dtype.itemsize >= 4 else accumulator_dtype(dtype).itemsize
-    tile_bytes = frames * labels * (V * (dtype.itemsize + wide) + 2 * H * dtype.itemsize)
+    logit_bytes = dtype.itemsize
+    if wave is None and dtype.itemsize < 4:
+        logit_bytes += accumulator_dtype(dtype).itemsize
+    tile_bytes = frames * labels * (V * logit_bytes + 2 * H * dtype.itemsize)
     if jax.default_backend() == "cpu":
         step_bytes = _CPU_STEP_BYTES
     else:
         step_bytes = min(max(tiles * tile_bytes // 64, _LEAST_STEP_BYTES), _MOST_STEP_BYTES)
-    return Tile(frames, labels, min(max(step_bytes // tile_bytes, 1), max(tiles, 1)))
+    if wave is None:
+        at_once = max(step_bytes // tile_bytes, 1)
+    else:
+        at_once = wave * max(round(step_bytes / (tile_bytes * wave)), 1)
+    return Tile(frames, labels, min(at_once, max(tiles, 1)))
 
 
 # What a step's activations, their gradients and logits may take. On two cores, forward and backward
 # of (N, T, U, H, V) = (4, 200, 50, 320, 512) took 0.57 s with 1.2 MB, 1.0 s with 6 MB, 1.6 s with
 # 26 MB and 2.2 s with logits as one array: a cache's worth.
 _CPU_STEP_BYTES = 2**20
-# On an H100, (32, 400, 100, 640, 1024) took 13.1 ms with 92 MB, 11.8 with 184 MB and 11.3 with 370:
-# a 64th of what all cells would take is near enough. Below the least, starting the step's dozen
-# kernels takes as long as running them.
+# On an H100, without the fused kernels, (32, 400, 100, 640, 1024) took 13.1 ms with 92 MB, 11.8
+# with 184 MB and 11.3 with 370: a 64th of what all cells would take is near enough. Below the
+# least, starting the step's dozen kernels takes as long as running them.
 _LEAST_STEP_BYTES = 2**25
 _MOST_STEP_BYTES = 2**28
 

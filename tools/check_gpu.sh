@@ -3,9 +3,12 @@
 #
 #   tools/check_gpu.sh build            install into $SITE (default: a temporary directory)
 #   tools/check_gpu.sh test [ARGS]      the test suite on the GPU; ARGS go to pytest
-#   tools/check_gpu.sh sanitize         compute-sanitizer over every kernel (tools/every_kernel.cu)
+#   tools/check_gpu.sh sanitize         compute-sanitizer over every kernel (tools/every_kernel.cu
+#                                       and, on Hopper, tools/joint_check.cu)
 #   tools/check_gpu.sh time [ARGS]      benchmarks/loss.py; ARGS go to it
+#   tools/check_gpu.sh joint [ARGS]     benchmarks/joint.py; ARGS go to it
 #   tools/check_gpu.sh kernels [ARGS]   benchmarks/kernels.cu; ARGS go to it
+#   tools/check_gpu.sh joint_kernels    tools/joint_check.cu, checks and times, on Hopper
 #
 # Needs: nvcc, compute-sanitizer, and a Python ($PYTHON, default python3) with JAX for CUDA,
 # scikit-build-core, nanobind, pytest and hypothesis. No network: build isolation is off.
@@ -25,28 +28,53 @@ build() {
 
 run_benchmark() {
   # Each of its processes has the device to itself.
-  env -u XLA_PYTHON_CLIENT_PREALLOCATE "$python" -m benchmarks.loss "$@"
+  env -u XLA_PYTHON_CLIENT_PREALLOCATE "$python" -m "benchmarks.$1" "${@:2}"
 }
 
 run_tests() {
   JAX_RNNT_REQUIRE_GPU=1 JAX_RNNT_REQUIRE_NATIVE=1 "$python" -m pytest -q "$@"
 }
 
-sanitize() {
-  local program=$site/every_kernel
+is_hopper() { [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1)" = 9.0 ]; }
+
+# compile PROGRAM MAIN: into $site, with the kernels that every GPU has.
+compile() {
   mkdir -p "$site"
-  nvcc -std=c++17 -arch=native -lineinfo -Icpp tools/every_kernel.cu cpp/cuda/*.cu -o "$program"
+  local everywhere=(cpp/cuda/{add_blocks,joint_hidden,lattice,pick_backward,pick_forward}.cu)
+  nvcc -O2 -std=c++17 -arch=native -lineinfo -Icpp "$2" "${everywhere[@]}" -o "$site/$1"
+}
+
+compile_joint() {
+  mkdir -p "$site"
+  nvcc -O2 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -lineinfo -Icpp tools/joint_check.cu \
+    cpp/cuda/joint_*.cu cpp/cuda/add_blocks.cu -o "$site/joint_check"
+}
+
+sanitize() {
+  compile every_kernel tools/every_kernel.cu
+  local programs=("$site/every_kernel")
+  if is_hopper; then
+    compile_joint
+    programs+=("$site/joint_check small")
+  fi
   for tool in memcheck racecheck initcheck synccheck; do
-    echo "== $tool"
-    compute-sanitizer --tool "$tool" --error-exitcode 1 "$program"
+    for program in "${programs[@]}"; do
+      echo "== $tool $program"
+      # shellcheck disable=SC2086  # a program and its argument
+      compute-sanitizer --tool "$tool" --error-exitcode 1 $program
+    done
   done
 }
 
 time_kernels() {
-  local program=$site/kernels
-  mkdir -p "$site"
-  nvcc -O2 -std=c++17 -arch=native -Icpp benchmarks/kernels.cu cpp/cuda/*.cu -o "$program"
-  "$program" "$@"
+  compile kernels benchmarks/kernels.cu
+  "$site/kernels" "$@"
+}
+
+check_joint_kernels() {
+  is_hopper || { echo "the fused kernels are for compute capability 9.0" >&2; return; }
+  compile_joint
+  "$site/joint_check" "$@"
 }
 
 command=${1:-all}
@@ -55,7 +83,10 @@ case $command in
   build) build ;;
   test) run_tests "$@" ;;
   sanitize) sanitize ;;
-  time) run_benchmark "$@" ;;
+  time) run_benchmark loss "$@" ;;
+  joint) run_benchmark joint "$@" ;;
+  joint_kernels) check_joint_kernels "$@" ;;
   kernels) time_kernels "$@" ;;
-  *) build && run_tests && sanitize && run_benchmark && time_kernels ;;
+  *) build && run_tests && sanitize && run_benchmark loss && run_benchmark joint &&
+    time_kernels && check_joint_kernels ;;
 esac

@@ -385,6 +385,12 @@ const char* TypeName() {
                                     : "bfloat16";
 }
 
+// With `small`, problems that take minutes under a sanitizer are left out.
+bool is_small = false;
+bool IsLeftOut(const JointShape& shape) {
+  return is_small && 1. * shape.N * shape.T * shape.U * shape.H * shape.V > 2e8;
+}
+
 template <typename T>
 cudaError_t PackAndForward(cudaStream_t stream, const JointShape& shape, Activation activation,
                            int32_t blank, const T* encoder, const T* predictor, const T* kernel,
@@ -401,6 +407,7 @@ cudaError_t PackAndForward(cudaStream_t stream, const JointShape& shape, Activat
 
 template <typename T>
 void Run(const Problem& problem) {
+  if (IsLeftOut(problem.shape)) return;
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   const Inputs<T> inputs(problem);
@@ -546,7 +553,7 @@ __global__ void GradientReferenceKernel(
     const T* gradients, const T* activations, float* gradient_errors, float* activation_errors) {
   extern __shared__ float x[];
   __shared__ float parts[2][kReferenceThreads];
-  constexpr double kHalfUlp = std::is_same_v<T, __half> ? 1. / 2048 : 1. / 512;
+  constexpr double kHalfUlp = std::is_same_v<T, __half> ? 1. / 2048 : 1. / 256;
   const CellOfList cell = FindCell(grid, tiles[blockIdx.x / 128], blockIdx.x % 128);
   bool is_padding = true;
   int32_t label = kPaddingRow;
@@ -619,6 +626,7 @@ __global__ void GradientReferenceKernel(
 
 template <typename T>
 void RunGradients(const Problem& problem, int output_shift = 0) {
+  if (IsLeftOut(problem.shape)) return;
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   const Inputs<T> inputs(problem);
@@ -996,7 +1004,8 @@ void TimeBackward(const JointShape& shape, int64_t R) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool wants_check = argc < 2 || std::strcmp(argv[1], "check") == 0;
+  is_small = argc > 1 && std::strcmp(argv[1], "small") == 0;
+  const bool wants_check = argc < 2 || is_small || std::strcmp(argv[1], "check") == 0;
   const bool wants_time = argc < 2 || std::strcmp(argv[1], "time") == 0;
   if (wants_check) {
     CheckActivations();
