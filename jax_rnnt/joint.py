@@ -227,7 +227,8 @@ def _grouped(operands: Sequence[jax.Array]) -> tuple[Any, ...]:
 
 def _fused_where_it_fits(fused, plain, walk, operands):
     weights = operands[0]
-    if not _joint_fused.fits(*weights.kernel.shape, weights.dtype, walk.activation):
+    H, V = weights.kernel.shape
+    if not _joint_fused.fits(H, V, weights.dtype, walk.activation):
         return plain(*operands)
     return jax.lax.platform_dependent(*operands, cuda=fused, default=plain)
 

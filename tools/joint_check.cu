@@ -430,7 +430,7 @@ void Run(const Problem& problem) {
   DeviceArray<double> reference(4 * cells);
   Check(cudaMemset(reference.get(), 0, 4 * cells * sizeof(double)), "clear");
   ReferenceKernel<T><<<static_cast<unsigned int>(cells), kReferenceThreads,
-                       (shape.H + 1) / 2 * 2 * sizeof(float)>>>(
+                       (shape.H + 3) / 4 * 4 * sizeof(float)>>>(
       shape, problem.activation, inputs.blank, inputs.first_encoder, inputs.first_predictor,
       inputs.device_kernel.get(), inputs.first_bias, inputs.device_labels.get(),
       inputs.device_frames.get(),
@@ -668,7 +668,7 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
 
   DeviceArray<float> errors(2 * R * 128);
   GradientReferenceKernel<T><<<static_cast<unsigned int>(R * 128), kReferenceThreads,
-                               (shape.H + 1) / 2 * 2 * sizeof(float)>>>(
+                               (shape.H + 3) / 4 * 4 * sizeof(float)>>>(
       shape, problem.activation, inputs.blank, jax_rnnt::cuda::MakeTileGrid(shape),
       inputs.first_encoder, inputs.first_predictor, inputs.device_kernel.get(), inputs.first_bias,
       inputs.device_labels.get(), inputs.device_frames.get(), rows.get() + 2 * cells,
