@@ -77,6 +77,7 @@ def forward(
 ) -> Rows:
     """The arcs and the normalisers of every row that is not padding."""
     grid = Grid(weights, labels, tile)
+    tile = grid.tile
     _, U, _ = weights.predictor.shape
     wanted = reference.is_read(labels.labels, weights.kernel.shape[-1])
     columns = jnp.max(jnp.where(wanted, jnp.arange(1, U + 1, dtype=jnp.int32), 0), -1)
@@ -117,16 +118,18 @@ def backward(
     `make_cells`: a subclass of Cells with its own options bound.
     """
     grid = Grid(weights, labels, tile)
+    tile = grid.tile
     cotangents = blank_cotangents, label_cotangents
     if min_posterior is None:
         norms = _gradient_norms(rows, labels.labels, *cotangents, blank=blank)
-        wanted = _enough(grid.tiles(norms).sum((-2, -1)), left_out(weights.dtype))
+        norms, part = grid.tiles(norms).sum((-2, -1)), left_out(weights.dtype)
+        wanted = _enough(norms, part, axis=1) | _enough(norms, part, axis=2)
     else:
         posteriors = sum(map(jnp.abs, cotangents))
         # The last blank arc of a sequence is taken with certainty: no other is above it.
         certain = jnp.abs(blank_cotangents).max((-2, -1))
         highest = grid.tiles(posteriors).max((-2, -1))
-        wanted = ~(highest <= min_posterior * certain[:, None, None])
+        wanted = ~(highest <= min_posterior * certain[:, None, None]) | ~jnp.isfinite(highest)
     listed, steps, _ = grid.list(wanted)
     cells = make_cells(grid, weights, labels, rows, cotangents, blank)
     dtype = accumulator_dtype(weights.dtype)
@@ -197,7 +200,7 @@ class PlainCells(Cells):
         self._options = {"blank": blank, "insist": insist}
 
     def gradients(self, tiles):
-        activations = self._activation(self._sums(tiles))
+        activations = self._grid.clear_padding(tiles, self._activation(self._sums(tiles)))
         (gradients,) = pick.BY_COLUMN.backward(
             self._weights.project(activations),
             *self._grid.labels_of(tiles),
@@ -210,22 +213,40 @@ class PlainCells(Cells):
     def hidden(self, tiles, gradients):
         values, pull_back = jax.vjp(self._activation, self._sums(tiles))
         (gradients,) = pull_back(gradients.astype(values.dtype))
+        gradients = self._grid.clear_padding(tiles, gradients)
         return gradients.sum(2), gradients.sum(1)
 
     def _sums(self, tiles):
         return self._grid.sums(tiles, accumulator_dtype(self._weights.dtype))
 
 
-def logits(weights: Weights, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """(..., T, U, V), all of them, for weights of any number of batch dimensions."""
+def logits(
+    weights: Weights, labels: jax.Array, activation: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """All logits (..., T, U, V), for weights of any number of batch dimensions.
+
+    Args:
+        weights: the operands.
+        labels: (..., T, U), each row's own; rows of padding have any logits and no gradient.
+        activation: elementwise.
+    """
     dtype = accumulator_dtype(weights.dtype)
     encoder, predictor = weights.encoder.astype(dtype), weights.predictor.astype(dtype)
-    return weights.project(activation(encoder[..., None, :] + predictor[..., None, :, :]))
+    sums = encoder[..., None, :] + predictor[..., None, :, :]
+    inside = reference.is_read(labels, weights.kernel.shape[-1])[..., None]
+    # What has no gradient has none with respect to the kernel, either, that others share.
+    senseless = inside & jnp.isnan(activation(sums)).any(-1, keepdims=True)
+    usable = inside & ~senseless
+    activations = jnp.where(usable, activation(jnp.where(usable, sums, 0)), 0)
+    return jnp.where(senseless, jnp.nan, weights.project(activations))
 
 
 def left_out(dtype) -> float:
-    """Which part of the logits' gradient, by its L1 norm, the backward may leave out."""
-    return {"float64": 1e-13, "float32": 1e-6, "float16": 2**-14, "bfloat16": 2**-12}[dtype.name]
+    """Which part of the logits' gradient, by its L1 norm, the backward may leave out.
+
+    Of each block of frames and of each block of labels, as wide as a tile.
+    """
+    return {"float64": 1e-13, "float32": 1e-6, "float16": 2**-13, "bfloat16": 2**-10}[dtype.name]
 
 
 WHOLE_TILE = 16, 8
@@ -273,7 +294,6 @@ class Grid:
     """The tiles of all sequences: number (n * frames + i) * labels + j, in blocks i and j."""
 
     def __init__(self, weights: Weights, labels: pick.ColumnLabels, tile: Tile):
-        self.tile = tile
         self.encoder = _blocks(weights.encoder, tile.frames)
         self.predictor = _blocks(weights.predictor, tile.labels)
         self._labels = _blocks(labels.labels, tile.labels, reference.PADDING_ROW)
@@ -282,6 +302,8 @@ class Grid:
         self._sequences, self._T, self._U = *weights.encoder.shape[:2], weights.predictor.shape[1]
         self.frames, self.labels = (len(x) // max(self._sequences, 1) for x in self._both)
         self.size = self._sequences * self.frames * self.labels
+        # One device's part of a batch may have fewer tiles than a step of the whole takes.
+        self.tile = tile._replace(at_once=min(tile.at_once, max(self.size, 1)))
 
     @property
     def _both(self):
@@ -312,12 +334,15 @@ class Grid:
         return tiles // (self.frames * self.labels) * self.labels + tiles % self.labels
 
     def sums(self, tiles, dtype):
-        """encoder + predictor of the tiles, (R, tile.frames, tile.labels, H), zeros in padding."""
+        """encoder + predictor of the tiles, (R, tile.frames, tile.labels, H)."""
         encoder = _take(self.encoder, self.encoder_block(tiles)).astype(dtype)
         predictor = _take(self.predictor, self.predictor_block(tiles)).astype(dtype)
+        return encoder[:, :, None] + predictor[:, None]
+
+    def clear_padding(self, tiles, cells):
+        """The same (R, tile.frames, tile.labels, ...) with zeros in padding, whatever was there."""
         labels = self.labels_of(tiles).of_rows(self.tile.frames)
-        inside = reference.is_read(labels, self._symbols)[..., None]
-        return jnp.where(inside, encoder[:, :, None] + predictor[:, None], 0)
+        return jnp.where(reference.is_read(labels, self._symbols)[..., None], cells, 0)
 
     def labels_of(self, tiles) -> pick.ColumnLabels:
         """The tiles' labels by column, all padding behind the last tile."""
@@ -368,9 +393,6 @@ def _varying_as(like, *arrays):
     return vary_alike(like, *arrays)[1:]
 
 
-_CELLS = (0, 1, 2), (0, 1, 2)  # of two operands, in a product that sums over all cells
-
-
 def _product(a, b, contract, dtype=None):
     return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=dtype)
 
@@ -385,18 +407,8 @@ def add_blocks(sums: jax.Array, blocks: jax.Array, parts: jax.Array) -> jax.Arra
 
 
 def _add_blocks_plainly(sums, blocks, parts):
-    """By a product with ones and zeros that gathers the parts of a block in its first part's place.
-
-    A scatter would add them in any order; so no two go to one place.
-    """
-    same = blocks[:, None] == blocks
-    number = jnp.arange(len(blocks), dtype=jnp.int32)
-    first = jnp.argmax(same, -1).astype(jnp.int32) == number
-    gathered = lax.dot_general(
-        same.astype(parts.dtype), parts, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
-    )
-    places = jnp.where(first, blocks, len(sums) + number)
-    return [sums.at[places].add(gathered, mode="drop", unique_indices=True)]
+    """By a scatter, which XLA does in order on CPU and TPU, and in any order on a GPU."""
+    return [sums.at[blocks].add(parts, mode="drop")]
 
 
 _add_blocks = Kernel(
@@ -431,13 +443,11 @@ def _gradient_norms(rows, labels, blank_cotangents, label_cotangents, *, blank):
     return jnp.where((blank_cotangents != 0) | (label_cotangents != 0), norms, 0)
 
 
-def _enough(norms, part):
-    """Which tiles (N, frames, labels) to take so that the others' norms sum to at most `part`."""
-    flat = norms.reshape(norms.shape[0], -1)
-    ascending = jnp.sort(flat, -1)
-    sums = jnp.cumsum(ascending, -1)
-    dropped = (sums <= part * flat.sum(-1, keepdims=True)).sum(-1, keepdims=True)
-    last = jnp.minimum(dropped, flat.shape[-1] - 1)
-    least = jnp.take_along_axis(ascending, last, -1)
-    wanted = ~(flat < least) & (flat != 0)
-    return wanted.reshape(norms.shape)
+def _enough(norms, part, axis):
+    """Which tiles to take so that along the axis the others' norms sum to at most that part."""
+    ascending = jnp.sort(norms, axis)
+    sums = jnp.cumsum(ascending, axis)
+    dropped = (sums <= part * norms.sum(axis, keepdims=True)).sum(axis, keepdims=True)
+    last = jnp.minimum(dropped, norms.shape[axis] - 1)
+    least = jnp.take_along_axis(ascending, last, axis)
+    return ~(norms < least) & (norms != 0)

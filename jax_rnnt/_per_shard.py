@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jax_rnnt._primitive import batch_spec, varying_axes
 
@@ -40,7 +41,7 @@ def per_shard(
     return call(*operands)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # an entry keeps its function alive
 def _vmappable(function, kinds, result_kinds, num_batch_dims):
     run = _partitioned(function, kinds, result_kinds, num_batch_dims)
     call = custom_vmap(run)
@@ -85,8 +86,8 @@ def _partitioned(function, kinds, result_kinds, num_batch_dims):
         return flat
 
     def specs(batch, of_kinds):
-        whole = PartitionSpec()
-        return tuple(PartitionSpec(*batch) if kind == BATCH else whole for kind in of_kinds)
+        whole = P()
+        return tuple(P(*batch) if kind == BATCH else whole for kind in of_kinds)
 
     def local(batch, *operands):
         """One device's part; `batch`, the mesh axes of each batch dimension."""
@@ -118,21 +119,55 @@ def _partitioned(function, kinds, result_kinds, num_batch_dims):
     automatic.def_partition(partition, sharding_rule=rule)
 
     def run(*operands):
-        if any(varying_axes(x) for x in operands):
+        is_manual = jax.sharding.get_abstract_mesh().manual_axes
+        if is_manual or any(varying_axes(x) for x in operands):
             return flat(*operands)
-        batched = [jax.typeof(x) for x, kind in zip(operands, kinds) if kind == BATCH]
-        batch = batch_spec(function.__class__.__name__, batched, num_batch_dims)
-        if all(axis is None for axis in batch):
+        found = _explicit_batch(operands, kinds, num_batch_dims)
+        if found is None:
             return list(automatic(*operands))
-        mesh = next(x.sharding.mesh for x in batched if any(x.sharding.spec))
+        mesh, batch = found
         return jax.shard_map(
             functools.partial(local, batch),
             mesh=mesh,
             in_specs=specs(batch, kinds),
             out_specs=list(specs(batch, result_kinds)),
-        )(*operands)
+        )(*_reshard(operands, mesh, specs(batch, kinds)))
 
     return run
+
+
+def spread_alike(
+    *operands: jax.Array, kinds: Sequence[str], num_batch_dims: int
+) -> Sequence[jax.Array]:
+    """The operands as per_shard takes them on Explicit axes: each of its kind, spread alike.
+
+    Outside a custom_vjp function, so that gradients come back as each operand was.
+    """
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return operands
+    found = _explicit_batch(operands, kinds, num_batch_dims)
+    if found is None:
+        return operands
+    mesh, batch = found
+    return _reshard(operands, mesh, [P(*batch) if kind == BATCH else P() for kind in kinds])
+
+
+def _explicit_batch(operands, kinds, num_batch_dims):
+    """The mesh and the Explicit axes of the batch dimensions; None where none is of any operand."""
+    types = [jax.typeof(x) for x in operands]
+    mesh = next((x.sharding.mesh for x in types if any(x.sharding.spec)), None)
+    if mesh is None:
+        return None
+    batched = [
+        x.update(sharding=x.sharding.update(spec=P(*tuple(x.sharding.spec)[:num_batch_dims])))
+        for x, kind in zip(types, kinds)
+        if kind == BATCH
+    ]
+    return mesh, batch_spec("rnnt_loss_from_joint", batched, num_batch_dims)
+
+
+def _reshard(operands, mesh, specs):
+    return [jax.sharding.reshard(x, NamedSharding(mesh, spec)) for x, spec in zip(operands, specs)]
 
 
 def _sharding_rule(operand_types, result_types, kinds, result_kinds, num_batch_dims):

@@ -12,9 +12,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, _joint_fused, _joint_tiles, pick
-from jax_rnnt._activations import resolve_activation
+from jax_rnnt._activations import check_closure, resolve_activation
+from jax_rnnt._dtypes import accumulator_dtype
 from jax_rnnt._joint_tiles import Tile
-from jax_rnnt._per_shard import BATCH, WHOLE, per_shard
+from jax_rnnt._per_shard import BATCH, WHOLE, per_shard, spread_alike
 from jax_rnnt._primitive import custom_vjp, vary_alike
 from jax_rnnt.loss import checked_loss
 
@@ -49,15 +50,17 @@ def rnnt_loss_from_joint(
     the alignments go through. Where V is small, or all fits, computing logits as an array may be
     faster.
 
-    What the backward leaves out: the gradient with respect to the logits of a cell with arc
-    cotangents c_blank and c_label is c_v - (c_blank + c_label) P_v, whose L1 norm follows from the
-    two arcs alone, without logits. So each sequence's tiles are sorted by the sum of these norms,
-    and the smallest are left out as long as their sum stays within 2^-12 of the sequence's for
-    bfloat16, 2^-14 for float16, 1e-6 for float32 and 1e-13 for float64. All four gradients are
-    linear in the logits' one, D: bias' is the sum of D, kernel's the sum of activation x D, the
-    others' the sum of activation' x kernel D. What is missing of D in the L1 norm is at most that
-    part of D, so what is missing of each sum is at most the same part of the sum of the absolute
-    values of its terms: for bfloat16 a sixteenth of the rounding (2^-8) that each term suffers.
+    What the backward leaves out: the gradient D with respect to the logits of a cell with arc
+    cotangents c_blank and c_label is D_v = c_v - (c_blank + c_label) P_v, whose L1 norm follows
+    from the two arcs alone, without logits. Of each block of frames and of each block of labels
+    (16 and 8 wide, or as `tile` says), the tiles of the smallest norms are left out as long as
+    their sum stays within 2^-10 of the block's for bfloat16, 2^-13 for float16, 1e-6 for float32
+    and 1e-13 for float64. All four gradients are sums of D times something that does not depend on
+    D. So in the L1 norm, with p that part: the bias' gradient is off by at most p |D|, the kernel's
+    by p |D| max |activation|, and those of a block's encoder or predictor by p times that block's
+    |D|, max |activation'| and max |kernel| for each of its H entries. Every term of these sums is
+    rounded to the dtype of the products on its way, to 2^-8 of itself for bfloat16: four times as
+    much as p. Probabilities within 6e-8 of one are one.
 
     Matrix products take the promoted dtype of encoder, predictor, kernel and bias, accumulate in
     float32, and follow `jax.default_matmul_precision`. All sums are taken in one order: the same
@@ -72,15 +75,16 @@ def rnnt_loss_from_joint(
         frames_lengths: (...) integers T_n in [1, T].
         labels_lengths: (...) integers U_n in [0, U - 1].
         activation: "tanh", "relu", "silu", "gelu" (by tanh), None for none, or an elementwise JAX
-            function of one array that closes over no traced value; every new function object is
-            compiled anew.
+            function of one array that closes over no array; hashable, and every new function
+            object is compiled anew.
         average_frames: divide each cost by its number of frames.
         reduction: None or "none", "sum" or "mean" over the batch.
         blank: index of the blank; negative counts from the end.
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
         min_posterior: instead of the rule above, the backward visits the tiles that hold a cell
-            whose posterior probability is higher than this; 0 means every cell that has one.
+            whose posterior probability is higher than this, label arcs counted 1 + fastemit_lambda
+            times; 0 means every cell that has one.
         tile: (frames, labels, tiles at once) of the walk, by default from the shapes. A step holds
             frames x labels x tiles rows of logits.
         implementation: None for the native kernels where there are some, "native" to insist on
@@ -94,10 +98,12 @@ def rnnt_loss_from_joint(
         effect, and its gradient is zero.
 
     Raises:
-        TypeError: If encoder, predictor, kernel or bias are not floats, or labels or lengths not
-            integers.
-        ValueError: If shapes do not fit, or concrete lengths or labels are out of range.
-        NotImplementedError: If implementation="native" and the platform has no kernels.
+        TypeError: If encoder, predictor, kernel or bias are not floats, labels or lengths not
+            integers, or activation not hashable.
+        ValueError: If shapes do not fit, concrete lengths or labels are out of range, or activation
+            closes over arrays.
+        NotImplementedError: If implementation="native" and the platform has no kernels, or if a
+            size is symbolic.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -246,21 +252,24 @@ def choose_tile(
 
 def _joint_to_arcs(joint, labels, *, blank, implementation):
     weights = joint.weights
-    if implementation == "reference" or 0 in joint.shape:
-        return pick.pick_rows(
-            _joint_tiles.logits(weights, joint.activation),
-            labels,
-            blank=blank,
-            implementation=implementation,
-        )
     *batch, T, U, V = joint.shape
+    if implementation == "reference" or 0 in batch:
+        row_labels = labels.of_rows(T)
+        logits = _joint_tiles.logits(weights, row_labels, joint.activation)
+        return pick.pick_rows(logits, row_labels, blank=blank, implementation=implementation)
     tile = joint.tile
     if tile is None:
         H = weights.kernel.shape[0]
         tile = choose_tile(T, U, H, V, math.prod(batch), weights.dtype, joint.activation)
+    if math.prod(batch) * math.ceil(T / tile.frames) * math.ceil(U / tile.labels) >= 2**30:
+        raise ValueError(f"tile must be larger: {tile[:2]} makes 2^30 tiles or more of the batch.")
+    check_closure(joint.activation, accumulator_dtype(weights.dtype))
     insist = implementation == "native"
     walk = _Walk(joint.activation, joint.min_posterior, tile, blank, insist)
-    return _arcs(*vary_alike(*weights, *labels), walk, len(batch))
+    operands = spread_alike(
+        *weights, *labels, kinds=(*_WEIGHT_KINDS, BATCH, BATCH), num_batch_dims=len(batch)
+    )
+    return _arcs(*vary_alike(*operands), walk, len(batch))
 
 
 @custom_vjp(6, 7)
@@ -298,6 +307,12 @@ _arcs.defvjp(_arcs_forward, _arcs_backward)
 
 
 def _check_shapes(encoder, predictor, kernel, bias):
+    sizes = *encoder.shape, *predictor.shape, *kernel.shape
+    if not all(isinstance(size, int) for size in sizes):
+        raise NotImplementedError(
+            "rnnt_loss_from_joint takes no symbolic sizes, got encoder "
+            f"{encoder.shape}, predictor {predictor.shape} and kernel {kernel.shape}."
+        )
     if encoder.ndim < 2 or 0 in encoder.shape[-2:]:
         raise ValueError(
             f"encoder must have shape (..., T, H) with T and H at least 1, got {encoder.shape}."

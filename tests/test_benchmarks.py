@@ -280,5 +280,5 @@ def test_times_on_the_device_are_of_its_streams_alone():
         "void PickForwardTileKernel<float>": 0.5,
         "loop_tanh_fusion": 0.25,
     }
-    kinds = {"rows": 0.5, "lattice": 0, "products": 3.0, "copies": 0, "other": 0.25}
-    assert traces.by_kind(times) == kinds
+    kinds = {kind: ms for kind, ms in traces.by_kind(times).items() if ms}
+    assert kinds == {"rows": 0.5, "products": 3.0, "other": 0.25}

@@ -123,6 +123,8 @@ class LogSoftmaxEpilogue {
     Pick(label_, first_v, logits, label_logits_);
     Add<0>(logits);
     Add<1>(logits);
+    // Labels and large maxima made branches; the products that follow take whole warps.
+    __syncwarp();
   }
 
   // Row `row` of the thread's two, merged over the quad, in all of its lanes.
@@ -269,8 +271,12 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArgum
 
 }  // namespace
 
+// Chunks are the packing grid's second dimension.
+constexpr int kMaxChunks = 65535;
+
 JointPackedBytes PackedJointBytes(int32_t H, int32_t V) {
-  if (MakePlan({1, 1, 1, H, V}).warpgroups == 0) return {0, 0};
+  const JointPlan plan = MakePlan({1, 1, 1, H, V});
+  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return {0, 0};
   const int64_t lines = RoundUp(V, kWgmmaColumns);
   return {lines * RoundUp(H, kBlockDepth) * 2, lines * static_cast<int64_t>(sizeof(float))};
 }
@@ -279,8 +285,6 @@ template <typename T>
 cudaError_t JointPack(cudaStream_t stream, int32_t H, int32_t V, const T* kernel, const T* bias,
                       void* packed_kernel, float* packed_bias) {
   const JointPlan plan = MakePlan({1, 1, 1, H, V});
-  // Chunks are the grid's second dimension.
-  constexpr int kMaxChunks = 65535;
   if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return cudaErrorInvalidValue;
   PackColumns<T>
       <<<dim3(plan.depth_blocks * kSlicesPerBlock, plan.chunks), kWgmmaColumns, 0, stream>>>(

@@ -450,6 +450,8 @@ class SliceProducts {
 #pragma unroll
     for (int slice = 0; slice < kSlicesPerBlock; ++slice) {
       WaitBarrier(ring_.full + position_.stage, position_.parity);
+      // Lanes may leave the wait apart; the products take whole warps.
+      __syncwarp();
       const uint32_t b = first_b_ + position_.stage * (kSliceBytes / 16);
       FenceWgmma();
 #pragma unroll
