@@ -110,7 +110,13 @@ def _partitioned(function, kinds, result_kinds, num_batch_dims):
             tuple(NamedSharding(mesh, spec) for spec in specs(batch, k))
             for k in (kinds, result_kinds)
         ]
-        return mesh, functools.partial(local, batch), list(shardings[1]), shardings[0]
+
+        def lower(*operands):
+            # What is within one device has no shardings, though the caller's mesh has Explicit axes.
+            with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+                return local(batch, *operands)
+
+        return mesh, lower, list(shardings[1]), shardings[0]
 
     def rule(mesh, operand_types, result_types):
         del mesh
@@ -126,12 +132,15 @@ def _partitioned(function, kinds, result_kinds, num_batch_dims):
         if found is None:
             return list(automatic(*operands))
         mesh, batch = found
+        operands = _reshard(operands, mesh, specs(batch, kinds))
+        if all(axis is None for axis in batch):
+            return list(automatic(*operands))
         return jax.shard_map(
             functools.partial(local, batch),
             mesh=mesh,
             in_specs=specs(batch, kinds),
             out_specs=list(specs(batch, result_kinds)),
-        )(*_reshard(operands, mesh, specs(batch, kinds)))
+        )(*operands)
 
     return run
 

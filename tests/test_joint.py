@@ -672,9 +672,9 @@ def test_shard_map_over_one_axis_of_two(check_vma, rng):
 
 
 @needs_devices
-@pytest.mark.parametrize("sharded", ["encoder", "labels", "kernel", "bias"])
+@pytest.mark.parametrize("sharded", ["encoder", "labels", "kernel", "bias", "none"])
 def test_operands_that_are_spread_apart(mesh, sharded, rng):
-    """One operand sharded, the others everywhere; the kernel by rows, as its optimiser may be."""
+    """One operand or none sharded, the others everywhere; the kernel as its optimiser may be."""
     problem = make_problem(rng, 16, 9, 6, 8, 8)
     names = [*Joint._fields, *Problem._fields[1:]]
     axis = mesh.axis_names[0]
