@@ -112,7 +112,7 @@ def _partitioned(function, kinds, result_kinds, num_batch_dims):
         ]
 
         def lower(*operands):
-            # What is within one device has no shardings, though the caller's mesh has Explicit axes.
+            # What is within one device has no shardings, though the caller's axes be Explicit.
             with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
                 return local(batch, *operands)
 
