@@ -282,7 +282,7 @@ def choose(
 # What a step's activations, their gradients and logits may take. On two cores with 2 MiB of
 # second-level cache each, float32, forward and backward of (N, T, U, H, V) = (4, 200, 50, 320, 512)
 # took 292 ms with 0.6 MB, 214 with 2.4, 211 with 4.7, 204 with 9.4 and 294 with logits as one
-# array; of (2, 100, 30, 256, 2000) 118 with 1.2 MB, 102 with 4.8, 110 with 9.6, 126 with 19 and 121.
+# array; of (2, 100, 30, 256, 2000) 118 with 1.2 MB, 102 with 4.8, 110 with 9.6 and 121 with logits.
 _CPU_STEP_BYTES = 2**22
 # On an H100, without the fused kernels, (32, 400, 100, 640, 1024) took 13.1 ms with 92 MB, 11.8
 # with 184 MB and 11.3 with 370: a 64th of what all cells would take is near enough. Below the
