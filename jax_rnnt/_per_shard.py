@@ -15,7 +15,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_rnnt._primitive import batch_spec, varying_axes
+from jax_rnnt._primitive import batch_spec, vary_alike, varying_axes
 
 BATCH, WHOLE = "batch", "whole"
 
@@ -57,15 +57,30 @@ def _vmappable(function, kinds, result_kinds, num_batch_dims):
             wider = _vmappable(function, kinds, result_kinds, num_batch_dims + 1)
             results = wider(*operands)
         else:
-            # Sums over the batch are wanted of each entry apart.
-            def one(entry):
-                every = iter(entry)
-                return call(*(next(every) if m else x for x, m in zip(operands, mapped)))
-
-            results = jax.lax.map(one, [x for x, m in zip(operands, mapped) if m])
+            results = _each_entry(call, mapped, operands, len(result_kinds))
         return results, [True] * len(results)
 
     return call
+
+
+def _each_entry(call, mapped, operands, result_count):
+    """One entry after the other, as sums over the batch are wanted of each apart."""
+
+    def run(*operands):
+        def one(entry):
+            every = iter(entry)
+            return call(*(next(every) if m else x for x, m in zip(operands, mapped)))
+
+        return jax.lax.map(one, [x for x, m in zip(operands, mapped) if m])
+
+    sharded = [jax.typeof(x).sharding for x, m in zip(operands, mapped) if m]
+    sharded = [sharding for sharding in sharded if sharding.spec and sharding.spec[0] is not None]
+    if not sharded or jax.sharding.get_abstract_mesh().manual_axes:
+        return run(*operands)
+    mesh, entries = sharded[0].mesh, P(sharded[0].spec[0])
+    specs = tuple(entries if m else P() for m in mapped)
+    spread = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=[entries] * result_count)
+    return spread(*_reshard(operands, mesh, specs))
 
 
 def _partitioned(function, kinds, result_kinds, num_batch_dims):
@@ -127,7 +142,7 @@ def _partitioned(function, kinds, result_kinds, num_batch_dims):
     def run(*operands):
         is_manual = jax.sharding.get_abstract_mesh().manual_axes
         if is_manual or any(varying_axes(x) for x in operands):
-            return flat(*operands)
+            return flat(*vary_alike(*operands))
         found = _explicit_batch(operands, kinds, num_batch_dims)
         if found is None:
             return list(automatic(*operands))

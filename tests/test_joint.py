@@ -691,6 +691,23 @@ def test_operands_that_are_spread_apart(mesh, sharded, rng):
 
 
 @needs_devices
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 9), reason="JAX 0.8 has no shard_map under a vmap of Explicit axes"
+)
+def test_vmap_over_a_sharded_batch(mesh, rng):
+    problem = make_problem(rng, 16, 9, 6, 5, 7)
+    arguments = _placed(problem, mesh)
+
+    def total(*joint):
+        costs = jax.vmap(_cost, (0, 0, None, None, 0, 0, 0))(*joint, *arguments[4:])
+        return costs.sum(), costs
+
+    with jax.set_mesh(mesh):
+        gradients, costs = jax.jit(jax.grad(total, range(4), has_aux=True))(*arguments[:4])
+    assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
+
+
+@needs_devices
 def test_vmap_beside_a_sharded_batch_moves_nothing(mesh, rng):
     """The mapped axis lies behind the sharded one."""
     problem = make_problem(rng, 16, 9, 6, 5, 7)
