@@ -15,6 +15,7 @@ from support import full, needs_native, precision, ragged
 from tolerances import assert_costs, assert_same_bits, relative_error
 
 import jax_rnnt
+from jax_rnnt import _joint_fused
 
 IMPLEMENTATIONS = [None, "reference"]
 # Norm over norm, of each of the four gradients. Half dtypes: the tiles' logits and activations are
@@ -739,6 +740,21 @@ def test_batch_that_does_not_divide_by_the_devices(rng):
 
     costs, gradients = run(*_flat(problem))
     assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_fused_kernels_are_called_where_they_run(rng, dtype):
+    problem = make_problem(rng, 2, 20, 10, 16, 12)
+    problem = problem._replace(joint=Joint(*(x.astype(dtype) for x in problem.joint)))
+
+    def run(joint):
+        return jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:], reduction="sum")
+
+    lowered = jax.jit(jax.grad(run)).lower(problem.joint).as_text()
+    fits = _joint_fused.fits(16, 12, jnp.dtype(dtype), jnp.tanh)
+    assert fits == (_joint_fused._has_hopper() and dtype == "bfloat16")
+    for name in ("pack", "forward", "gradients", "hidden"):
+        assert (f"jax_rnnt_joint_{name}_cuda" in lowered) == fits
 
 
 def test_memory_does_not_grow_with_frames_times_labels_times_symbols():
