@@ -15,7 +15,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_rnnt._primitive import batch_spec, vary_alike, varying_axes
+from jax_rnnt._primitive import batch_spec, refuse_derivatives, vary_alike, varying_axes
 
 BATCH, WHOLE = "batch", "whole"
 
@@ -60,7 +60,9 @@ def _vmappable(function, kinds, result_kinds, num_batch_dims):
             results = _each_entry(call, mapped, operands, len(result_kinds))
         return results, [True] * len(results)
 
-    return call
+    guarded = jax.custom_jvp(call)
+    guarded.defjvp(refuse_derivatives)
+    return guarded
 
 
 def _each_entry(call, mapped, operands, result_count):

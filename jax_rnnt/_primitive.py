@@ -12,12 +12,12 @@ Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" on
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
 from jax_rnnt import _ffi
@@ -99,6 +99,7 @@ class Kernel:
         primitive.def_impl(functools.partial(self._run_eagerly, primitive))
         primitive.def_abstract_eval(self._abstract_eval)
         batching.primitive_batchers[primitive] = functools.partial(self._batch, primitive)
+        ad.primitive_jvps[primitive] = refuse_derivatives
         return primitive
 
     def _run_eagerly(self, primitive, *operands, **params):
@@ -217,6 +218,15 @@ class Kernel:
         )
         values = lower(ctx.replace(avals_out=avals_out), *operands, **dict(attributes))
         return values[: len(self.results)]
+
+
+def refuse_derivatives(*arguments: Any, **params: Any) -> NoReturn:
+    """The derivative of what computes a gradient: NotImplementedError."""
+    del arguments, params
+    raise NotImplementedError(
+        "jax_rnnt's kernels can be differentiated once: where gradients are differentiated again, "
+        "use implementation='reference'."
+    )
 
 
 def custom_vjp(*nondiff_argnums: int) -> Callable[[Callable], Any]:

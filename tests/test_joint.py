@@ -794,6 +794,17 @@ def test_second_derivatives_by_the_reference(rng):
         np.testing.assert_allclose(hessian[i], (ahead - behind) / (2 * step), atol=2e-3)
 
 
+def test_second_derivatives_of_the_walk_are_refused(rng):
+    problem = make_problem(rng, 1, 4, 3, 2, 3)
+
+    def loss(bias):
+        joint = problem.joint._replace(bias=bias)
+        return jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:], reduction="sum")
+
+    with pytest.raises(NotImplementedError, match=r"implementation='reference'"):
+        jax.hessian(loss)(problem.joint.bias)
+
+
 @needs_native
 def test_native_insists():
     problem = make_problem(np.random.default_rng(0), 2, 9, 6, 5, 7)
