@@ -301,14 +301,11 @@ class Grid:
         self._counts = labels.counts
         self._symbols = weights.kernel.shape[-1]
         self._sequences, self._T, self._U = *weights.encoder.shape[:2], weights.predictor.shape[1]
-        self.frames, self.labels = (len(x) // max(self._sequences, 1) for x in self._both)
+        self.frames = math.ceil(self._T / tile.frames)
+        self.labels = math.ceil(self._U / tile.labels)
         self.size = self._sequences * self.frames * self.labels
         # One device's part of a batch may have fewer tiles than a step of the whole takes.
         self.tile = tile._replace(at_once=min(tile.at_once, max(self.size, 1)))
-
-    @property
-    def _both(self):
-        return self.encoder, self.predictor
 
     def list(self, wanted):
         """The numbers of the wanted tiles, in order.

@@ -35,7 +35,7 @@ class _Kernels(NamedTuple):
 
 
 # All other operands of a row kernel have one entry a row; labels are what comes in two forms.
-BY_ROW = _Kernels(
+_BY_ROW = _Kernels(
     Kernel(
         "pick_forward",
         operands=("V", ""),
@@ -59,7 +59,7 @@ BY_COLUMN = _Kernels(
         results=("RC",) * 4,
         result_dtype="accumulator",
         fallback=lambda logits, *labels, blank: reference.pick_forward(
-            logits, each_row(logits, ColumnLabels(*labels)), blank=blank
+            logits, _each_row(logits, ColumnLabels(*labels)), blank=blank
         ),
     ),
     Kernel(
@@ -70,7 +70,7 @@ BY_COLUMN = _Kernels(
         overwrites=True,
         fallback=lambda logits, labels, counts, *rows, blank: [
             reference.pick_backward(
-                logits, each_row(logits, ColumnLabels(labels, counts)), *rows, blank=blank
+                logits, _each_row(logits, ColumnLabels(labels, counts)), *rows, blank=blank
             )
         ],
     ),
@@ -138,12 +138,12 @@ def pick_rows(
 ) -> tuple[jax.Array, jax.Array]:
     """log_softmax_pick on checked arguments, with labels of either form."""
     if implementation == "reference":
-        return reference.log_softmax_pick(logits, each_row(logits, labels), blank=blank)
+        return reference.log_softmax_pick(logits, _each_row(logits, labels), blank=blank)
     logits, labels = _vary_alike(logits, labels)
     return _log_softmax_pick(logits, labels, blank, implementation == "native")
 
 
-def each_row(logits: jax.Array, labels: jax.Array | ColumnLabels) -> jax.Array:
+def _each_row(logits, labels):
     """(...), one label for each row of logits (..., V)."""
     return labels.of_rows(logits.shape[-3]) if isinstance(labels, ColumnLabels) else labels
 
@@ -160,7 +160,7 @@ def _log_softmax_pick(logits, labels, blank, insist):
 
 
 def _log_softmax_pick_forward(logits, labels, blank, insist):
-    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else BY_ROW
+    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
     blank_log_probs, label_log_probs, maxima, log_sums = kernels.forward(
         logits, *jax.tree.leaves(labels), insist=insist, blank=blank
     )
@@ -169,7 +169,7 @@ def _log_softmax_pick_forward(logits, labels, blank, insist):
 
 def _log_softmax_pick_backward(blank, insist, residuals, cotangents):
     logits, labels, maxima, log_sums = residuals
-    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else BY_ROW
+    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
     (logits_cotangents,) = kernels.backward(
         logits,
         *jax.tree.leaves(labels),
@@ -198,7 +198,7 @@ def gather_rows(
     """
     del implementation
     log_probs, labels = _vary_alike(log_probs, labels)
-    return _gather_rows(log_probs, each_row(log_probs, labels), blank, log_probs.shape[-1])
+    return _gather_rows(log_probs, _each_row(log_probs, labels), blank, log_probs.shape[-1])
 
 
 @custom_vjp(2, 3)

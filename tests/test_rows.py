@@ -118,9 +118,9 @@ def test_vmap_over_some_operands(rows_implementation, mapped, rng):
     over = jax.vmap(arcs_and_gradients, in_axes=(*mapped, 1))
     expected = jax.jit(arcs_and_gradients)(*spread, cotangents)
     for actual, value in zip(jax.jit(over)(*operands, cotangents), expected):
-        if rows_implementation == "native":
+        if rows_implementation == "native" or jax.default_backend() == "cpu":
             assert_same_bits(actual, value)
-        else:  # XLA compiles two programs, and owes nobody the same bits
+        else:  # of two programs, on a GPU, XLA owes nobody the same bits
             np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6)
 
 
