@@ -117,7 +117,7 @@ def log_softmax_pick(
         blank: in [0, V).
 
     Returns:
-        blank_log_probs, label_log_probs: (...) nats, float32 or float64.
+        (blank_log_probs, label_log_probs), each (...) nats, float32 or float64.
     """
     blank_log_probs, label_log_probs, _, _ = pick_forward(logits, labels, blank=blank)
     return blank_log_probs, label_log_probs
