@@ -14,7 +14,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_design",
 ]
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
@@ -30,3 +30,4 @@ python_maximum_signature_line_length = 80
 # `name` in a docstring is a link where these pages describe the name, and code elsewhere.
 default_role = "py:obj"
 nitpick_ignore_regex = [("py:obj", ".*")]
+smartquotes = False  # "mean" is a string

@@ -57,7 +57,7 @@ def _run(language, source, line, page, names) -> None:
 
 def _names_of_readme() -> dict:
     """What the README's pieces of programs take for granted."""
-    N, T, U, H, V = 2, 5, 3, 512, 4096
+    N, T, U, H, V = 2, 5, 3, 8, 6
     return dict(
         jax_rnnt=jax_rnnt,
         encoder=jnp.ones((N, T, H)),
