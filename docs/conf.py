@@ -30,4 +30,4 @@ python_maximum_signature_line_length = 80
 # `name` in a docstring is a link where these pages describe the name, and code elsewhere.
 default_role = "py:obj"
 nitpick_ignore_regex = [("py:obj", ".*")]
-smartquotes = False  # "mean" is a string
+smartquotes_action = "D"  # dashes, no quotes: "mean" is a string
