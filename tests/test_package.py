@@ -1,6 +1,8 @@
 """The package as it is installed, imported and documented."""
 
+import importlib.metadata
 import importlib.resources
+import pathlib
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ import jax_rnnt
 from jax_rnnt import _ffi
 from jax_rnnt._primitive import KERNELS
 
+ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = [name for name in jax_rnnt.__all__ if callable(getattr(jax_rnnt, name))]
 
 
@@ -88,3 +91,12 @@ def test_public_names_exist_and_are_documented():
 
 def test_package_is_typed():
     assert (importlib.resources.files("jax_rnnt") / "py.typed").is_file()
+
+
+def test_version_is_the_same_everywhere():
+    assert f"\n## {jax_rnnt.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+    try:
+        installed = importlib.metadata.version("jax_rnnt")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("jax_rnnt is not installed but on the path")
+    assert installed == jax_rnnt.__version__
