@@ -72,9 +72,11 @@ def _names_of_readme() -> dict:
     )
 
 
+@pytest.mark.skipif(not DOCS.exists(), reason="a source distribution has no docs")
 def test_messages_of_the_troubleshooting_page_are_the_packages():
     package = pathlib.Path(jax_rnnt.__file__).parent
-    texts = [text for path in package.glob("*.py") for text in _strings(ast.parse(path.read_text()))]
+    sources = [ast.parse(path.read_text()) for path in package.glob("*.py")]
+    texts = [text for source in sources for text in _strings(source)]
     texts.append((ROOT / "cpp" / "ffi" / "handlers.h").read_text())
     page = (DOCS / "manual" / "troubleshooting.md").read_text()
     messages = re.findall(r"^\| `([^`]*(?:…|\.)[^`]*)` \|", page, re.M)
@@ -91,3 +93,16 @@ def _strings(tree: ast.AST):
             yield "".join(x.value if isinstance(x, ast.Constant) else "…" for x in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", README.read_text())
+    assert links
+    for path, anchor in links:
+        if path.startswith("docs/") and not DOCS.exists():
+            continue
+        assert (ROOT / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M)
+            slugs = [re.sub(r"[^\w -]", "", heading).lower() for heading in headings]
+            assert anchor in [slug.replace(" ", "-") for slug in slugs], (path, anchor)
