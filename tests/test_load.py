@@ -17,16 +17,17 @@ def test_training_of_changing_shapes():
     """Not the host's memory, which settles later."""
     results = load.steps(load.parse(["steps", "--steps", "200", "--cases", "2"]))
     verdicts = results["verdicts"]
-    assert len(verdicts) == 5
-    assert [text for text, is_so in verdicts.items() if not (is_so or "host" in text)] == []
+    assert len(verdicts) == 6
+    wrong = {text for text, is_so in verdicts.items() if not is_so}
+    assert {text for text in wrong if not text.startswith(("the host's", "nor by"))} == set()
     assert all(len(run["samples"]) > 100 for run in results["runs"])
 
 
 def test_first_calls_of_many_threads(tmp_path, capsys):
     path = tmp_path / "results.json"
-    load.main(["threads", "--cases=2", "--rounds=2", "--runs=2", "--json", str(path)])
+    load.main(["threads", "--cases=2", "--rounds=2", "--runs=1", "--json", str(path)])
     results = json.loads(path.read_text())
-    assert [run["calls"] for run in results["runs"]] == [8 * 2 * 2] * 2
+    assert [run["calls"] for run in results["runs"]] == [8 * 2 * 2]
     for run in results["runs"]:
         assert [len(digests) for digests in run["digests"]] == [1, 1]
     assert "yes 8 threads get the bits that one gets" in capsys.readouterr().out

@@ -140,6 +140,8 @@ def train(wait: Callable[[], None], steps: int, seed: int, cases: int) -> Result
     for i in range(len(chosen)):
         advance(i)
     compiled, samples = len(compilations), []
+    gc.collect()
+    gc.freeze()  # what is here stays: the later collections are short
     wait()
     start = time.perf_counter()
     for step in range(steps):
