@@ -1,1 +1,1 @@
-"""Examples of jax_rnnt: `python -m examples.digits` and `python -m examples.data_parallel`."""
+"""Examples of jax_rnnt: `examples.digits`, `examples.data_parallel`, `examples.multi_process`."""

@@ -34,6 +34,7 @@ IMPLEMENTATIONS = [
     pytest.param("native", marks=needs_native, id="native"),
     pytest.param("reference", id="reference"),
 ]
+MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
 
 
@@ -186,6 +187,12 @@ def unpack(packed: np.ndarray, problem: Problem) -> np.ndarray:
     padded[problem.inside] = packed[:count]
     assert not packed[count:].any(), "a row of padding has a gradient"
     return padded
+
+
+def collectives(compiled: jax.stages.Compiled) -> set[str]:
+    """The kinds of communication between devices in a compiled program."""
+    text = compiled.as_text()
+    return {move for move in MOVES if f" {move}(" in text or f" {move}-start(" in text}
 
 
 def run_python(source: str, **environment: str) -> str:

@@ -18,7 +18,18 @@ from jax_rnnt import _ffi
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import hlo, joint, joint_models, loss, plot, precision, shapes, timing, traces
+from benchmarks import (
+    hlo,
+    joint,
+    joint_models,
+    loss,
+    plot,
+    precision,
+    scaling,
+    shapes,
+    timing,
+    traces,
+)
 
 FRAGILE = """
     import os
@@ -219,6 +230,27 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
     del confident["relative_between"], confident["cost_between"]
     failed["error"] = "out of memory"
     assert "| out of memory |" in joint.markdown(results)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
+def test_scaling(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 1e-3)
+    monkeypatch.setattr(timing, "RUN_SECONDS", 1e-3)
+    path = tmp_path / "results.json"
+    scaling.main(["--json", str(path), "--small", "--devices", "2"])
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["loss"], row["way"], row["devices"]) for row in rows] == [
+        (name, way, devices)
+        for name in ("logits", "joint")
+        for way in ("jit", "shard_map")
+        for devices in (1, 2)
+    ]
+    for row in rows:
+        assert row["one_ms"] > 0
+        if row["devices"] == 2:
+            assert row["weak_ratio"] * row["weak_ms"] == pytest.approx(row["one_ms"])
+            assert row["strong_ratio"] * row["strong_ms"] == pytest.approx(row["one_ms"])
+    assert "| joint | 8 | (6, 4, 5) | 8 | float32 | shard_map | 2 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("sizes", [(2, 60, 20, 64, 32), (2, 100, 40, 32, 100)])

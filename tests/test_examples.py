@@ -1,7 +1,12 @@
 """The examples run: a short training of the digits, and the same step on every device."""
 
+import dataclasses
+import os
 import pathlib
+import pickle
+import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -11,12 +16,21 @@ import pytest
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 
-def test_digits_learn_and_align(tmp_path):
+TRAIN_FROM_STDIN = """
+import pickle, sys
+from examples.digits import train
+train.run(pickle.load(sys.stdin.buffer))
+"""
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The settings of a short training, and what it gives."""
     pytest.importorskip("espeakng_loader")
     from examples.digits import train
 
     config = train.Config(
-        cache=tmp_path,
+        cache=tmp_path_factory.mktemp("cache"),
         steps=30,
         batch_size=16,
         warmup_steps=5,
@@ -25,14 +39,44 @@ def test_digits_learn_and_align(tmp_path):
         progress=False,
     )
     with jax.numpy_dtype_promotion("standard"):  # optax needs it
-        result = train.run(config)
+        return config, train.run(config)
 
+
+def test_digits_learn_and_align(digits):
+    config, result = digits
     assert len(result.losses) == config.steps
     assert np.mean(result.losses[-5:]) < 0.5 * np.mean(result.losses[:5])
     assert [posterior.step for posterior in result.posteriors] == [0, 15, 30]
     for posterior in result.posteriors:
         np.testing.assert_allclose(posterior.blank.sum(1), 1, atol=1e-5)
         np.testing.assert_allclose(posterior.label[:, :-1].sum(0), 1, atol=1e-5)
+
+
+def test_killed_training_goes_on_along_the_same_curve(digits, tmp_path):
+    """Killed while its second checkpoint is being written, or as soon as it is."""
+    from examples.digits import train
+
+    config, alone = digits
+    config = dataclasses.replace(config, checkpoint=tmp_path, checkpoint_every=10)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    command = [sys.executable, "-P", "-c", TRAIN_FROM_STDIN]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
+        try:
+            process.stdin.write(pickle.dumps(config))
+            process.stdin.close()
+            while not any(path.name.startswith("20") for path in tmp_path.iterdir()):
+                assert process.poll() is None, "it ended too early"
+                time.sleep(0.001)
+        finally:
+            process.kill()
+
+    with jax.numpy_dtype_promotion("standard"):
+        resumed = train.run(config)
+    assert resumed.resumed_from in (10, 20)
+    assert resumed.losses == alone.losses
+    for actual, expected in zip(resumed.curve, alone.curve, strict=True):
+        assert (actual.step, actual.loss) == (expected.step, expected.loss)
+        assert actual.digit_error_rate == expected.digit_error_rate
 
 
 def test_losses_of_data_parallel_training_agree(monkeypatch, capsys):

@@ -11,7 +11,7 @@ import oracle
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import full, needs_native, precision, ragged
+from support import collectives, full, needs_native, precision, ragged
 from tolerances import assert_costs, assert_same_bits, relative_error
 
 import jax_rnnt
@@ -477,8 +477,8 @@ def _flat(problem: Problem) -> list:
     return [*problem.joint, *problem[1:]]
 
 
-def _value_and_gradients(*arguments):
-    costs, vjp = jax.vjp(lambda *joint: _cost(*joint, *arguments[4:]), *arguments[:4])
+def _value_and_gradients(*arguments, cost=_cost):
+    costs, vjp = jax.vjp(lambda *joint: cost(*joint, *arguments[4:]), *arguments[:4])
     return costs, vjp(jnp.ones_like(costs))
 
 
@@ -555,14 +555,6 @@ def test_pmap(rng):
     assert_close(Result(costs, Joint(*sums)), expected(problem))
 
 
-MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
-
-
-def _collectives(compiled_program) -> list[str]:
-    text = compiled_program.as_text()
-    return [move for move in MOVES if f" {move}(" in text or f" {move}-start(" in text]
-
-
 needs_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 
 
@@ -597,9 +589,9 @@ def test_sharded_batch_moves_nothing_but_the_sums(mesh, ambient, rng):
 
     def check():
         forward = jax.jit(_cost).lower(*arguments).compile()
-        assert not _collectives(forward)
+        assert not collectives(forward)
         both = jax.jit(_value_and_gradients).lower(*arguments).compile()
-        assert _collectives(both) == ["all-reduce"]
+        assert collectives(both) == {"all-reduce"}
         costs, gradients = both(*arguments)
         assert costs.sharding.is_equivalent_to(arguments[4].sharding, 1)
         assert gradients[0].sharding.is_equivalent_to(arguments[0].sharding, 3)
@@ -630,7 +622,7 @@ def test_shard_map(mesh, rng):
 
     with jax.set_mesh(mesh):
         run = jax.jit(jax.grad(total, range(4), has_aux=True)).lower(*arguments[:4]).compile()
-        assert _collectives(run) == ["all-reduce"]
+        assert collectives(run) == {"all-reduce"}
         gradients, costs = run(*arguments[:4])
     assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
 
@@ -719,8 +711,41 @@ def test_vmap_beside_a_sharded_batch_moves_nothing(mesh, rng):
     mapped = jax.vmap(lambda e, p, *rest: _cost(e, p, kernel, bias, *rest), 1, 1)
     with jax.set_mesh(mesh):
         run = jax.jit(mapped).lower(*arguments).compile()
-        assert not _collectives(run)
+        assert not collectives(run)
         assert_costs(np.asarray(run(*arguments)).reshape(-1), expected(problem).costs)
+
+
+@needs_devices
+@pytest.mark.parametrize("way", ["Auto", "Explicit", "shard_map", "pmap"])
+def test_half_dtypes_over_devices(way, rng):
+    """With tiles of the default size, for which Hopper has kernels."""
+    count, H, V = jax.device_count(), 16, 12
+    problem = make_problem(rng, 2 * count, 20, 10, H, V, dtype="bfloat16")
+    run = functools.partial(_value_and_gradients, cost=jax_rnnt.rnnt_loss_from_joint)
+    if way == "pmap":
+        batched = {0, 1, 4, 5, 6}
+        arguments = [
+            x.reshape(count, 2, *x.shape[1:]) if i in batched else x
+            for i, x in enumerate(_flat(problem))
+        ]
+        axes = tuple(0 if i in batched else None for i in range(7))
+        costs, gradients = jax.pmap(run, in_axes=axes)(*arguments)
+        split = [x.reshape(2 * count, *x.shape[2:]) for x in gradients[:2]]
+        sums = [x.astype("float32").sum(0).astype(x.dtype) for x in gradients[2:]]
+        costs, gradients = costs.reshape(-1), [*split, *sums]
+    else:
+        kind = AxisType.Explicit if way == "Explicit" else AxisType.Auto
+        mesh = jax.make_mesh((count,), ("a",), axis_types=(kind,))
+        specs = tuple(_specs(mesh))
+        if way == "shard_map":
+            run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(specs[-1], specs[:4]))
+        arguments = _placed(problem, mesh)
+        program = jax.jit(run).lower(*arguments).compile()
+        assert collectives(program) == {"all-reduce"}
+        fits = _joint_fused.fits(H, V, jnp.dtype("bfloat16"), jnp.tanh)
+        assert ("jax_rnnt_joint_gradients_cuda" in program.as_text()) == fits
+        costs, gradients = program(*arguments)
+    assert_close(Result(costs, Joint(*gradients)), expected(problem), "bfloat16")
 
 
 @needs_devices

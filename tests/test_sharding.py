@@ -15,14 +15,25 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import PADDED_LOSSES, Loss, Problem, evaluate, every_lattice, for_loss, ragged
+from support import (
+    LOSSES,
+    PADDED_LOSSES,
+    Loss,
+    Problem,
+    collectives,
+    evaluate,
+    every_lattice,
+    for_loss,
+    pack,
+    ragged,
+    unpack,
+)
 from tolerances import assert_costs, assert_gradients, assert_same_bits
 
 import jax_rnnt
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 
-MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
 MESHES = [(kind, axes) for kind in (AxisType.Auto, AxisType.Explicit) for axes in (1, 2)]
 
 
@@ -55,11 +66,6 @@ def _batch_spec(mesh) -> P:
     return P(mesh.axis_names)
 
 
-def _collectives(compiled) -> set[str]:
-    text = compiled.as_text()
-    return {move for move in MOVES if f" {move}(" in text or f" {move}-start(" in text}
-
-
 def _costs_and_gradients(loss, rows, *rest):
     costs, vjp = jax.vjp(lambda x: loss(x, *rest), rows)
     return costs, *vjp(jnp.ones_like(costs))
@@ -81,7 +87,7 @@ def test_sharded_batch_moves_nothing(sharded, rng):
     arguments = _shard(problem, mesh, _batch_spec(mesh))
     run = jax.jit(functools.partial(_costs_and_gradients, loss))
     compiled = run.lower(*arguments).compile()
-    assert not _collectives(compiled)
+    assert not collectives(compiled)
     costs, gradients = compiled(*arguments)
     assert costs.sharding.is_equivalent_to(NamedSharding(mesh, _batch_spec(mesh)), 1)
     assert gradients.sharding.is_equivalent_to(NamedSharding(mesh, _batch_spec(mesh)), 4)
@@ -94,7 +100,7 @@ def test_mean_over_a_sharded_batch_is_one_all_reduce(sharded, rng):
     arguments = _shard(problem, mesh, _batch_spec(mesh))
     run = jax.jit(jax.value_and_grad(lambda *x: loss(*x, reduction="mean", fastemit_lambda=0.1)))
     compiled = run.lower(*arguments).compile()
-    assert _collectives(compiled) == {"all-reduce"}
+    assert collectives(compiled) == {"all-reduce"}
     value, gradients = compiled(*arguments)
     cotangents = np.full(16, 1 / 16)
     expected = loss.expected(problem, cotangents=cotangents, fastemit_lambda=0.1)
@@ -108,7 +114,7 @@ def test_several_batch_dimensions_each_sharded(sharded, rng):
     arguments = _shard(problem, mesh, P(*mesh.axis_names))
     run = jax.jit(functools.partial(_costs_and_gradients, loss))
     compiled = run.lower(*arguments).compile()
-    assert not _collectives(compiled)
+    assert not collectives(compiled)
     costs, gradients = compiled(*arguments)
     expected = loss.expected(problem)
     assert_costs(costs, expected.costs)
@@ -121,7 +127,7 @@ def test_vmap_beside_a_sharded_batch_moves_nothing(sharded, rng):
     arguments = _shard(problem, mesh, P(mesh.axis_names[0]))
     mapped = jax.vmap(functools.partial(_costs_and_gradients, loss), in_axes=1, out_axes=1)
     compiled = jax.jit(mapped).lower(*arguments).compile()
-    assert not _collectives(compiled)
+    assert not collectives(compiled)
     costs, gradients = compiled(*arguments)
     expected = loss.expected(problem)
     assert_costs(costs, expected.costs)
@@ -141,7 +147,7 @@ def test_shard_map_with_checked_varying_axes(sharded, rng):
     )
     arguments = _shard(problem, mesh, spec)
     compiled = jax.jit(run).lower(*arguments).compile()
-    assert not _collectives(compiled)
+    assert not collectives(compiled)
     costs, gradients = compiled(*arguments)
     _assert_as_alone(loss, problem, costs, gradients)
 
@@ -221,6 +227,40 @@ def test_sharding_of_frames_labels_or_symbols_is_still_right(dimension, rng):
     expected = loss.expected(problem)
     assert_costs(costs, expected.costs)
     assert_gradients(gradients, expected.gradients)
+
+
+def _compact_ways():
+    """Every compact loss each way, but the reference, slow to compile, on one."""
+    for parameter in LOSSES:
+        (loss,) = parameter.values
+        ways = ("Auto",) if loss.implementation == "reference" else ("Auto", "Explicit", "pmap")
+        for way in ways if loss.compact else ():
+            yield pytest.param(loss, way, marks=parameter.marks, id=f"{loss}-{way}")
+
+
+@pytest.mark.parametrize(("loss", "way"), list(_compact_ways()))
+def test_compact_batches_one_for_each_device(loss, way, rng):
+    count = jax.device_count()
+    problems = [for_loss(loss, ragged(rng, (3,), 4, 3, 5)) for _ in range(count)]
+    packed = [np.stack(arrays) for arrays in zip(*map(pack, problems))]
+    run = functools.partial(_costs_and_gradients, loss)
+    if way == "pmap":
+        costs, gradients = jax.pmap(run)(*packed)
+    else:
+        mesh = jax.make_mesh((count,), ("a",), axis_types=(AxisType[way],))
+
+        def local(*arguments):
+            return [x[None] for x in run(*(x[0] for x in arguments))]
+
+        spread = jax.shard_map(local, mesh=mesh, in_specs=P("a"), out_specs=P("a"), check_vma=True)
+        arguments = _shard(packed, mesh, P("a"))
+        compiled = jax.jit(spread).lower(*arguments).compile()
+        assert not collectives(compiled)
+        costs, gradients = compiled(*arguments)
+    for problem, own_costs, own_gradients in zip(problems, costs, gradients, strict=True):
+        expected = loss.expected(problem)
+        assert_costs(own_costs, expected.costs)
+        assert_gradients(unpack(np.asarray(own_gradients), problem), expected.gradients)
 
 
 @pytest.mark.parametrize("implementation", [None, "reference"])
