@@ -2,6 +2,8 @@
 
 Two ways from arcs to cost and posteriors: the sum over every alignment path, which is the
 definition, and alpha-beta in the log domain, which reaches any size and is checked against it.
+Logarithms of whole prefixes lose what their size takes from the mantissa, 1e-16 of a cost of 1e6 in
+float64: longdouble arguments are computed with as they are.
 """
 
 import itertools
@@ -64,14 +66,14 @@ def enumerate_paths(arcs: Arcs) -> Alignment:
 def alpha_beta(arcs: Arcs) -> Alignment:
     """The same by dynamic programming over anti-diagonals."""
     frames, columns = arcs.blank.shape
-    alpha = np.full((frames + 1, columns + 1), -np.inf)
+    alpha = np.full((frames + 1, columns + 1), -np.inf, arcs.blank.dtype)
     alpha[0, 0] = 0
     for diagonal in range(1, frames + columns - 1):
         t, u = _cells(diagonal, frames, columns)
         waited = np.where(t > 0, alpha[t - 1, u] + arcs.blank[t - 1, u], -np.inf)
         emitted = np.where(u > 0, alpha[t, u - 1] + arcs.label[t, u - 1], -np.inf)
         alpha[t, u] = np.logaddexp(waited, emitted)
-    beta = np.full((frames + 1, columns + 1), -np.inf)
+    beta = np.full(alpha.shape, -np.inf, alpha.dtype)
     beta[frames, columns - 1] = 0
     for diagonal in range(frames + columns - 2, -1, -1):
         t, u = _cells(diagonal, frames, columns)
@@ -110,8 +112,8 @@ def loss(
     that has a NaN within its lengths are NaN here and unspecified.
     """
     *batch, T, U, V = rows.shape
-    rows = np.asarray(rows, np.float64)
-    costs, gradients = np.empty(batch), np.zeros(rows.shape)
+    rows = np.asarray(rows, np.longdouble if rows.dtype == np.longdouble else np.float64)
+    costs, gradients = np.empty(batch, rows.dtype), np.zeros_like(rows)
     cotangents = np.ones(batch) if cotangents is None else np.asarray(cotangents, np.float64)
     for index in np.ndindex(*batch):
         frames, emitted = int(frames_lengths[index]), int(labels_lengths[index])
@@ -122,13 +124,13 @@ def loss(
         inside = rows[index][:frames, : emitted + 1]
         log_probs = log_softmax(inside) if from_logits else inside
         column = np.arange(emitted)
-        label_arcs = np.full((frames, emitted + 1), -np.inf)
+        label_arcs = np.full((frames, emitted + 1), -np.inf, rows.dtype)
         label_arcs[:, :-1] = log_probs[:, column, own]
         cost, posteriors = align(Arcs(log_probs[..., blank], label_arcs))
         weight = cotangents[index] / (frames if average_frames else 1)
         costs[index] = cost / (frames if average_frames else 1)
         own_posteriors = posteriors.label[:, :-1] * (1 + fastemit_lambda)
-        gradient = np.zeros(inside.shape)
+        gradient = np.zeros_like(inside)
         gradient[..., blank] -= posteriors.blank
         np.subtract.at(gradient, (slice(None), column, own), own_posteriors)
         if from_logits:

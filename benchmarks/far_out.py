@@ -1,0 +1,286 @@
+"""Costs and gradients where numbers are far out: `python -m benchmarks.far_out`.
+
+Each case (far_cases.py) goes through every public loss that takes it, and its cost and gradient are
+set beside the oracle's (tests/oracle.py) of the very numbers that the loss is given, float32 ones.
+The oracle keeps logarithms of whole prefixes, in longdouble: 64 bits of mantissa are 1e-11 nats of
+a cost of 1e8, where float64 would be off by 1e-8 a step. What it loses is itself a line of the
+table: how far its own posteriors are from summing to one.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jax_rnnt
+from benchmarks import table
+from benchmarks.far_cases import CASES, JOINT, LATTICE, LOG_PROBS, LOGITS, Case, Rows
+from benchmarks.results import write
+
+# Behind everything else, for the oracle alone.
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
+
+import oracle
+
+NATIVE, REFERENCE = "native", "reference"
+
+
+class Answer(NamedTuple):
+    """Of a loss, or of the oracle: gradients with respect to each float argument."""
+
+    cost: Any
+    gradients: tuple[np.ndarray, ...]
+    # Of those with respect to arcs: what should sum to one for each frame, and for each label.
+    sums: tuple[np.ndarray, np.ndarray] | None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse(arguments)
+    device = jax.devices()[0]
+    results = {
+        "device": device.device_kind,
+        "versions": {"jax_rnnt": jax_rnnt.__version__, "jax": jax.__version__},
+        "mantissa_bits_of_the_truth": np.finfo(np.longdouble).nmant + 1,
+        "rows": [],
+    }
+    for case in CASES:
+        if options.only in case.name:
+            start = time.perf_counter()
+            results["rows"] += measure(case, case.size)
+            seconds = time.perf_counter() - start
+            print(f"{case.name} {case.size}: {seconds:.1f} s", file=sys.stderr, flush=True)
+            if options.json:
+                write(options.json, results)
+    print(markdown(results))
+
+
+def measure(case: Case, size: tuple[int, int]) -> Iterator[dict]:
+    """The figures of each implementation, and last the oracle's own."""
+    rows = make(case, size)
+    T, U = size
+    worst = 0.0
+    for loss in case.losses:
+        inputs = inputs_of(loss, rows)
+        truth = truth_of(loss, inputs, rows.labels, case.fastemit_lambda)
+        if truth.sums and np.isfinite(truth.cost):
+            worst = max(worst, violation(truth.sums))
+        for implementation in implementations(loss, case):
+            actual = evaluate(loss, implementation, inputs, rows.labels, case.fastemit_lambda)
+            name = f"{loss}, {implementation}" if implementation else loss
+            row = {"case": case.name, "T": T, "U": U, "implementation": name}
+            yield row | errors(actual, truth)
+        del truth
+    yield {"case": case.name, "T": T, "U": U, "implementation": "oracle", "sums": worst}
+
+
+def make(case: Case, size: tuple[int, int]) -> Rows:
+    return case.make(np.random.default_rng(zlib.crc32(case.name.encode())), *size)
+
+
+def implementations(loss: str, case: Case) -> tuple[str | None, ...]:
+    if loss in (LOG_PROBS, JOINT):
+        return (None,)  # the kernels that there are
+    return (NATIVE, REFERENCE) if case.has_reference else (NATIVE,)
+
+
+def inputs_of(loss: str, rows: Rows) -> tuple[np.ndarray, ...]:
+    """The float arguments of a loss, rounded to float32."""
+    if loss == JOINT:
+        assert rows.encoder is not None
+        assert rows.predictor is not None
+        identity = np.eye(rows.encoder.shape[1], dtype=np.float32)
+        return _float32(rows.encoder, rows.predictor, identity, np.zeros(len(identity)))
+    assert rows.logits is not None
+    (logits,) = _float32(rows.logits)
+    if loss == LOGITS:
+        return (logits,)
+    (log_probs,) = _float32(oracle.log_softmax(logits.astype(np.longdouble)))
+    return _arcs(log_probs, rows.labels) if loss == LATTICE else (log_probs,)
+
+
+def _float32(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(array.astype(np.float32) for array in arrays)
+
+
+def _arcs(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The blank's and the row's own label's entries of (T, U, V), none of the last column's."""
+    label = np.zeros_like(x[..., 0])
+    label[:, :-1] = x[:, np.arange(len(labels)), labels]
+    return x[..., 0], label
+
+
+def truth_of(loss: str, inputs: tuple, labels: np.ndarray, fastemit_lambda: float) -> Answer:
+    wide = [np.asarray(x, np.longdouble) for x in inputs]
+    if loss == LATTICE:
+        label = wide[1].copy()
+        label[:, -1] = -np.inf
+        cost, posteriors = oracle.alpha_beta(oracle.Arcs(wide[0], label))
+        gradients = tuple(-x for x in posteriors)
+        return Answer(cost, gradients, _sums(*gradients))
+    rows = wide[0][:, None] + wide[1] if loss == JOINT else wide[0]
+    T, U, _ = rows.shape
+    lengths = np.array([T]), np.array([U - 1])
+    costs, (gradient,) = oracle.loss(
+        rows[None],
+        labels[None],
+        *lengths,
+        from_logits=loss != LOG_PROBS,
+        fastemit_lambda=fastemit_lambda,
+    )
+    if loss != JOINT:
+        return _with_sums(loss, costs[0], (gradient,), labels, fastemit_lambda)
+    # The kernel is the identity, there is no activation.
+    kernel = np.tensordot(rows, gradient, ((0, 1), (0, 1)))
+    return Answer(costs[0], (gradient.sum(1), gradient.sum(0), kernel, gradient.sum((0, 1))), None)
+
+
+def evaluate(
+    loss: str,
+    implementation: str | None,
+    inputs: tuple,
+    labels: np.ndarray,
+    fastemit_lambda: float = 0.0,
+) -> Answer:
+    cost, gradients = _compiled(loss, implementation)(inputs, labels, fastemit_lambda)
+    return _with_sums(
+        loss, float(cost), tuple(np.asarray(x) for x in gradients), labels, fastemit_lambda
+    )
+
+
+@functools.cache
+def _compiled(loss: str, implementation: str | None) -> Callable:
+    function = getattr(jax_rnnt, loss)
+    options: dict = {"implementation": implementation} if implementation else {}
+    if loss == JOINT:
+        options["activation"] = None
+
+    @jax.jit
+    def run(inputs, labels, fastemit_lambda):
+        def cost(inputs):
+            if loss == LATTICE:
+                T, U = inputs[0].shape
+                return function(*inputs, T, U - 1, **options)
+            T, U = inputs[0].shape[0], labels.shape[0] + 1
+            keywords = options | {"fastemit_lambda": fastemit_lambda}
+            return function(*inputs, labels, T, U - 1, **keywords)
+
+        return jax.value_and_grad(cost)(inputs)
+
+    def call(*arguments):
+        with jax.default_matmul_precision("highest"):  # a GPU's products are of tf32 by default
+            return run(*jax.tree.map(jnp.asarray, arguments))
+
+    return call
+
+
+def _with_sums(loss: str, cost, gradients: tuple, labels: np.ndarray, fastemit_lambda) -> Answer:
+    sums = None
+    if loss == LATTICE:
+        sums = _sums(*gradients)
+    elif loss == LOG_PROBS:
+        blank, label = _arcs(gradients[0], labels)
+        sums = _sums(blank, label / gradients[0].dtype.type(1 + fastemit_lambda))
+    return Answer(cost, gradients, sums)
+
+
+def _sums(blank: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wide = np.promote_types(blank.dtype, np.float64)
+    return -blank.sum(1, dtype=wide), -label[:, :-1].sum(0, dtype=wide)
+
+
+def violation(sums: tuple[np.ndarray, np.ndarray]) -> float:
+    return float(max(np.abs(x - 1).max(initial=0) for x in sums))
+
+
+def errors(actual: Answer, truth: Answer) -> dict:
+    """`gradient`: norm of the difference over the truth's norm, the worst of the arguments."""
+    possible = bool(np.isfinite(truth.cost))
+    same = float(truth.cost) == float(actual.cost)  # infinite, too
+    answer = {
+        "cost": float(truth.cost),
+        "cost_error": 0.0 if same else float(abs(actual.cost - truth.cost)),
+        "gradient_norm": float(np.sqrt(sum((x * x).sum() for x in truth.gradients))),
+        "gradient_error": 0.0,
+        "largest": 0.0,
+    }
+    for gradient, expected in zip(actual.gradients, truth.gradients, strict=True):
+        difference = gradient - expected
+        norm = np.linalg.norm(expected.astype(np.float64))
+        error = np.linalg.norm(difference.astype(np.float64))
+        relative = float(error / norm) if norm else float(error)
+        answer["gradient_error"] = max(answer["gradient_error"], relative)
+        answer["largest"] = max(answer["largest"], float(np.abs(difference).max(initial=0)))
+    if actual.sums and possible:
+        answer["sums"] = violation(actual.sums)
+    return answer
+
+
+def markdown(results: dict) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [
+        f"{results['device']}, float32; {versions}; "
+        f"truth with {results['mantissa_bits_of_the_truth']} bits of mantissa"
+    ]
+    columns = (
+        "case",
+        "(T, U)",
+        "implementation",
+        "cost, nats",
+        "relative error",
+        "norm of the gradient",
+        "relative error",
+        "largest error",
+        "sums of posteriors",
+    )
+    lines.append(
+        table.grid(
+            columns,
+            [
+                (
+                    row["case"],
+                    f"({row['T']}, {row['U']})",
+                    row["implementation"],
+                    _figure(row.get("cost"), ".6g"),
+                    _figure(_relative(row)),
+                    _figure(row.get("gradient_norm")),
+                    _figure(row.get("gradient_error")),
+                    _figure(row.get("largest")),
+                    _figure(row.get("sums")),
+                )
+                for row in results["rows"]
+            ],
+        )
+    )
+    return "\n\n".join(lines)
+
+
+def _relative(row: dict) -> float | None:
+    """Of the cost; absolute where the cost is below one nat."""
+    if "cost" not in row:
+        return None
+    return row["cost_error"] / max(abs(row["cost"]), 1) if row["cost_error"] else 0.0
+
+
+def _figure(value: float | None, form: str = ".1e") -> str:
+    if value is None:
+        return ""
+    return "0" if value == 0 else f"{value:{form}}"
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.far_out", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="where the figures go as well")
+    parser.add_argument("--only", default="", metavar="NAME", help="cases whose names have this")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
