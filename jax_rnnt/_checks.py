@@ -26,10 +26,11 @@ def integers(name: str, value: Any) -> Integers:
 
     What is not JAX's stays NumPy's: under jit, too, its values are there to be checked.
     """
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    array = value if isinstance(value, jax.Array) else _numpy(name, value)
     if array.size == 0 and not hasattr(value, "dtype"):
         array = array.astype(np.int32)  # an empty list has no dtype of its own
-    if not jnp.issubdtype(array.dtype, jnp.integer):
+    is_integer = jnp.issubdtype(array.dtype, jnp.integer)
+    if not is_integer or array.dtype.kind == "m":  # NumPy counts spans of time among them
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}.")
     limits, own = np.iinfo(np.int32), jnp.iinfo(array.dtype)
     if own.max > limits.max or own.min < limits.min:
@@ -51,8 +52,15 @@ def number(name: str, value: Any) -> jax.Array:
 
 def choice(name: str, value: Any, allowed: tuple) -> None:
     """ValueError unless value is one of allowed."""
-    if value not in allowed:
+    if not isinstance(value, str | None) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def flag(name: str, value: Any) -> bool:
+    """value as a bool, or TypeError: a string or an array would pass for true."""
+    if not isinstance(value, bool | np.bool_ | int | np.integer) or value not in (0, 1):
+        raise TypeError(f"{name} must be True or False, known in advance, got {value!r}.")
+    return bool(value)
 
 
 def index(name: str, value: Any) -> int:
@@ -118,10 +126,19 @@ def _first_bad(name: str, values: np.ndarray, bad: np.ndarray, expected: str) ->
         raise ValueError(f"{name} must be in {expected}, got {place} = {values[where]}.")
 
 
+def _numpy(name: str, value: Any) -> Integers:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        return _array(name, value)  # a list of traced numbers, or TypeError
+
+
 def _array(name: str, value: Any) -> jax.Array:
     if isinstance(value, jax.Array):
         return value
     try:
         return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array, got {type(value).__name__}.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        dtype = f" of dtype {value.dtype}" if hasattr(value, "dtype") else ""
+        got = f"{type(value).__name__}{dtype}"
+        raise TypeError(f"{name} must be an array of numbers, got {got}.") from error

@@ -235,10 +235,28 @@ def logits(
     sums = encoder[..., None, :] + predictor[..., None, :, :]
     inside = reference.is_read(labels, weights.kernel.shape[-1])[..., None]
     # What has no gradient has none with respect to the kernel, either, that others share.
-    senseless = inside & jnp.isnan(activation(sums)).any(-1, keepdims=True)
-    usable = inside & ~senseless
-    activations = jnp.where(usable, activation(jnp.where(usable, sums, 0)), 0)
-    return jnp.where(senseless, jnp.nan, weights.project(activations))
+    values = jnp.where(inside, lax.stop_gradient(activation(sums)), 0)
+    usable = inside & jnp.isfinite(values.astype(weights.dtype)).all(-1, keepdims=True)
+    activations = jnp.where(usable, activation(jnp.where(usable, sums, 0)), values)
+    return _project_usable(weights, activations, usable)
+
+
+@jax.custom_jvp
+def _project_usable(weights, activations, usable):
+    """Logits, to whose derivative with respect to the kernel only usable rows add."""
+    del usable
+    return weights.project(activations)
+
+
+@_project_usable.defjvp
+def _project_usable_jvp(primals, tangents):
+    weights, activations, usable = primals
+    weights_tangents, activations_tangents, _ = tangents
+    usable_activations = jnp.where(usable, activations, 0)
+    zero_bias = weights._replace(bias=jnp.zeros_like(weights.bias))
+    tangent = zero_bias.project(activations_tangents)
+    tangent += weights_tangents.project(usable_activations)
+    return _project_usable(*primals), tangent
 
 
 def left_out(dtype) -> float:

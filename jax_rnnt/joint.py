@@ -258,10 +258,14 @@ def _joint_to_arcs(joint, labels, *, blank, implementation):
         row_labels = labels.of_rows(T)
         logits = _joint_tiles.logits(weights, row_labels, joint.activation)
         return pick.pick_rows(logits, row_labels, blank=blank, implementation=implementation)
-    tile = joint.tile
-    if tile is None:
+    if joint.tile is None:
         H = weights.kernel.shape[0]
         tile = choose_tile(T, U, H, V, math.prod(batch), weights.dtype, joint.activation)
+    else:
+        # No wider than the lattice, but for the tile that the fused kernels take of any.
+        most_frames, most_labels = map(max, (T, U), _joint_tiles.WHOLE_TILE)
+        frames, labels_count, at_once = joint.tile
+        tile = Tile(min(frames, most_frames), min(labels_count, most_labels), at_once)
     if math.prod(batch) * math.ceil(T / tile.frames) * math.ceil(U / tile.labels) >= 2**30:
         raise ValueError(f"tile must be larger: {tile[:2]} makes 2^30 tiles or more of the batch.")
     check_closure(joint.activation, accumulator_dtype(weights.dtype))

@@ -126,6 +126,7 @@ def lattice_cost(
     frames_lengths = _checks.integers("frames_lengths", frames_lengths)
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
+    compact = _checks.flag("compact", compact)
     if max_labels is not None and not compact:
         raise ValueError("max_labels is for the compact form: U says it otherwise.")
     shape = blank_log_probs.shape

@@ -190,15 +190,15 @@ def checked_loss(
     """
     _checks.choice("reduction", reduction, tuple(_REDUCTIONS))
     _checks.choice("implementation", implementation, (None, "native", "reference"))
+    compact = _checks.flag("compact", compact)
+    average_frames = _checks.flag("average_frames", average_frames)
     labels = _checks.integers("labels", labels)
     frames_lengths = _checks.integers("frames_lengths", frames_lengths)
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     check = _check_compact if compact else _check_padded
     check(name, rows, labels, frames_lengths, labels_lengths)
-    if isinstance(fastemit_lambda, int | float) and fastemit_lambda == 0:
-        fastemit_lambda = None
-    else:
-        fastemit_lambda = _checks.number("fastemit_lambda", fastemit_lambda)
+    is_zero = type(fastemit_lambda) in (int, float) and fastemit_lambda == 0
+    fastemit_lambda = None if is_zero else _checks.number("fastemit_lambda", fastemit_lambda)
     # Under a caller's jit without one of our own: the program sees whose array the logits are, and
     # writes their gradient over them if nobody else wants them.
     is_staged = isinstance(jnp.zeros(()), Tracer)
@@ -209,10 +209,10 @@ def checked_loss(
         labels_lengths,
         fastemit_lambda,
         blank=_checks.blank_index(blank, rows.shape[-1]),
-        compact=bool(compact),
+        compact=compact,
         reduction=reduction,
         implementation=implementation,
-        average_frames=bool(average_frames),
+        average_frames=average_frames,
         rows_to_arcs=rows_to_arcs,
     )
 

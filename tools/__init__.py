@@ -1,1 +1,1 @@
-"""Tools for whoever works on jax_rnnt."""
+"""Programs that try the package out: see each file."""

@@ -43,7 +43,7 @@ struct CudaBackend {
 
   static ScratchCounts<2> CostScratch(int64_t cells, const LatticeLayout& layout, AnyBuffer& cuts,
                                       AnyBuffer& boundaries) {
-    const int64_t columns = layout.sequences * layout.max_columns * 2;
+    const int64_t columns = Times({layout.sequences, layout.max_columns, 2});
     return {{{&cuts, layout.compact() ? cells : columns},
              {&boundaries, CountBoundaries(cells, layout)}}};
   }
@@ -96,7 +96,7 @@ struct CudaBackend {
 
  private:
   static int64_t CountBoundaries(int64_t cells, const LatticeLayout& layout) {
-    return layout.compact() ? cells : layout.sequences * layout.max_frames * 2;
+    return layout.compact() ? cells : Times({layout.sequences, layout.max_frames, 2});
   }
 };
 

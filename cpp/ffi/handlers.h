@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <utility>
@@ -35,6 +36,19 @@ using AnyResult = xla::ffi::Result<AnyBuffer>;
 inline Error WrongBuffer(const char* name, const std::string& expected) {
   return Error(ErrorCode::kInvalidArgument,
                "jax_rnnt: buffer " + std::string(name) + " must be " + expected + ".");
+}
+
+// The product of sizes, which the sizes of an array without elements may take beyond 64 bits: then
+// a number that no array has elements. Zero if any size is.
+inline int64_t Times(std::initializer_list<int64_t> sizes) {
+  int64_t product = 1;
+  for (int64_t size : sizes) {
+    if (size == 0) return 0;
+    if (__builtin_mul_overflow(product, size, &product)) {
+      product = std::numeric_limits<int64_t>::max();
+    }
+  }
+  return product;
 }
 
 // An error unless the buffer has this type and number of elements.
@@ -109,7 +123,7 @@ struct Rows {
 };
 
 inline Error CheckRows(const AnyBuffer& logits, int64_t blank, const Rows& rows) {
-  if (static_cast<int64_t>(logits.element_count()) != rows.rows * rows.V) {
+  if (static_cast<int64_t>(logits.element_count()) != Times({rows.rows, rows.V})) {
     return WrongBuffer("logits", "as many rows as there are labels");
   }
   if (rows.V > std::numeric_limits<int32_t>::max() || blank < 0 ||
@@ -141,8 +155,8 @@ inline Error MakeRows(const AnyBuffer& logits, int64_t blank, Rows* rows, const 
     return WrongBuffer("logits", "of fewer than 2^31 lines and columns");
   }
   const int64_t groups = counts.element_count();
-  JAX_RNNT_RETURN_IF_ERROR(Check("labels", labels, DataType::S32, groups * shape[1]));
-  rows->rows = groups * shape[0] * shape[1];
+  JAX_RNNT_RETURN_IF_ERROR(Check("labels", labels, DataType::S32, Times({groups, shape[1]})));
+  rows->rows = Times({groups, shape[0], shape[1]});
   rows->V = shape[2];
   rows->labels = {labels.typed_data(), counts.typed_data(), shape[1], shape[0]};
   return CheckRows(logits, blank, *rows);
@@ -177,8 +191,8 @@ Error PickBackward(typename Backend::Context context, AnyBuffer logits, Labels..
                    AnyBuffer label_cotangents, AnyResult logits_cotangents, int64_t blank) {
   Rows rows;
   JAX_RNNT_RETURN_IF_ERROR(MakeRows(logits, blank, &rows, labels...));
-  JAX_RNNT_RETURN_IF_ERROR(
-      Check("logits_cotangents", *logits_cotangents, logits.element_type(), rows.rows * rows.V));
+  JAX_RNNT_RETURN_IF_ERROR(Check("logits_cotangents", *logits_cotangents, logits.element_type(),
+                                 logits.element_count()));
   return DispatchLogits<Backend>(logits.element_type(), [&](auto t, auto real) -> Error {
     using T = typename decltype(t)::Type;
     using Real = typename decltype(real)::Type;
@@ -212,8 +226,8 @@ inline Error MakeLayout(const AnyBuffer& arcs, const Int32Buffer& frames_lengths
     if (dimensions.size() < 2) return WrongBuffer("blank_log_probs", "(..., T, U)");
     layout->max_frames = dimensions[dimensions.size() - 2];
     layout->max_columns = dimensions.back();
-    const int64_t cells = layout->max_frames * layout->max_columns;
-    if (static_cast<int64_t>(arcs.element_count()) != layout->sequences * cells) {
+    const int64_t cells = Times({layout->sequences, layout->max_frames, layout->max_columns});
+    if (static_cast<int64_t>(arcs.element_count()) != cells) {
       return WrongBuffer("blank_log_probs", "one (T, U) for each length");
     }
   } else {
@@ -223,10 +237,16 @@ inline Error MakeLayout(const AnyBuffer& arcs, const Int32Buffer& frames_lengths
     }
     JAX_RNNT_RETURN_IF_ERROR(Check("offsets", *offsets, DataType::S32, layout->sequences));
     layout->max_frames = dimensions.back();
-    layout->max_columns = std::min(max_labels + 1, kMaxColumns);
+    layout->max_columns = std::min(max_labels, kMaxColumns - 1) + 1;
     layout->offsets = offsets->typed_data();
     layout->rows_per_group = dimensions.back();
     layout->sequences_per_group = batch.back();
+    const int64_t groups =
+        layout->sequences == 0 ? 0 : layout->sequences / layout->sequences_per_group;
+    if (groups > 0 &&
+        static_cast<int64_t>(arcs.element_count()) != Times({groups, layout->rows_per_group})) {
+      return WrongBuffer("blank_log_probs", "one (S) for each (N) of the lengths");
+    }
   }
   if (layout->max_frames > std::numeric_limits<int32_t>::max() ||
       layout->max_columns > kMaxColumns || layout->max_columns < 1) {
@@ -243,7 +263,7 @@ using ScratchCounts = std::array<std::pair<AnyBuffer*, int64_t>, kCount>;
 template <typename Counts>
 Error CheckScratch(DataType dtype, const Counts& counts) {
   for (const auto& [buffer, count] : counts) {
-    JAX_RNNT_RETURN_IF_ERROR(Check("scratch", *buffer, dtype, 2 * count));
+    JAX_RNNT_RETURN_IF_ERROR(Check("scratch", *buffer, dtype, Times({2, count})));
   }
   return Error::Success();
 }

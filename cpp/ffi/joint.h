@@ -59,8 +59,8 @@ inline Error MakeShape(const AnyBuffer& encoder, const AnyBuffer& predictor, int
   if (std::max({N, T, U, H, V}) > std::numeric_limits<int32_t>::max()) {
     return WrongBuffer("encoder", "of dimensions below 2^31");
   }
-  JAX_RNNT_RETURN_IF_ERROR(Check("predictor", predictor, encoder.element_type(), N * U * H));
-  JAX_RNNT_RETURN_IF_ERROR(Check("labels", labels, DataType::S32, N * U));
+  JAX_RNNT_RETURN_IF_ERROR(Check("predictor", predictor, encoder.element_type(), Times({N, U, H})));
+  JAX_RNNT_RETURN_IF_ERROR(Check("labels", labels, DataType::S32, Times({N, U})));
   JAX_RNNT_RETURN_IF_ERROR(Check("counts", counts, DataType::S32, N));
   *shape = {static_cast<int32_t>(N), static_cast<int32_t>(T), static_cast<int32_t>(U),
             static_cast<int32_t>(H), static_cast<int32_t>(V)};
@@ -124,7 +124,7 @@ Error JointForward(typename Backend::Context context, AnyBuffer encoder, AnyBuff
       (JointBuffers{encoder, predictor, kernel, packed_kernel, packed_bias, labels, counts}
            .MakeShape(&shape)));
   JAX_RNNT_RETURN_IF_ERROR(CheckOptions(activation, blank, shape.V));
-  const int64_t cells = int64_t{shape.N} * shape.T * shape.U;
+  const int64_t cells = Times({shape.N, shape.T, shape.U});
   JAX_RNNT_RETURN_IF_ERROR(Check("blank_log_probs", *blank_log_probs, DataType::F32, cells));
   JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", *label_log_probs, DataType::F32, cells));
   JAX_RNNT_RETURN_IF_ERROR(Check("maxima", *maxima, DataType::F32, cells));
@@ -153,18 +153,19 @@ Error JointGradients(typename Backend::Context context, AnyBuffer encoder, AnyBu
       (JointBuffers{encoder, predictor, kernel, packed_kernel, packed_bias, labels, counts}
            .MakeShape(&shape)));
   JAX_RNNT_RETURN_IF_ERROR(CheckOptions(activation, blank, shape.V));
-  const int64_t cells = int64_t{shape.N} * shape.T * shape.U;
+  const int64_t cells = Times({shape.N, shape.T, shape.U});
   JAX_RNNT_RETURN_IF_ERROR(Check("maxima", maxima, DataType::F32, cells));
   JAX_RNNT_RETURN_IF_ERROR(Check("log_sums", log_sums, DataType::F32, cells));
   JAX_RNNT_RETURN_IF_ERROR(Check("blank_cotangents", blank_cotangents, DataType::F32, cells));
   JAX_RNNT_RETURN_IF_ERROR(Check("label_cotangents", label_cotangents, DataType::F32, cells));
   const DataType dtype = encoder.element_type();
   const int64_t R = tiles.element_count();
-  const int64_t listed = R * cuda::kListedCells;
-  JAX_RNNT_RETURN_IF_ERROR(Check("activations", *activations, dtype, listed * shape.H));
-  JAX_RNNT_RETURN_IF_ERROR(Check("gradients", *gradients, dtype, listed * shape.V));
   JAX_RNNT_RETURN_IF_ERROR(
-      Check("bias_parts", *bias_parts, DataType::F32, R * cuda::kBiasParts * shape.V));
+      Check("activations", *activations, dtype, Times({R, cuda::kListedCells, shape.H})));
+  JAX_RNNT_RETURN_IF_ERROR(
+      Check("gradients", *gradients, dtype, Times({R, cuda::kListedCells, shape.V})));
+  JAX_RNNT_RETURN_IF_ERROR(
+      Check("bias_parts", *bias_parts, DataType::F32, Times({R, cuda::kBiasParts, shape.V})));
   return DispatchHalves<Backend>(dtype, [&](auto tag) -> Error {
     using T = typename decltype(tag)::Type;
     return Backend::JointGradients(
@@ -188,11 +189,11 @@ Error JointHidden(typename Backend::Context context, AnyBuffer hidden_gradients,
   const int64_t R = tiles.element_count();
   const DataType dtype = encoder.element_type();
   JAX_RNNT_RETURN_IF_ERROR(
-      Check("hidden_gradients", hidden_gradients, dtype, R * cuda::kListedCells * shape.H));
-  JAX_RNNT_RETURN_IF_ERROR(
-      Check("encoder_parts", *encoder_parts, DataType::F32, R * cuda::kListedFrames * shape.H));
+      Check("hidden_gradients", hidden_gradients, dtype, Times({R, cuda::kListedCells, shape.H})));
+  JAX_RNNT_RETURN_IF_ERROR(Check("encoder_parts", *encoder_parts, DataType::F32,
+                                 Times({R, cuda::kListedFrames, shape.H})));
   JAX_RNNT_RETURN_IF_ERROR(Check("predictor_parts", *predictor_parts, DataType::F32,
-                                 R * cuda::kListedColumns * shape.H));
+                                 Times({R, cuda::kListedColumns, shape.H})));
   return DispatchHalves<Backend>(dtype, [&](auto tag) -> Error {
     using T = typename decltype(tag)::Type;
     return Backend::JointHidden(context, shape, *ActivationByName(activation), R,
@@ -210,9 +211,9 @@ Error AddBlocks(typename Backend::Context context, AnyBuffer sums, Int32Buffer b
   const int64_t B = sums.dimensions()[0], L = sums.dimensions()[1], R = blocks.element_count();
   return DispatchArcs(sums.element_type(), [&](auto real) -> Error {
     using Real = typename decltype(real)::Type;
-    JAX_RNNT_RETURN_IF_ERROR(Check("sums", sums, kDataType<Real>, B * L));
-    JAX_RNNT_RETURN_IF_ERROR(Check("parts", parts, kDataType<Real>, R * L));
-    JAX_RNNT_RETURN_IF_ERROR(Check("added", *added, kDataType<Real>, B * L));
+    JAX_RNNT_RETURN_IF_ERROR(Check("sums", sums, kDataType<Real>, Times({B, L})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("parts", parts, kDataType<Real>, Times({R, L})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("added", *added, kDataType<Real>, Times({B, L})));
     return Backend::AddBlocks(context, B, L, R, Data<const Real>(sums), blocks.typed_data(),
                               Data<const Real>(parts), Data<Real>(*added));
   });

@@ -1,0 +1,581 @@
+"""What must come back from the calls of fuzz_cases, and how they are made.
+
+A call answers as the oracle does in float64, or raises a ValueError or TypeError that names the
+offending argument. The tolerances are those of tolerances.py, but for these rules, each for a
+reason that no implementation in the input's precision escapes:
+
+1. A log-probability below -2^1e37 counts as -inf (documented). An alignment whose arcs sum to less
+   than that costs between as much and +inf; its posteriors are only bounded (rule 4).
+2. The arcs between rows and lattice are numbers of the accumulator's dtype. Rounding each moves
+   the cost by eps times the sum of their magnitudes along an alignment, and all posteriors by as
+   much of themselves. With E that sum, averaged over the alignments: costs are good to eps E more
+   than their tolerance, and beyond E = 100 gradients, too. eps is 2^-23, for float64 2^-48 (the
+   oracle's own error).
+3. Log-probabilities above 2e6, which are none, may give anything, but only to their sequence.
+4. Where rule 2 leaves nothing to compare, posteriors are still in [0, 1]: gradients are bounded.
+5. fastemit_lambda of NaN or inf leaves costs and padding alone; gradients may be anything else.
+6. Logits of a joint network are good to an eps of the sum of magnitudes that each is summed from,
+   half dtypes' activations being rounded to the dtype; where that is more than 0.1 over a whole
+   alignment, or overflows, values are not compared.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+import warnings
+from typing import Any, NamedTuple
+
+import fuzz_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+from fuzz_cases import Case, Signature
+from support import HAS_NATIVE
+from tolerances import TOLERANCES
+
+import jax_rnnt
+
+IMPOSSIBLE = -1e37 * math.log(2)
+INT32_MAX = np.iinfo(np.int32).max
+
+
+class Place(NamedTuple):
+    """One sequence in the arrays."""
+
+    n: tuple[int, ...]
+    rows: Any  # index into arrays (..., T, U, ...), or slice of compact ones
+    labels: np.ndarray
+    frames: int
+    columns: int
+
+    def take(self, array: np.ndarray, trailing: int) -> np.ndarray:
+        found = array[self.rows]
+        return found.reshape(self.frames, self.columns, *found.shape[found.ndim - trailing :])
+
+
+@dataclasses.dataclass
+class Answer:
+    """Results, or of the expected ones also how near they must be, one entry a sequence."""
+
+    costs: np.ndarray
+    gradients: dict[str, np.ndarray]
+    spread: np.ndarray | None = None  # E of rule 2; inf where values are not compared
+    at_least: np.ndarray | None = None  # sequences whose cost is only bounded below (rule 1)
+    unknown: np.ndarray | None = None  # rule 3, rule 6
+    owners: dict[str, np.ndarray] | None = None  # of gradients' entries; -1: padding
+    scale: float = 1.0
+
+
+# ---- What is expected
+
+
+def sequences(signature: Signature, values: dict[str, np.ndarray]) -> list[Place | None]:
+    """Where each sequence is, None if its lengths or labels make no sense."""
+    if signature.function.compact:
+        return _packed(signature, values)
+    found: list[Place | None] = []
+    for n in np.ndindex(*signature.batch):
+        frames = int(values["frames_lengths"][n])
+        emitted = int(values["labels_lengths"][n])
+        valid = 1 <= frames <= signature.T and 0 <= emitted < signature.U
+        labels = values["labels"][n][:emitted] if valid and "labels" in values else np.zeros(0)
+        valid &= all(0 <= int(x) < signature.V for x in labels)
+        rows = (*n, slice(frames), slice(emitted + 1))
+        found.append(Place(n, rows, labels.astype(int), frames, emitted + 1) if valid else None)
+    return found
+
+
+def _packed(signature, values):
+    """One after the other; what has no room leaves none to those behind it."""
+    found: list[Place | None] = []
+    S, L = signature.rows_count, signature.labels_count
+    bound = dict(signature.options).get("max_labels")
+    row = label = 0
+    for n in range(signature.batch[0]):
+        frames, emitted = int(values["frames_lengths"][n]), int(values["labels_lengths"][n])
+        frames, emitted = min(frames, INT32_MAX), min(emitted, INT32_MAX)
+        count = frames * (emitted + 1) if frames >= 1 and emitted >= 0 else 0
+        labels = np.zeros(0)
+        valid = frames >= 1 and emitted >= 0 and row + count <= S
+        valid &= bound is None or emitted <= bound
+        if "labels" in values:
+            valid &= label + emitted <= L
+            labels = values["labels"][label : label + max(emitted, 0)]
+            valid &= all(0 <= int(x) < signature.V for x in labels)
+            label = min(label + max(emitted, 0), L + 1)
+        rows = slice(row, row + count)
+        row = min(row + count, S + 1)
+        place = Place((n,), rows, labels.astype(int), frames, emitted + 1)
+        found.append(place if valid else None)
+    return found
+
+
+class _Aligner:
+    """alpha_beta with the rules above; notes what it saw of the last sequence."""
+
+    def __call__(self, arcs: oracle.Arcs) -> oracle.Alignment:
+        blank, label = arcs.blank.copy(), arcs.label.copy()
+        blank[-1, :-1] = label[:, -1] = -np.inf  # they lead out of the lattice
+        both = np.stack((blank, label))
+        self.spread, self.at_least = 0.0, False
+        self.unknown = bool((both > 2e6).any())
+        zeros = oracle.Arcs(np.zeros(blank.shape), np.zeros(blank.shape))
+        if not (both < np.inf).all():
+            self.unknown = False
+            return oracle.Alignment(np.nan, zeros)
+        both[both < IMPOSSIBLE] = -np.inf
+        aligned = oracle.alpha_beta(oracle.Arcs(*both))
+        posteriors = np.stack(aligned.posteriors)
+        magnitudes = np.where(posteriors > 0, np.abs(both), 0)
+        self.spread = float((posteriors * magnitudes).sum())
+        self.at_least = math.isfinite(aligned.cost) and aligned.cost > -0.99 * IMPOSSIBLE
+        return aligned
+
+
+@np.errstate(all="ignore")
+def expected(case: Case, values: dict[str, np.ndarray]) -> Answer:
+    """The answer to the case's call, of these values."""
+    signature = case.signature
+    call = signature.function.call
+    if call is jax_rnnt.log_softmax_pick:
+        return _expected_pick(case, values)
+    logits = None
+    floats = {name: np.asarray(values[name], np.float64) for name in signature.function.rows}
+    if call is jax_rnnt.rnnt_loss_from_joint:
+        joint = _Joint(signature, values)
+        logits = joint.logits
+    elif call is not jax_rnnt.lattice_cost:
+        logits = floats[signature.function.rows[0]]
+    options = dict(signature.options)
+    emission = float(case.options.get("fastemit_lambda", 0.0))
+    places = sequences(signature, values)
+    batch = signature.batch
+    costs = np.full(batch, np.nan)
+    gradients = {name: np.zeros(x.shape) for name, x in floats.items()}
+    dense = None if logits is None else np.zeros(logits.shape)
+    owners = {name: np.full(x.shape, -1) for name, x in floats.items()}
+    spread, at_least, unknown = np.zeros(batch), np.zeros(batch, bool), np.zeros(batch, bool)
+    weights = np.asarray(1.0 if case.cotangents is None else case.cotangents, np.float64)
+    if options.get("reduction") == "mean":
+        weights = weights / max(math.prod(batch), 1)
+    weights = np.broadcast_to(weights, batch)
+    align = _Aligner()
+    for index, place in enumerate(places):
+        if place is None:
+            continue
+        n = place.n
+        weight = weights[n] / (place.frames if options.get("average_frames") else 1)
+        if logits is not None:
+            assert dense is not None
+            result = oracle.loss(
+                place.take(logits, 1)[None],
+                place.labels[None],
+                np.array([place.frames]),
+                np.array([place.columns - 1]),
+                from_logits=signature.function.takes_logits,
+                blank=options["blank"],
+                fastemit_lambda=emission if math.isfinite(emission) else 0.0,
+                align=align,
+            )
+            cost = result.costs[0]
+            if not math.isnan(cost):
+                dense[place.rows] = (weight * result.gradients[0]).reshape(dense[place.rows].shape)
+        else:
+            arcs = [place.take(floats[name], 0) for name in signature.function.rows]
+            cost, posteriors = align(oracle.Arcs(*arcs))
+            for name, posterior in zip(gradients, posteriors):
+                part = gradients[name][place.rows]
+                gradients[name][place.rows] = (-weight * posterior).reshape(part.shape)
+        costs[n] = cost / (place.frames if options.get("average_frames") else 1)
+        spread[n], at_least[n], unknown[n] = align.spread, align.at_least, align.unknown
+        if call is jax_rnnt.rnnt_loss_from_joint:
+            spread[n] += joint.spread(place)
+            unknown[n] |= joint.overflows(place)
+            owners["encoder"][(*n, slice(place.frames))] = index
+            owners["predictor"][(*n, slice(place.columns))] = index
+            owners["kernel"][...] = owners["bias"][...] = 0
+        else:
+            for owner in owners.values():
+                owner[place.rows] = index
+    if call is jax_rnnt.rnnt_loss_from_joint:
+        gradients = joint.gradients(dense, places)
+    elif dense is not None:
+        gradients = {signature.function.rows[0]: dense}
+    scale = float(np.abs(weights).max(initial=0)) * (1 + abs(emission))
+    return Answer(costs, gradients, spread, at_least, unknown, owners, scale)
+
+
+class _Joint:
+    """The joint's logits and gradients by NumPy."""
+
+    def __init__(self, signature: Signature, values: dict[str, np.ndarray]):
+        self.signature = signature
+        function, self.derivative = {
+            "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+            "relu": (lambda z: np.where(z > 0, z, 0 * z), lambda z: (z > 0).astype(z.dtype)),
+            None: (lambda z: z, np.ones_like),
+        }[dict(signature.options)["activation"]]
+        wide = {name: values[name].astype(np.float64) for name in signature.function.rows}
+        self.kernel = wide["kernel"]
+        self.sums = wide["encoder"][..., None, :] + wide["predictor"][..., None, :, :]
+        exact = function(self.sums)
+        # As the matrix product has them: rounded, and overflown where they do.
+        self.hidden = exact.astype(jnp.dtype(signature.dtype)).astype(np.float64)
+        self.logits = self.hidden @ self.kernel + wide["bias"]
+        products = np.abs(self.hidden)[..., None] * np.abs(self.kernel)
+        products = np.where(np.isfinite(products), products, 0)
+        finite_bias = np.where(np.isfinite(wide["bias"]), np.abs(wide["bias"]), 0)
+        self.magnitude = (products.sum(-2) + finite_bias).max(-1)
+        self.inputs = np.abs(np.where(np.isfinite(self.sums), self.sums, 0)).max(-1)
+
+    def spread(self, place: Place) -> float:
+        """In units of rule 2's eps: what rounding the logits does to a whole alignment."""
+        eps = {"float16": 2**-10, "bfloat16": 2**-7}.get(self.signature.dtype)
+        eps = 1.0 if eps is None else eps * 2**23
+        steps = place.frames + place.columns
+        return 2 * eps * steps * float(self.magnitude[place.rows].max())
+
+    def overflows(self, place: Place) -> bool:
+        largest = max(self.magnitude[place.rows].max(), self.inputs[place.rows].max())
+        return bool(largest > 1e36) or not np.isfinite(largest)
+
+    def gradients(self, dense, places) -> dict[str, np.ndarray]:
+        inside = np.zeros(dense.shape[:-1], bool)
+        for place in places:
+            if place is not None:
+                inside[place.rows] = True
+        inside &= (dense != 0).any(-1)
+        hidden = np.where(inside[..., None], self.hidden, 0)
+        kernel = np.where(np.isfinite(self.kernel), self.kernel, 0)
+        back = np.where(inside[..., None], (dense @ kernel.T) * self.derivative(self.sums), 0)
+        leading = tuple(range(dense.ndim - 1))
+        return {
+            "encoder": back.sum(-2),
+            "predictor": back.sum(-3),
+            "kernel": np.tensordot(hidden, dense, (leading, leading)),
+            "bias": dense.sum(leading),
+        }
+
+
+def _expected_pick(case, values):
+    logits = values["logits"].astype(np.float64)
+    labels = values["labels"].astype(np.int64)
+    V, blank = case.signature.V, case.options["blank"]
+    log_probs = oracle.log_softmax(logits)
+    read = (labels >= -1) & (labels < V)
+    labelled = read & (labels >= 0)
+    senseless = read & ~(logits < np.inf).all(-1)
+    impossible = (logits == -np.inf).all(-1)
+    index = np.where(labelled, labels, 0)[..., None]
+    own = np.take_along_axis(log_probs, index, -1)[..., 0]
+    arcs = [log_probs[..., blank], own]
+    arcs = [np.where(senseless, np.nan, np.where(read, x, -np.inf)) for x in arcs]
+    arcs[1] = np.where(labelled, arcs[1], -np.inf)
+    gradients = np.zeros(logits.shape)
+    if case.cotangents is not None:
+        cotangents = [np.asarray(c, np.float64) for c in case.cotangents]
+        cotangents[1] = np.where(labelled, cotangents[1], 0)
+        gradients[..., blank] += cotangents[0]
+        np.add.at(gradients, (*np.indices(labels.shape), index[..., 0]), cotangents[1])
+        gradients -= np.exp(log_probs) * (cotangents[0] + cotangents[1])[..., None]
+        gradients[~read | senseless | impossible] = 0
+    costs = np.stack(arcs, -1)
+    # The difference of the largest number and the lowest is not one of the accumulator's.
+    costs = costs.astype(case.signature.accumulator).astype(np.float64)
+    batch = labels.shape
+    owners = np.where(read, 0, -1)[..., None] + np.zeros(logits.shape[-1], int)
+    scale = 0.0
+    if case.cotangents is not None:
+        scale = max(float(np.abs(c).max(initial=0)) for c in case.cotangents)
+    no = np.zeros(batch, bool)
+    return Answer(costs, {"logits": gradients}, np.zeros(batch), no, no, {"logits": owners}, scale)
+
+
+# ---- Calls
+
+
+def implementations(signature: Signature) -> list[str | None]:
+    return [x for x in signature.function.implementations if x != "native" or HAS_NATIVE]
+
+
+def answers(case: Case, values: dict[str, np.ndarray] | None = None) -> dict[str | None, Answer]:
+    """By implementation."""
+    found = {}
+    for implementation in implementations(case.signature):
+        if case.jitted:
+            found[implementation] = _jitted(case, values or case.values, implementation)
+        else:
+            found[implementation] = _eager(case, implementation)
+    return found
+
+
+def _jitted(case, values, implementation):
+    options = {k: case.options[k] for k in ("fastemit_lambda",) if k in case.options}
+    if case.signature.function.implementations != (None,):
+        results = _compiled(case.signature, implementation)(values, case.cotangents, options)
+    else:
+        results = _compiled(case.signature, None)(values, case.cotangents, options)
+    costs, gradients = jax.tree.map(np.asarray, results)
+    if isinstance(costs, tuple):
+        costs = np.stack(costs, -1)
+    return Answer(costs, gradients)
+
+
+@functools.cache
+def _compiled(signature: Signature, implementation: str | None):
+    @jax.jit
+    def run(values, cotangents, traced):
+        options = {**dict(signature.options), **traced}
+        if implementation is not None:
+            options["implementation"] = implementation
+        rows = {name: values[name] for name in signature.function.rows}
+        results, vjp = jax.vjp(
+            lambda rows: signature.function.call(**{**values, **rows}, **options), rows
+        )
+        return results, *vjp(cotangents)
+
+    return run
+
+
+def _eager(case, implementation):
+    signature, options = case.signature, dict(case.options)
+    if signature.function.implementations != (None,):
+        options["implementation"] = implementation
+    function = signature.function
+    gradients: dict[str, Any] = {}
+    if case.cotangents is None:
+        results = function.call(**case.arguments, **options)
+    else:
+        rows = {name: jnp.asarray(case.arguments[name]) for name in function.rows}
+        results, vjp = jax.vjp(
+            lambda rows: function.call(**{**case.arguments, **rows}, **options), rows
+        )
+        (gradients,) = vjp(jax.tree.map(jnp.asarray, case.cotangents))
+    costs = np.stack(results, -1) if isinstance(results, tuple) else np.asarray(results)
+    return Answer(costs, {name: np.asarray(g) for name, g in gradients.items()})
+
+
+# ---- Verdicts
+
+
+class Verdict(NamedTuple):
+    outcome: str
+    findings: list[str]
+
+
+def judge(case: Case) -> Verdict:
+    """Makes the case's call and says how it ended."""
+    with jax.enable_x64(case.signature.x64), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if case.offending:
+            return _judge_error(case)
+        return _judge_answer(case)
+
+
+def _judge_error(case: Case) -> Verdict:
+    try:
+        if case.jitted:
+            traced = {k: v for k, v in case.arguments.items() if _traceable(v)}
+            rest = {k: v for k, v in case.arguments.items() if k not in traced}
+            function = case.signature.function.call
+            jax.eval_shape(lambda given: function(**given, **rest, **case.options), traced)
+        else:
+            case.signature.function.call(**case.arguments, **case.options)
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        if not any(re.search(rf"(?<![\w.]){name}(?!\w)", text) for name in case.offending):
+            return Verdict("finding", [f"names none of {sorted(case.offending)}: {error!r}"[:600]])
+        return Verdict("TypeError" if isinstance(error, TypeError) else "ValueError", [])
+    except Exception as error:
+        return Verdict("finding", [f"neither ValueError nor TypeError: {error!r}"[:600]])
+    return Verdict("finding", [f"no error, though {sorted(case.offending)} made no sense"])
+
+
+def _traceable(value: Any) -> bool:
+    if isinstance(value, jax.Array):
+        return True
+    return isinstance(value, np.ndarray) and (value.dtype.kind in "biufc" and value.itemsize <= 8)
+
+
+def _judge_answer(case: Case) -> Verdict:
+    assert case.values is not None
+    try:
+        actual = answers(case)
+        others = answers(case, case.neighbours) if case.neighbours else {}
+    except Exception as error:
+        return Verdict("finding", [f"a legal call raised {error!r}"[:600]])
+    wanted = expected(case, case.values)
+    findings = []
+    for implementation, answer in actual.items():
+        found = _compare(case, answer, wanted)
+        if implementation in others:
+            found += _disturbed(case, answer, others[implementation])
+        findings += [f"{implementation or 'no choice'}: {x}" for x in found]
+    return Verdict("finding" if findings else _outcome(wanted), findings)
+
+
+def _outcome(wanted: Answer) -> str:
+    costs = wanted.costs.reshape(-1)
+    if costs.size == 0:
+        return "answer: no sequences"
+    assert wanted.spread is not None and wanted.unknown is not None
+    kinds = collections.Counter()
+    kinds["NaN"] = int(np.isnan(costs).any())
+    kinds["inf"] = int(np.isinf(costs).any())
+    kinds["bounds only"] = int(wanted.unknown.any() or (_slack_of(wanted, np.float32) > 0.1).any())
+    named = [name for name, count in kinds.items() if count]
+    finite = ["finite"] if np.isfinite(costs).any() else []
+    return "answer: " + ", ".join(finite + named)
+
+
+def _slack_of(wanted: Answer, accumulator) -> np.ndarray:
+    """Of rule 2, one number a sequence."""
+    assert wanted.spread is not None
+    eps = 2.0**-23 if accumulator == np.float32 else 2.0**-48
+    return eps * wanted.spread
+
+
+def _compare(case: Case, actual: Answer, wanted: Answer) -> list[str]:
+    signature = case.signature
+    accumulator = signature.accumulator
+    findings = []
+    if actual.costs.dtype != accumulator:
+        findings.append(f"costs are {actual.costs.dtype}, not {accumulator}")
+    findings += _compare_costs(case, actual.costs.astype(np.float64), wanted)
+    for name, gradient in actual.gradients.items():
+        if gradient.dtype != jnp.dtype(signature.dtype):
+            findings.append(f"the gradient of {name} is {gradient.dtype}")
+        if gradient.shape != wanted.gradients[name].shape:
+            findings.append(f"the gradient of {name} has shape {gradient.shape}")
+            continue
+        findings += _compare_gradient(case, name, gradient.astype(np.float64), wanted)
+    return findings
+
+
+def _compare_costs(case, actual, wanted):
+    tolerance = TOLERANCES[np.dtype(case.signature.accumulator).name]
+    reduction = case.options.get("reduction")
+    slack = _slack_of(wanted, case.signature.accumulator)
+    costs, unknown, at_least = wanted.costs, wanted.unknown, wanted.at_least
+    relative = tolerance.cost
+    if case.signature.function.call is jax_rnnt.rnnt_loss_from_joint:
+        relative *= 2
+    with np.errstate(all="ignore"):
+        room = relative * np.abs(costs)
+        if costs.shape != slack.shape:  # of a pick, two a row
+            slack = slack[..., None]
+            unknown, at_least = unknown[..., None], at_least[..., None]
+        room = room + tolerance.cost_floor + slack
+        if reduction in ("sum", "mean"):
+            if unknown.any() or at_least.any():
+                return []
+            parts = max(costs.size, 1) if reduction == "mean" else 1
+            room, costs = np.where(np.isfinite(room), room, 0).sum() / parts, costs.sum()
+            if reduction == "mean":
+                costs = costs / (parts if wanted.costs.size else 0.0)
+            if np.abs(costs) > np.finfo(np.float32).max:
+                return []
+        if actual.shape != costs.shape:
+            return [f"costs have shape {actual.shape}, not {costs.shape}"]
+        same = (actual == costs) | (np.isnan(actual) & np.isnan(costs))
+        near = np.isfinite(actual) & np.isfinite(costs) & (np.abs(actual - costs) <= room)
+        if reduction not in ("sum", "mean"):
+            same = same | unknown | (at_least & (actual >= -0.98 * IMPOSSIBLE))
+    wrong = ~(same | near)
+    if not wrong.any():
+        return []
+    first = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return [f"cost{list(first)} is {actual[first]!r}, not {costs[first]!r}"]
+
+
+def _compare_gradient(case, name, actual, wanted):
+    signature = case.signature
+    tolerance = TOLERANCES[signature.dtype]
+    owner, expected_gradient = wanted.owners[name], wanted.gradients[name]
+    findings = []
+    padding = owner < 0
+    if actual[padding].any():  # NaN is true
+        findings.append(f"padding of {name} has a gradient")
+    if not np.isfinite(float(case.options.get("fastemit_lambda", 0.0))):
+        return findings
+    slack = _slack_of(wanted, signature.accumulator).reshape(-1)
+    free = wanted.unknown.reshape(-1) | wanted.at_least.reshape(-1)
+    joint = signature.function.call is jax_rnnt.rnnt_loss_from_joint
+    threshold = 100 * (2.0**-23 if signature.accumulator == np.float32 else 2.0**-48)
+    slack = np.where(slack > threshold, slack, 0)
+    if joint:
+        return findings + _compare_joint(case, name, actual, wanted, slack, free)
+    if signature.function.call is jax_rnnt.log_softmax_pick:
+        of_sequence, is_free = np.zeros(owner.shape), np.zeros(owner.shape, bool)
+    else:
+        of_sequence = slack[np.maximum(owner, 0)] if slack.size else np.zeros(owner.shape)
+        is_free = free[np.maximum(owner, 0)] if slack.size else np.zeros(owner.shape, bool)
+        none = ~np.isfinite(wanted.costs.reshape(-1)) & ~free
+        if none.size and actual[none[np.maximum(owner, 0)] & ~padding].any():
+            findings.append(f"{name} of a sequence without a finite cost has a gradient")
+    room = (tolerance.gradient + of_sequence) * np.abs(expected_gradient)
+    room = room + (tolerance.gradient_floor + of_sequence) * max(wanted.scale, 1e-30)
+    with np.errstate(all="ignore"):
+        # Rule 4.
+        room = np.where(of_sequence > 0.1, np.inf, room)
+        wrong = ~(np.abs(actual - expected_gradient) <= room) & ~is_free
+        wrong |= ~(np.abs(actual) <= 2.01 * wanted.scale) & ~is_free
+    return findings + _first_wrong(f"gradient of {name}", wrong, actual, expected_gradient)
+
+
+# As in test_joint.py, norm over norm; half dtypes' are rounding alone.
+_JOINT_ERRORS = {"float64": 2e-12, "float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}
+
+
+def _compare_joint(case, name, actual, wanted, slack, free):
+    owner = wanted.owners[name]
+    shared = name in ("kernel", "bias")
+    worst = float(slack.max(initial=0))
+    if shared and (free.any() or worst > 0.1):
+        return []
+    if not shared and slack.size:
+        free, slack = free[np.maximum(owner, 0)], slack[np.maximum(owner, 0)]
+        compared = ~free & (slack <= 0.1)
+    else:
+        compared = np.ones(owner.shape, bool)
+    values, signature = case.values, case.signature
+    hidden = 1.0
+    if dict(signature.options)["activation"] != "tanh":
+        hidden = _finite_max(values["encoder"]) + _finite_max(values["predictor"])
+    largest = {"bias": 1.0, "kernel": hidden}.get(name, _finite_max(values["kernel"]))
+    cells = signature.T * signature.U * (math.prod(signature.batch) if shared else 1)
+    error = _JOINT_ERRORS[signature.dtype]
+    weight = 2 * wanted.scale * largest * math.sqrt(cells)
+    expected_gradient = wanted.gradients[name]
+    room = error * np.abs(expected_gradient) + (error + worst) * weight + 5e-7
+    with np.errstate(all="ignore"):
+        wrong = ~(np.abs(actual - expected_gradient) <= room) & compared
+    return _first_wrong(f"gradient of {name}", wrong, actual, expected_gradient)
+
+
+def _finite_max(x):
+    x = np.asarray(x, np.float64)
+    return float(np.abs(x[np.isfinite(x)]).max(initial=0))
+
+
+def _first_wrong(what, wrong, actual, wanted):
+    if not wrong.any():
+        return []
+    first = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return [f"{what} at {list(first)} is {actual[first]!r}, not {wanted[first]!r} ({wrong.sum()} such)"]
+
+
+def _disturbed(case: Case, actual: Answer, other: Answer) -> list[str]:
+    """Whether a change of one sequence shows in another: not a bit of it may."""
+    kept = np.arange(case.signature.batch[0]) != case.changed
+    reduced = case.options.get("reduction") in ("sum", "mean")
+    pairs = {} if reduced else {"costs": (actual.costs, other.costs)}
+    pairs |= {name: (g, other.gradients[name]) for name, g in actual.gradients.items()}
+    return [
+        f"{name} of other sequences than {case.changed} changed with it"
+        for name, (a, b) in pairs.items()
+        if a[kept].tobytes() != b[kept].tobytes()
+    ]

@@ -1,0 +1,301 @@
+"""The native handlers called by themselves, with buffers that fit and with buffers that do not.
+
+Python never passes them the latter, so they are asked directly. Each call must end in XLA's error,
+and in nothing else: a handler that believed what it was told would read or write out of bounds.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import HAS_NATIVE, PLATFORM, needs_native
+
+from jax_rnnt import _ffi
+
+pytestmark = needs_native
+
+N, T, U, S, R, C, V, H = 3, 4, 3, 20, 4, 3, 6, 16
+F32, BITS, I32 = "float32", "uint32", "int32"
+
+
+class Buffer(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str
+
+    def zeros(self) -> np.ndarray:
+        return np.zeros(self.shape, jnp.dtype(self.dtype))
+
+    @property
+    def aval(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.shape, jnp.dtype(self.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One handler's operands, results and attributes."""
+
+    operands: tuple[Buffer, ...]
+    results: tuple[Buffer, ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
+
+    def run(self, name: str) -> list[np.ndarray]:
+        _ffi.register(PLATFORM)
+        target = _ffi.target_name(name, PLATFORM)
+        call = jax.ffi.ffi_call(target, [b.aval for b in self.results])
+        run = jax.jit(lambda *operands: call(*operands, **dict(self.attributes)))
+        return list(map(np.asarray, run(*(b.zeros() for b in self.operands))))
+
+
+def _by_row(forward: bool) -> Call:
+    rows, arcs = Buffer((N, V), F32), Buffer((N,), F32)
+    labels = (rows, Buffer((N,), I32))
+    return _pick(labels, rows, arcs, forward)
+
+
+def _by_column(forward: bool) -> Call:
+    rows, arcs = Buffer((N, R, C, V), F32), Buffer((N, R, C), F32)
+    labels = (rows, Buffer((N, C), I32), Buffer((N,), I32))
+    return _pick(labels, rows, arcs, forward)
+
+
+def _pick(operands, rows, arcs, forward) -> Call:
+    blank = (("blank", np.int64(1)),)
+    return (
+        Call(operands, (arcs,) * 4, blank)
+        if forward
+        else Call((*operands, *(arcs,) * 4), (rows,), blank)
+    )
+
+
+def _lattice(kind: str, compact: bool) -> Call:
+    cells = (S,) if compact else (N, T, U)
+    batch = (N,)
+    arcs, lengths, costs = Buffer(cells, F32), Buffer(batch, I32), Buffer(batch, F32)
+    values, totals = Buffer((*cells, 2), BITS), Buffer((*batch, 2), BITS)
+    operands = (arcs, arcs, lengths, lengths) + ((lengths,) if compact else ())
+    cuts = Buffer((S, 2), F32) if compact else Buffer((N, 2, U, 2), F32)
+    boundaries = Buffer((S, 2), F32) if compact else Buffer((N, T, 2, 2), F32)
+    more = {
+        "cost": ((), (costs,), (cuts, boundaries)),
+        "forward": ((), (costs, values, totals), (boundaries,)),
+        "backward": ((values, totals, costs), (arcs, arcs), (boundaries,)),
+    }
+    extra, results, scratch = more[kind]
+    if PLATFORM == "cuda":
+        results = (*results, *scratch)
+    attributes = (("max_labels", np.int64(U - 1)),) if compact else ()
+    return Call((*operands, *extra), results, attributes)
+
+
+def _joint() -> dict[str, Call]:
+    """CUDA's alone; 16 x 8 cells to a tile, of which R are listed."""
+    kernel_bytes, bias_bytes = _ffi.native_module("cuda").joint_packed_sizes(H, V)
+    packed = Buffer((kernel_bytes // 4,), BITS), Buffer((bias_bytes // 4,), BITS)
+    half, cells = "bfloat16", Buffer((N, T, U), F32)
+    sides = Buffer((N, T, H), half), Buffer((N, U, H), half)
+    kernel, labels = Buffer((H, V), half), (Buffer((N, U), I32), Buffer((N,), I32))
+    tiles, options = Buffer((R,), I32), (("activation", "tanh"), ("blank", np.int64(1)))
+    joint = (*sides, kernel, *packed, *labels)
+    return {
+        "joint_pack": Call((kernel, Buffer((V,), half)), packed),
+        "joint_forward": Call(joint, (cells,) * 4, options),
+        "joint_gradients": Call(
+            (*joint, tiles, *(cells,) * 4),
+            (Buffer((R, 16, 8, H), half), Buffer((R, 16, 8, V), half), Buffer((R, 8, V), F32)),
+            options,
+        ),
+        "joint_hidden": Call(
+            (Buffer((R, 16, 8, H), half), *sides, *labels, tiles),
+            (Buffer((R, 16, H), F32), Buffer((R, 8, H), F32)),
+            (("activation", "tanh"), ("symbols", np.int64(V))),
+        ),
+        "add_blocks": Call(
+            (Buffer((N, H), F32), Buffer((R,), I32), Buffer((R, H), F32)), (Buffer((N, H), F32),)
+        ),
+    }
+
+
+@functools.cache
+def calls() -> dict[str, Call]:
+    """A call that fits for each handler."""
+    found = {
+        "pick_forward": _by_row(True),
+        "pick_backward": _by_row(False),
+        "pick_forward_columns": _by_column(True),
+        "pick_backward_columns": _by_column(False),
+    }
+    for kind, compact in itertools.product(("cost", "forward", "backward"), (False, True)):
+        found[f"lattice_{kind}" + "_compact" * compact] = _lattice(kind, compact)
+    return found | (_joint() if PLATFORM == "cuda" else {})
+
+
+NAMES = sorted(_ffi.native_module(PLATFORM).registrations()) if HAS_NATIVE else []
+each_handler = pytest.mark.parametrize("name", NAMES)
+HOPPER = ("joint_pack", "joint_forward", "joint_gradients")
+
+
+def _runs(name: str) -> bool:
+    """Whether this machine has the handler's kernel: the fused ones are Hopper's alone."""
+    return name not in HOPPER or str(jax.devices()[0].compute_capability) == "9.0"
+
+
+def test_every_handler_is_here():
+    assert set(calls()) == set(NAMES)
+
+
+@each_handler
+def test_what_fits_runs(name):
+    if not _runs(name):
+        pytest.skip("no Hopper GPU")
+    for result, buffer in zip(calls()[name].run(name), calls()[name].results, strict=True):
+        assert result.shape == buffer.shape
+
+
+def _replaced(buffers: tuple[Buffer, ...], i: int, *new: Buffer) -> tuple[Buffer, ...]:
+    return (*buffers[:i], *new, *buffers[i + 1 :])
+
+
+def _wrong_counts(call: Call) -> Iterator[tuple[str, Call]]:
+    for field in ("operands", "results"):
+        buffers = getattr(call, field)
+        if len(buffers) > 1:  # a call without results is no call
+            yield f"one of the {field} less", dataclasses.replace(call, **{field: buffers[:-1]})
+        more = (*buffers, buffers[-1])
+        yield f"one of the {field} more", dataclasses.replace(call, **{field: more})
+    yield "no operands", dataclasses.replace(call, operands=())
+
+
+def _wrong_dtypes(call: Call) -> Iterator[tuple[str, Call]]:
+    for field in ("operands", "results"):
+        buffers = getattr(call, field)
+        for i, buffer in enumerate(buffers):
+            for dtype in ("int8", "complex64", "float32", "uint32"):
+                if dtype != buffer.dtype:
+                    new = _replaced(buffers, i, buffer._replace(dtype=dtype))
+                    yield f"{field}[{i}] of {dtype}", dataclasses.replace(call, **{field: new})
+
+
+def _wrong_sizes(call: Call) -> Iterator[tuple[str, Call]]:
+    for field in ("operands", "results"):
+        buffers = getattr(call, field)
+        for i, buffer in enumerate(buffers):
+            larger = (buffer.shape[0] + 1, *buffer.shape[1:])
+            for shape in (larger, (buffer.shape[0] - 1, *buffer.shape[1:]), (0,), ()):
+                new = _replaced(buffers, i, buffer._replace(shape=shape))
+                if field == "results" and len(new) == 1 and 0 in shape:
+                    continue  # XLA drops a call whose results have no elements
+                yield f"{field}[{i}] {shape}", dataclasses.replace(call, **{field: new})
+
+
+def _wrong_attributes(call: Call) -> Iterator[tuple[str, Call]]:
+    for i, (name, value) in enumerate(call.attributes):
+        others = call.attributes[:i] + call.attributes[i + 1 :]
+        yield f"no {name}", dataclasses.replace(call, attributes=others)
+        wrong: list[Any] = [np.float32(1), np.int32(1), True, np.zeros(3, np.int64)]
+        wrong += ["sigmoid", ""] if isinstance(value, str) else ["tanh", np.int64(-1)]
+        if name == "blank":
+            wrong += [np.int64(V), np.int64(2**40)]
+        if name == "symbols":
+            wrong += [np.int64(0), np.int64(2**31)]
+        if name == "max_labels":
+            wrong += [np.int64(-(2**63))]
+        for new in wrong:
+            changed = (*others, (name, new))
+            yield f"{name} of {new!r}", dataclasses.replace(call, attributes=changed)
+    if call.attributes:  # XLA does not count them where a handler takes none
+        more = (*call.attributes, ("other", np.int64(1)))
+        yield "one attribute more", dataclasses.replace(call, attributes=more)
+
+
+def is_refused(name: str, call: Call) -> bool:
+    try:
+        call.run(name)
+    except jax.errors.JaxRuntimeError:
+        return True
+    return False
+
+
+@each_handler
+@pytest.mark.parametrize(
+    "wrong",
+    [_wrong_counts, _wrong_dtypes, _wrong_sizes, _wrong_attributes],
+    ids=["count", "dtype", "size", "attribute"],
+)
+def test_what_does_not_fit_is_refused(name, wrong):
+    taken = [what for what, call in wrong(calls()[name]) if not is_refused(name, call)]
+    assert not taken
+
+
+@pytest.mark.parametrize("kind", ["cost", "forward", "backward"])
+@pytest.mark.parametrize(
+    ("arcs", "lengths"),
+    [((2, S), (3, N)), ((1, S), (2, N)), ((3, S), (2, N)), ((S,), (2, N)), ((S,), (2 * N,))],
+)
+def test_packed_groups_must_be_as_many_as_groups_of_lengths(kind, arcs, lengths):
+    """All sizes agree with one another but for the number of groups."""
+    name = f"lattice_{kind}_compact"
+    call = calls()[name]
+
+    def resized(buffer: Buffer) -> Buffer:
+        shape = {S: arcs, N: lengths}[buffer.shape[0]]
+        return buffer._replace(shape=(*shape, *buffer.shape[1:]))
+
+    call = dataclasses.replace(
+        call,
+        operands=tuple(map(resized, call.operands)),
+        results=tuple(map(resized, call.results)),
+    )
+    if arcs == (S,) and len(lengths) == 1:
+        call.run(name)  # one group of six
+    else:
+        assert is_refused(name, call)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "joint" not in n and n != "add_blocks"])
+@pytest.mark.parametrize("size", [2**31, 2**40, 2**62])
+def test_sizes_whose_product_overflows(name, size):
+    """Arrays without an element, all of whose other dimensions are beyond 32 bits."""
+    call = calls()[name]
+
+    def grown(buffer: Buffer) -> Buffer:
+        first, *rest = buffer.shape
+        return buffer._replace(shape=(0, *(size for _ in rest))) if rest else buffer
+
+    operands = tuple(map(grown, call.operands))
+    if operands == call.operands:
+        pytest.skip("all of one dimension")
+    changed = dataclasses.replace(call, operands=operands)
+    try:
+        changed.run(name)
+    except (jax.errors.JaxRuntimeError, ValueError, TypeError, OverflowError):
+        return  # JAX may refuse such an array by itself
+    pytest.fail(f"{name} took arrays of no rows for {N} sequences")
+
+
+@each_handler
+def test_nothing_to_do(name):
+    """No sequences, no rows: nothing is refused and nothing is touched."""
+    if not _runs(name) or name in ("joint_pack", "joint_gradients", "joint_hidden"):
+        pytest.skip("a joint has no empty form")
+    call = calls()[name]
+
+    def emptied(buffer: Buffer) -> Buffer:
+        if buffer.shape[0] not in (N, R):
+            return buffer
+        return buffer._replace(shape=(0, *buffer.shape[1:]))
+
+    changed = dataclasses.replace(
+        call,
+        operands=tuple(map(emptied, call.operands)),
+        results=tuple(map(emptied, call.results)),
+    )
+    for result, buffer in zip(changed.run(name), changed.results, strict=True):
+        assert result.shape == buffer.shape
+        if name == "lattice_backward_compact":
+            assert not result.any()
