@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jax_rnnt import _oldest_jax as _oldest_jax
 from jax_rnnt import reference
 from jax_rnnt._ffi import custom_call_checks, register_custom_calls
 from jax_rnnt._version import __version__

@@ -5,30 +5,34 @@ import importlib.metadata
 import jax
 
 from jax_rnnt import __version__, _ffi
+from jax_rnnt._architectures import way_to_run
 
 
 def _kernels(platform: str) -> str:
-    try:
-        module = _ffi.native_module(platform)
-    except ImportError as error:
-        return f"do not load: {error}"
+    module = _ffi.native_module(platform)
     if module is None:
-        return "not built"
+        return _ffi.fault(platform) or "not built"
     api = ".".join(map(str, module.ffi_api_version()))
     text = f"built with jaxlib {module.jaxlib_version()} (FFI API {api})"
     if platform == "cpu":
-        return f"{text}, instruction set {module.instruction_set()}"
-    return f"{text}, CUDA {module.cuda_version()}, architectures {module.architectures()}"
+        text += f", instruction set {module.instruction_set()}"
+    else:
+        toolkit = ".".join(map(str, module.toolkit_version()))
+        text += f", CUDA {toolkit}, architectures {module.architectures()}"
+    return "; ".join(filter(None, (text, _ffi.fault(platform))))
 
 
 def _implementation(device) -> str:
     platform = device.platform
     if platform == "gpu":
         platform = "cuda" if "cuda" in device.client.platform_version.lower() else "rocm"
-    try:
-        return "native" if _ffi.register(platform) else "reference (no kernels for it here)"
-    except (RuntimeError, ImportError) as error:
-        return f"none: {error}"
+    if not _ffi.register(platform):
+        return "reference (no kernels for it here)"
+    module = _ffi.native_module(platform)
+    if platform != "cuda" or module is None:
+        return "native"
+    capability = device.compute_capability
+    return f"native, {way_to_run(capability, module.architectures())} for {capability}"
 
 
 def main() -> None:

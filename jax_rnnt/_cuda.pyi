@@ -15,5 +15,8 @@ def joint_packed_sizes(H: int, V: int) -> tuple[int, int] | None:
 def architectures() -> str:
     """The architectures that the kernels were compiled for, in CMake's terms."""
 
-def cuda_version() -> str:
-    """Version of the CUDA compiler."""
+def toolkit_version() -> tuple[int, int]:
+    """The CUDA that they were compiled with."""
+
+def driver_version() -> tuple[int, int]:
+    """The newest CUDA that the driver here knows, (0, 0) without a driver."""

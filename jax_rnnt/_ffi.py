@@ -1,35 +1,72 @@
-"""The native modules: finding them, checking that this JAX can load them, registering targets.
+"""The native modules: finding them, telling whether they can be used here, registering targets.
 
 Nothing here runs at import. A target is registered when a computation that uses it is lowered for
 its platform: by then the backend is up, where a mismatch is an exception and not the end of JAX.
+Kernels that were built but cannot be used are no error: the same function runs in plain JAX, and
+one sentence says why.
 """
 
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import pathlib
 import re
 import threading
+import warnings
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 
+from jax_rnnt._architectures import Build, Gpu, why_not
+
 # jax's name of a platform -> (our module, the name that jax.ffi registers under)
 _PLATFORMS = {"cpu": ("_cpu", "cpu"), "cuda": ("_cuda", "CUDA")}
+_BUILD = "`pip install --force-reinstall --no-deps --no-binary jax_rnnt jax_rnnt`"
 _registered: set[str] = set()
+_warned: set[str] = set()
 _lock = threading.Lock()
 
 
-@functools.cache
+class _Loaded(NamedTuple):
+    module: ModuleType | None
+    fault: str | None = None
+
+
 def native_module(platform: str) -> ModuleType | None:
-    """The module with the kernels of "cpu" or "cuda", or None where it was not built."""
-    name = f"jax_rnnt.{_PLATFORMS[platform][0]}"
+    """The module with the kernels of "cpu" or "cuda", or None: not built, or it does not load."""
+    return _load(platform).module
+
+
+def fault(platform: str) -> str | None:
+    """One sentence on why the kernels for a platform that were built cannot be used here.
+
+    For "cuda" this asks for the process's devices: call it where their backend is up anyhow.
+    """
+    if platform not in _PLATFORMS:
+        return None
+    module, reason = native_module(platform), _installed_fault(platform)
+    if platform == "cuda" and module is not None and reason is None:
+        reason = _devices_fault(module)
+    return None if reason is None else _sentence(platform, reason)
+
+
+def warn_once(sentence: str) -> None:
+    """Warn that plain JAX runs because of a `fault`, the first time."""
+    with _lock:
+        if sentence in _warned:
+            return
+        _warned.add(sentence)
+    warnings.warn(f"Plain JAX takes over: {sentence}", RuntimeWarning, stacklevel=2)
+
+
+def cuda_devices() -> list[Any]:
+    """This process's CUDA devices."""
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return None
-        raise
+        return jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return []
 
 
 def target_name(kernel: str, platform: str) -> str:
@@ -45,49 +82,30 @@ def runtime_api_version() -> tuple[int, int]:
     return int(found["MAJOR"]), int(found["MINOR"])
 
 
-def check_api_version(module: ModuleType) -> None:
-    """Raise a RuntimeError that says what to install if this jaxlib cannot load the module."""
-    built, here = tuple(module.ffi_api_version()), runtime_api_version()
-    jaxlib = importlib.metadata.version("jaxlib")
-    if built[0] != here[0] or built[1] > here[1]:
-        raise RuntimeError(
-            f"jax_rnnt's kernels were compiled for XLA FFI API {built[0]}.{built[1]} "
-            f"(jaxlib {module.jaxlib_version()}), but jaxlib {jaxlib} here has "
-            f"{here[0]}.{here[1]}: install jaxlib>={module.jaxlib_version()}, or build jax_rnnt "
-            "here with `pip install --force-reinstall --no-deps --no-binary jax_rnnt jax_rnnt`."
-        )
-
-
 def register(platform: str) -> bool:
-    """Register the platform's targets once; False where the package has no kernels for it."""
-    if platform not in _PLATFORMS or (module := native_module(platform)) is None:
+    """Register a platform's targets once; False where there are no kernels that can be used."""
+    if platform not in _PLATFORMS or fault(platform) is not None:
         return False
-    with _lock:
-        check_api_version(module)
-        for kernel, handler in module.registrations().items():
-            target = target_name(kernel, platform)
-            if target not in _registered:
-                jax.ffi.register_ffi_target(target, handler, platform=_PLATFORMS[platform][1])
-                jax.ffi.register_ffi_target_as_batch_partitionable(target)
-                _registered.add(target)
-    return True
+    return _register(platform)
 
 
 def register_custom_calls() -> None:
     """Register the native targets of every platform whose kernels this installation has.
 
     Calling a loss does this by itself. Call it before running a computation that was exported with
-    `jax.export` elsewhere and reloaded in a process that has not called a loss yet.
-
-    Raises:
-        RuntimeError: If the installed jaxlib is too old for the compiled kernels.
+    `jax.export` elsewhere and reloaded in a process that has not called a loss yet. Kernels that
+    cannot be used here, because they do not load or the installed jaxlib is too old for them, are a
+    RuntimeWarning that says why, and are not registered.
 
     Example:
         >>> import jax_rnnt
         >>> jax_rnnt.register_custom_calls()
     """
     for platform in _PLATFORMS:
-        register(platform)
+        if (reason := _installed_fault(platform)) is None:
+            _register(platform)
+        else:
+            warn_once(_sentence(platform, reason))
 
 
 def custom_call_checks() -> list[jax.export.DisabledSafetyCheck]:
@@ -110,3 +128,60 @@ def custom_call_checks() -> list[jax.export.DisabledSafetyCheck]:
         for platform in _PLATFORMS
         for kernel in KERNELS
     ]
+
+
+@functools.cache
+def _load(platform: str) -> _Loaded:
+    name = f"jax_rnnt.{_PLATFORMS[platform][0]}"
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return _Loaded(None)
+    try:
+        return _Loaded(importlib.import_module(name))
+    except (ImportError, OSError) as error:
+        why = f"{spec.origin} does not load ({error}); reinstall jax_rnnt, or build it here"
+        return _Loaded(None, f"{why} with {_BUILD}")
+
+
+def _register(platform: str) -> bool:
+    module = native_module(platform)
+    if module is None:
+        return False
+    with _lock:
+        for kernel, handler in module.registrations().items():
+            target = target_name(kernel, platform)
+            if target not in _registered:
+                jax.ffi.register_ffi_target(target, handler, platform=_PLATFORMS[platform][1])
+                jax.ffi.register_ffi_target_as_batch_partitionable(target)
+                _registered.add(target)
+    return True
+
+
+def _sentence(platform: str, reason: str) -> str:
+    return f"jax_rnnt's kernels for {platform} cannot be used here: {reason}."
+
+
+def _installed_fault(platform: str) -> str | None:
+    module = native_module(platform)
+    return _load(platform).fault if module is None else _api_fault(module)
+
+
+def _api_fault(module: ModuleType) -> str | None:
+    built, here = tuple(module.ffi_api_version()), runtime_api_version()
+    if built[0] == here[0] and built[1] <= here[1]:
+        return None
+    return (
+        f"they were compiled for XLA FFI API {built[0]}.{built[1]} (jaxlib "
+        f"{module.jaxlib_version()}), but jaxlib {importlib.metadata.version('jaxlib')} here has "
+        f"{here[0]}.{here[1]}; install jaxlib>={module.jaxlib_version()}, or build jax_rnnt here "
+        f"with {_BUILD}"
+    )
+
+
+def _devices_fault(module: ModuleType) -> str | None:
+    gpus = [Gpu(d.device_kind, d.compute_capability) for d in cuda_devices()]
+    if not gpus:  # lowering for elsewhere
+        return None
+    build = Build(module.architectures(), tuple(module.toolkit_version()))
+    reason = why_not(gpus, build, tuple(module.driver_version()))
+    return None if reason is None else f"{reason}; build jax_rnnt here with {_BUILD}"

@@ -74,13 +74,9 @@ class FusedCells(_joint_tiles.Cells):
 
 @functools.cache
 def _has_hopper() -> bool:
-    if _ffi.native_module("cuda") is None:
+    if _ffi.native_module("cuda") is None or _ffi.fault("cuda") is not None:
         return False
-    try:
-        devices = jax.local_devices(backend="cuda")
-    except RuntimeError:
-        return False
-    return {getattr(device, "compute_capability", None) for device in devices} == {_CAPABILITY}
+    return {device.compute_capability for device in _ffi.cuda_devices()} == {_CAPABILITY}
 
 
 def _packed_sizes(H: int, V: int) -> tuple[int, int] | None:

@@ -157,12 +157,16 @@ class Kernel:
     def _lower_fallback(self, ctx, *operands, num_batch_dims, insist, attributes):
         del num_batch_dims
         call = self.fallback
+        platforms = ctx.platforms or ctx.module_context.platforms
+        faults = [fault for platform in platforms if (fault := _ffi.fault(platform))]
         if insist or call is None:
-            platforms = ctx.platforms or ctx.module_context.platforms
-            raise NotImplementedError(
-                f"implementation='native': jax_rnnt has no {self.name} kernel for "
-                f"{', '.join(platforms)} here; `python -m jax_rnnt` lists what there is."
+            missing = (
+                f"jax_rnnt has no {self.name} kernel for {', '.join(platforms)} here; "
+                "`python -m jax_rnnt` lists what there is."
             )
+            raise NotImplementedError(f"implementation='native': {(*faults, missing)[0]}")
+        for fault in faults:
+            _ffi.warn_once(fault)
 
         def fallback(*arrays):
             return list(call(*arrays, **dict(attributes)))

@@ -39,8 +39,8 @@ inline constexpr Real kZeroExponent = Real(-1e37);
 // lost in either type, and rows of logits that only such arcs leave need not be read again.
 inline constexpr int kNegligibleBits = 64;
 
-// Between two calls of Normalize a mantissa is multiplied by arcs in [2^-0.5, 2^0.5] and doubled by
-// a sum, at most this often: it then stays within 2^-8 and 2^24 of where it was.
+// Between two calls of Normalize a mantissa is multiplied by arcs in (2^-1, 2^0.5] and doubled by a
+// sum, at most this often: it then stays within 2^-16 and 2^24 of where it was.
 inline constexpr int kMaxUnnormalizedSteps = 16;
 
 // The layout of a floating-point type, for exact powers of two by integer shifts.
@@ -98,12 +98,37 @@ JAX_RNNT_HOST_DEVICE Real MultiplyAdd(Real a, Real b, Real c) {
 // log2(e) as kernels on a device take it in float, where one part must do: too small by 1.3e-8 of
 // it, which is a third of what the rounding of a log-probability costs. All arcs alike are
 // shortened by it, and NegativeLog takes it back.
-inline constexpr float kDeviceLog2E = 1.44269502162933349609375f;
+template <typename Real>
+inline constexpr Real kDeviceLog2E = Real(1.4426950408889634);
+template <>
+inline constexpr float kDeviceLog2E<float> = 1.44269502162933349609375f;
 
-// exp(log_prob) / 2^whole, where whole is log_prob * log2(e) rounded: in [2^-0.5, 2^0.5].
+// log_prob in bits as a whole number, of magnitude up to kLargestRounded. On a device the one at or
+// above it, by one instruction that rounds up product and sum at once; on the host the nearest.
+#if defined(__CUDA_ARCH__)
+JAX_RNNT_HOST_DEVICE float WholeLog2(float log_prob) {
+  constexpr float kRound = FloatBits<float>::kRoundingConstant;
+  return __fmaf_ru(log_prob, kDeviceLog2E<float>, kRound) - kRound;
+}
+JAX_RNNT_HOST_DEVICE double WholeLog2(double log_prob) {
+  constexpr double kRound = FloatBits<double>::kRoundingConstant;
+  return __fma_ru(log_prob, kDeviceLog2E<double>, kRound) - kRound;
+}
+#else
+template <typename Real>
+JAX_RNNT_HOST_DEVICE Real WholeLog2(Real log_prob) {
+  constexpr Real kRound = FloatBits<Real>::kRoundingConstant;
+  return (Product(log_prob, Real(1.4426950408889634)) + kRound) - kRound;
+}
+#endif
+
+// exp(log_prob) / 2^whole, where whole is WholeLog2(log_prob): in (2^-1, 1] on a device, in
+// [2^-0.5, 2^0.5] on the host. ex2.approx errs with a bias that depends on where its argument lies,
+// so that kernels which multiply the same arcs must take it at the same place: between (-1, 0] and
+// [-0.5, 0.5] a posterior drifts by 7e-9 in every frame on an H100.
 JAX_RNNT_HOST_DEVICE float SplitMantissa(float log_prob, float whole) {
 #if defined(__CUDA_ARCH__)
-  const float fraction = fmaf(log_prob, kDeviceLog2E, -whole);
+  const float fraction = fmaf(log_prob, kDeviceLog2E<float>, -whole);
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(fraction));
   return result;
@@ -127,12 +152,12 @@ JAX_RNNT_HOST_DEVICE double SplitMantissa(double log_prob, double whole) {
   return exp(MultiplyAdd(whole, -1.42860682030941723e-6, high));
 }
 
-// exp(log_prob) with the mantissa in [2^-0.5, 2^0.5]; -inf is zero, NaN and +inf are NaN.
+// exp(log_prob) with the mantissa as SplitMantissa's; -inf is zero, NaN and +inf are NaN.
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Scaled<Real> Split(Real log_prob) {
   using Bits = FloatBits<Real>;
   const Real log2_prob = Product(log_prob, Real(1.4426950408889634));
-  const Real rounded = (log2_prob + Bits::kRoundingConstant) - Bits::kRoundingConstant;
+  const Real rounded = WholeLog2(log_prob);
   // Beyond the reach of the rounding constant a number without its lowest bit is whole, and a
   // relative error of one bit is what the log-probability itself carries.
   const bool far = log2_prob <= -Bits::kLargestRounded;
@@ -206,8 +231,7 @@ JAX_RNNT_HOST_DEVICE Real Share(Scaled<Real> a, Scaled<Real> b) {
 template <typename Real>
 JAX_RNNT_HOST_DEVICE double NegativeLog(Scaled<Real> a) {
 #if defined(__CUDA_ARCH__)
-  constexpr double kLn2 = sizeof(Real) == sizeof(float) ? 1 / static_cast<double>(kDeviceLog2E)
-                                                        : 0.69314718055994530942;
+  constexpr double kLn2 = 1 / static_cast<double>(kDeviceLog2E<Real>);
 #else
   constexpr double kLn2 = 0.69314718055994530942;
 #endif

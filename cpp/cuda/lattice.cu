@@ -173,9 +173,6 @@ constexpr double kLowestNear = -1e6;
 // Probability of an arc into a cell that nothing may enter, within these bounds: its power of two
 // is 0 beside anything.
 constexpr double kNeverLogProb = -9e5;
-template <typename Real>
-constexpr Real kLog2E =
-    sizeof(Real) == sizeof(float) ? Real(kDeviceLog2E) : Real(1.4426950408889634);
 
 __device__ __forceinline__ float Exp2(float x) {
   float result;
@@ -183,16 +180,6 @@ __device__ __forceinline__ float Exp2(float x) {
   return result;
 }
 __device__ __forceinline__ double Exp2(double x) { return exp2(x); }
-
-// The whole number at or above log_prob in bits: one instruction rounds up product and sum at once.
-__device__ __forceinline__ float CeilLog2(float log_prob) {
-  constexpr float kRound = FloatBits<float>::kRoundingConstant;
-  return __fmaf_ru(log_prob, kLog2E<float>, kRound) - kRound;
-}
-__device__ __forceinline__ double CeilLog2(double log_prob) {
-  constexpr double kRound = FloatBits<double>::kRoundingConstant;
-  return __fma_ru(log_prob, kLog2E<double>, kRound) - kRound;
-}
 
 __device__ __forceinline__ float Saturate(float x) { return __saturatef(x); }  // NaN becomes 0
 __device__ __forceinline__ double Saturate(double x) { return x > 0 ? fmin(x, 1.0) : 0.0; }
@@ -375,9 +362,11 @@ class WarpColumns {
   // Fills the slots: for the lanes that have not reached row 0, for the halves that no copy fills,
   // and so that what is read behind the last row, where it only decides between two ways to
   // compute the same, is the same in every run. Where the sequence is beyond the bounds of the
-  // common step anyway, nothing at all comes from the left.
+  // common step anyway, nothing at all comes from the left. Lanes beside a lone column go along
+  // with it, so that nothing in them is beyond those bounds.
   __device__ void FillSlots() {
-    const Real never = is_near_ ? Real(kNeverLogProb) : Real(-HUGE_VAL);
+    const bool is_beside = column_ > 0 && !reads_left_;
+    const Real never = is_beside ? Real(0) : is_near_ ? Real(kNeverLogProb) : Real(-HUGE_VAL);
 #pragma unroll 4
     for (int step = 0; step < kRing; ++step) slots_[step * kWarpSize] = {0, never};
     // The 1 that starts the walk enters (0, 0) from the left: as it is, or through an arc that
@@ -534,11 +523,11 @@ class WarpColumns {
         // The arcs' mantissas are never made: each term is taken relative to the larger term's
         // exponent at once, in (-1, 0] bits from it or below.
         next.exponent =
-            fmax(value_.exponent + CeilLog2(arcs.above), left.exponent + CeilLog2(arcs.left));
+            fmax(value_.exponent + WholeLog2(arcs.above), left.exponent + WholeLog2(arcs.left));
         const Real from_above =
-            Exp2(MultiplyAdd(arcs.above, kLog2E<Real>, value_.exponent - next.exponent));
+            Exp2(MultiplyAdd(arcs.above, kDeviceLog2E<Real>, value_.exponent - next.exponent));
         const Real from_left =
-            Exp2(MultiplyAdd(arcs.left, kLog2E<Real>, left.exponent - next.exponent));
+            Exp2(MultiplyAdd(arcs.left, kDeviceLog2E<Real>, left.exponent - next.exponent));
         const Real left_term = Product(left.mantissa, from_left);
         next.mantissa = MultiplyAdd(value_.mantissa, from_above, left_term);
         if constexpr (kPass == Pass::kBackward) {

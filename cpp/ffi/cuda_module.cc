@@ -139,6 +139,10 @@ JAX_RNNT_DEFINE_HANDLER(kJointHidden, JointHidden<CudaBackend>, BindJointHidden<
 JAX_RNNT_DEFINE_HANDLER(kAddBlocks, AddBlocks<CudaBackend>, BindAddBlocks<Stream>());
 #undef JAX_RNNT_DEFINE_HANDLER
 
+nanobind::tuple CudaVersion(int version) {
+  return nanobind::make_tuple(version / 1000, version % 1000 / 10);
+}
+
 }  // namespace
 
 NB_MODULE(_cuda, module) {
@@ -163,7 +167,12 @@ NB_MODULE(_cuda, module) {
                              : nanobind::object(nanobind::make_tuple(bytes.kernel, bytes.bias));
   });
   module.def("architectures", [] { return JAX_RNNT_CUDA_ARCHITECTURES; });
-  module.def("cuda_version", [] { return JAX_RNNT_CUDA_VERSION; });
+  module.def("toolkit_version", [] { return CudaVersion(CUDART_VERSION); });
+  module.def("driver_version", [] {
+    int version = 0;
+    cudaDriverGetVersion(&version);  // leaves 0 where there is no driver
+    return CudaVersion(version);
+  });
 }
 
 }  // namespace jax_rnnt::ffi
