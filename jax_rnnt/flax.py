@@ -41,9 +41,9 @@ class RNNTJoint(nnx.Module):
         bias: nnx.Param (V,), or None for none.
 
     Args:
-        encoder_features: E.
-        predictor_features: P.
-        hidden_features: H.
+        encoder_features: E, of the encoder's output.
+        predictor_features: P, of the predictor's output.
+        hidden_features: H, between the projections and the logits.
         vocabulary: V, the blank included.
         activation: "tanh", "relu", "silu", "gelu", None for none, or an elementwise JAX function.
         use_bias: whether there are biases: of both projections and of the logits.

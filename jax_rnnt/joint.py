@@ -41,8 +41,8 @@ def rnnt_loss_from_joint(
     r"""RNN-Transducer loss of a joint network, whose logits never exist as an array.
 
     .. math::
-        logits_{n,t,u} = activation(encoder_{n,t} + predictor_{n,u}) \, kernel + bias, \quad
-        cost_n = -\log \sum_{alignments} \prod_{arcs} softmax(logits)_{arc}
+        logits_{n,t,u} &= activation(encoder_{n,t} + predictor_{n,u}) \, kernel + bias, \\
+        cost_n &= -\log \sum_{alignments} \prod_{arcs} softmax(logits)_{arc}
 
     The loss and the gradients of `rnnt_loss_from_logits` of these logits, in memory that does not
     grow with T U V. Forward and backward walk over tiles of (frames x labels) cells: the forward

@@ -81,8 +81,8 @@ def lattice_cost(
     r"""-log P(labels | frames) from the log-probabilities of a lattice's arcs.
 
     .. math::
-        \alpha(t, u) = \alpha(t-1, u) P_{blank}(t-1, u) + \alpha(t, u-1) P_{label}(t, u-1),
-        \quad cost = -\log \alpha(T_n-1, U_n) P_{blank}(T_n-1, U_n)
+        \alpha(t, u) &= \alpha(t-1, u) P_{blank}(t-1, u) + \alpha(t, u-1) P_{label}(t, u-1), \\
+        cost &= -\log \alpha(T_n-1, U_n) P_{blank}(T_n-1, U_n)
 
     The lattice half of the RNN-T loss. Minus its gradient is the posterior probability that the
     alignment takes each arc; the blank posteriors of a frame and the label posteriors of a label
