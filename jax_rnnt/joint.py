@@ -56,11 +56,11 @@ def rnnt_loss_from_joint(
     (16 and 8 wide, or as `tile` says), the tiles of the smallest norms are left out as long as
     their sum stays within 2^-10 of the block's for bfloat16, 2^-13 for float16, 1e-6 for float32
     and 1e-13 for float64. All four gradients are sums of D times something that does not depend on
-    D. So in the L1 norm, with p that part and ‖D‖ the sum of all norms: the bias' gradient is off by
-    at most p ‖D‖, each row of the kernel's by p ‖D‖ times the largest activation, and each of the H
-    columns of a block's encoder or predictor by p times that block's ‖D‖, the largest slope of the
-    activation and the largest entry of the kernel. Every term of these sums is rounded to the dtype
-    of the products on its way, to 2^-8 of itself for bfloat16: four times as much as p.
+    D. So in the L1 norm, with p that part and ‖D‖ the sum of all norms: the bias' gradient is off
+    by at most p ‖D‖, each row of the kernel's by p ‖D‖ times the largest activation, and each of
+    the H columns of a block's encoder or predictor by p times that block's ‖D‖, the largest slope
+    of the activation and the largest entry of the kernel. Every term of these sums is rounded to
+    the dtype of the products on its way, to 2^-8 of itself for bfloat16: four times as much as p.
     Probabilities within 6e-8 of one are one.
 
     Matrix products take the promoted dtype of encoder, predictor, kernel and bias, accumulate in

@@ -75,7 +75,8 @@ def _names_of_readme() -> dict:
 @pytest.mark.skipif(not DOCS.exists(), reason="a source distribution has no docs")
 def test_messages_of_the_troubleshooting_page_are_the_packages():
     package = pathlib.Path(jax_rnnt.__file__).parent
-    texts = [text for path in package.glob("*.py") for text in _strings(ast.parse(path.read_text()))]
+    sources = [ast.parse(path.read_text()) for path in package.glob("*.py")]
+    texts = [text for source in sources for text in _strings(source)]
     texts.append((ROOT / "cpp" / "ffi" / "handlers.h").read_text())
     page = (DOCS / "manual" / "troubleshooting.md").read_text()
     messages = re.findall(r"^\| `([^`]*(?:…|\.)[^`]*)` \|", page, re.M)
