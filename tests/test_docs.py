@@ -93,3 +93,16 @@ def _strings(tree: ast.AST):
             yield "".join(x.value if isinstance(x, ast.Constant) else "…" for x in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", README.read_text())
+    assert links
+    for path, anchor in links:
+        if path.startswith("docs/") and not DOCS.exists():
+            continue
+        assert (ROOT / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M)
+            slugs = [re.sub(r"[^\w -]", "", heading).lower() for heading in headings]
+            assert anchor in [slug.replace(" ", "-") for slug in slugs], (path, anchor)
