@@ -91,6 +91,8 @@ struct JointBuffers {
     JAX_RNNT_RETURN_IF_ERROR(
         ffi::MakeShape(encoder, predictor, kernel.dimensions()[1], labels, counts, shape));
     if (kernel.dimensions()[0] != shape->H) return WrongBuffer("kernel", "(H, V)");
+    JAX_RNNT_RETURN_IF_ERROR(
+        Check("kernel", kernel, encoder.element_type(), Times({shape->H, shape->V})));
     return CheckPacked(*shape, packed_kernel, packed_bias);
   }
 };
