@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
 PROCESSES, DEVICES, PER_DEVICE = 2, 2, 3  # devices of each process
-SECONDS = 120
+SECONDS = 300  # after which what hangs is killed
 
 
 def _free_port() -> int:
