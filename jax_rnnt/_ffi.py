@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_rnnt._architectures import Build, Gpu, why_not
+from jax_rnnt._elf import is_cut_off
 
 # jax's name of a platform -> (our module, the name that jax.ffi registers under)
 _PLATFORMS = {"cpu": ("_cpu", "cpu"), "cuda": ("_cuda", "CUDA")}
@@ -137,6 +138,8 @@ def _load(platform: str) -> _Loaded:
     if spec is None:
         return _Loaded(None)
     try:
+        if spec.origin is not None and is_cut_off(pathlib.Path(spec.origin)):
+            raise ImportError("the file is cut off")
         return _Loaded(importlib.import_module(name))
     except (ImportError, OSError) as error:
         why = f"{spec.origin} does not load ({error}); reinstall jax_rnnt, or build it here"

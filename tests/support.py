@@ -199,7 +199,7 @@ def run_python(source: str, **environment: str) -> str:
     """What a fresh Python process prints; a failure of it is a failure here."""
     path = os.pathsep.join([str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", source],
+        [sys.executable, "-P", "-c", source],
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,

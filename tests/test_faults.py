@@ -1,6 +1,7 @@
 """Kernels that were built but cannot be used here: one sentence each, and plain JAX answers."""
 
 import importlib.machinery
+import importlib.util
 import itertools
 import math
 import pathlib
@@ -17,6 +18,7 @@ from support import PLATFORM, run_python
 import jax_rnnt
 from jax_rnnt import _ffi, _oldest_jax
 from jax_rnnt._architectures import Build, Gpu, way_to_run, why_not
+from jax_rnnt._elf import is_cut_off
 
 ROOT = pathlib.Path(__file__).parents[1]
 _numbers_of_symbols = itertools.count(101)
@@ -96,14 +98,32 @@ def test_kernels_for_this_jax_or_an_older_one_are_taken(of_another_jax, monkeypa
     assert _ffi.fault("cpu") is None
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_a_module_that_does_not_load(name, tmp_path):
+_LIBRARY = pathlib.Path(importlib.util.find_spec("numpy._core._multiarray_umath").origin or "")
+
+
+@pytest.mark.parametrize("kept", [12, 100, 4096, 0.5, 0.95])
+def test_a_library_that_is_cut_off(kept, tmp_path):
+    whole = _LIBRARY.read_bytes()
+    cut_off = tmp_path / "cut_off.so"
+    cut_off.write_bytes(whole[: int(kept if kept > 1 else kept * len(whole))])
+    assert is_cut_off(cut_off)
+    assert not is_cut_off(_LIBRARY)
+
+
+def test_what_is_no_library_is_left_to_the_loader(tmp_path):
+    text = tmp_path / "text.so"
+    text.write_text("nothing")
+    assert not is_cut_off(text)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("cpu", 4096), ("cuda", 0)])
+def test_a_module_that_does_not_load(name, kept, tmp_path):
     """A copy of the package, in it a module that is cut off."""
     package = tmp_path / "jax_rnnt"
     source = pathlib.Path(jax_rnnt.__file__).parent
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     broken = package / f"_{name}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
-    broken.write_bytes(b"\x7fELF" + bytes(8))
+    broken.write_bytes(_LIBRARY.read_bytes()[:kept])
     out = run_python(
         f"""
 import sys, warnings

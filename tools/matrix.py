@@ -150,7 +150,7 @@ def run_pair(pair: Pair, python: str, wheels: pathlib.Path | None, options: argp
         environment = Environment(python, pair.jax, pathlib.Path(folder) / "venv")
         ok = environment.run(command, PYTEST_ADDOPTS=addopts) == 0
         seconds = round(time.monotonic() - start)
-        ok &= environment.run("python -m jax_rnnt") == 0
+        ok &= environment.run("python -P -m jax_rnnt") == 0
         if ok and options.then:
             ok = environment.run(options.then) == 0
         return {
