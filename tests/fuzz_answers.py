@@ -397,7 +397,8 @@ def _judge_error(case: Case) -> Verdict:
 def _traceable(value: Any) -> bool:
     if isinstance(value, jax.Array):
         return True
-    return isinstance(value, np.ndarray) and (value.dtype.kind in "biufc" and value.itemsize <= 8)
+    is_array = isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray)
+    return is_array and value.dtype.isnative and value.dtype.kind in "biufc" and value.itemsize <= 8
 
 
 def _judge_answer(case: Case) -> Verdict:
