@@ -59,6 +59,14 @@ def _by_row(logits, labels: ColumnLabels):
     return jnp.asarray(logits), jax.tree.map(jnp.asarray, labels).of_rows(logits.shape[-3])
 
 
+def _assert_same(implementation, actual, expected):
+    """The bits of kernels; of two programs on a GPU, XLA owes nobody those."""
+    if implementation == "native" or jax.default_backend() == "cpu":
+        assert_same_bits(actual, expected)
+    else:
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("R", "C"), [(1, 1), (1, 5), (5, 1), (3, 4), (31, 2), (2, 31)], ids=lambda x: str(x)
 )
@@ -68,10 +76,7 @@ def test_labels_by_column_are_labels_by_row(rows_implementation, R, C, rng):
     by_column = run(logits, labels, cotangents)
     by_row = run(*_by_row(logits, labels), cotangents)
     for actual, expected in zip(by_column, by_row):
-        if rows_implementation == "native":
-            assert_same_bits(actual, expected)
-        else:  # XLA may sum the rows of the two programs in different orders
-            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+        _assert_same(rows_implementation, actual, expected)
     assert np.isfinite(by_column[0]).any()
     assert not np.isnan(by_column[-1]).any()
 
@@ -101,7 +106,7 @@ def test_batch_dimensions(rows_implementation, batch, rng):
     run = jax.jit(functools.partial(_arcs_and_gradients, rows_implementation))
     by_column = run(logits, labels, cotangents)
     for actual, expected in zip(by_column, run(*_by_row(logits, labels), cotangents)):
-        assert_same_bits(actual, expected)
+        _assert_same(rows_implementation, actual, expected)
 
 
 @pytest.mark.parametrize("mapped", [(0, 0, 0), (0, None, 0), (0, 0, None), (None, 0, 0)])
@@ -118,10 +123,7 @@ def test_vmap_over_some_operands(rows_implementation, mapped, rng):
     over = jax.vmap(arcs_and_gradients, in_axes=(*mapped, 1))
     expected = jax.jit(arcs_and_gradients)(*spread, cotangents)
     for actual, value in zip(jax.jit(over)(*operands, cotangents), expected):
-        if rows_implementation == "native" or jax.default_backend() == "cpu":
-            assert_same_bits(actual, value)
-        else:  # of two programs, on a GPU, XLA owes nobody the same bits
-            np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6)
+        _assert_same(rows_implementation, actual, value)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
@@ -143,7 +145,7 @@ def test_sharded_groups_stay_where_they_are(rows_implementation, kind, rng):
         results = compiled(*arguments)
     for actual, value in zip(results, expected):
         assert actual.sharding.is_equivalent_to(groups, actual.ndim)
-        assert_same_bits(actual, value)
+        _assert_same(rows_implementation, actual, value)
 
 
 def test_operands_that_do_not_fit_together():
