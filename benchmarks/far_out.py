@@ -3,12 +3,15 @@
 Each case (far_cases.py) goes through every public loss that takes it, and its cost and gradient are
 set beside the oracle's (tests/oracle.py) of the very numbers that the loss is given, float32 ones.
 The oracle keeps logarithms of whole prefixes, in longdouble: 64 bits of mantissa are 1e-11 nats of
-a cost of 1e8, where float64 would be off by 1e-8 a step. What it loses is itself a line of the
-table: how far its own posteriors are from summing to one.
+a cost of 1e8, where float64 would be off by 1e-8 a step. What it loses shows in its own posteriors,
+which are as far from summing to one as the first line says.
+
+`--beside FILE` puts the figures of an earlier run, of another device say, into the same table.
 """
 
 import argparse
 import functools
+import json
 import pathlib
 import sys
 import time
@@ -59,26 +62,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{case.name} {case.size}: {seconds:.1f} s", file=sys.stderr, flush=True)
             if options.json:
                 write(options.json, results)
-    print(markdown(results))
+    others = [json.loads(pathlib.Path(file).read_text()) for file in options.beside]
+    print(markdown([*others, results]))
 
 
 def measure(case: Case, size: tuple[int, int]) -> Iterator[dict]:
-    """The figures of each implementation, and last the oracle's own."""
+    """The figures of each implementation of each loss."""
     rows = make(case, size)
-    T, U = size
-    worst = 0.0
     for loss in case.losses:
         inputs = inputs_of(loss, rows)
         truth = truth_of(loss, inputs, rows.labels, case.fastemit_lambda)
-        if truth.sums and np.isfinite(truth.cost):
-            worst = max(worst, violation(truth.sums))
+        symbols = rows.logits if rows.encoder is None else rows.encoder
+        common = {"case": case.name, "T": size[0], "U": size[1], "V": symbols.shape[-1]}
         for implementation in implementations(loss, case):
             actual = evaluate(loss, implementation, inputs, rows.labels, case.fastemit_lambda)
             name = f"{loss}, {implementation}" if implementation else loss
-            row = {"case": case.name, "T": T, "U": U, "implementation": name}
-            yield row | errors(actual, truth)
+            yield common | {"implementation": name} | errors(actual, truth)
         del truth
-    yield {"case": case.name, "T": T, "U": U, "implementation": "oracle", "sums": worst}
 
 
 def make(case: Case, size: tuple[int, int]) -> Rows:
@@ -218,54 +218,40 @@ def errors(actual: Answer, truth: Answer) -> dict:
         relative = float(error / norm) if norm else float(error)
         answer["gradient_error"] = max(answer["gradient_error"], relative)
         answer["largest"] = max(answer["largest"], float(np.abs(difference).max(initial=0)))
-    if actual.sums and possible:
+    if actual.sums and truth.sums and possible:
         answer["sums"] = violation(actual.sums)
+        answer["sums_of_the_truth"] = violation(truth.sums)
     return answer
 
 
-def markdown(results: dict) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+def markdown(runs: Sequence[dict]) -> str:
+    """One line for each case and loss, the figures of each run side by side."""
+    truths = [row.get("sums_of_the_truth", 0) for run in runs for row in run["rows"]]
     lines = [
-        f"{results['device']}, float32; {versions}; "
-        f"truth with {results['mantissa_bits_of_the_truth']} bits of mantissa"
+        f"- truth: {runs[-1]['mantissa_bits_of_the_truth']} bits of mantissa, posteriors that "
+        f"sum to one within {max(truths, default=0):.1e}",
     ]
-    columns = (
-        "case",
-        "(T, U)",
-        "implementation",
-        "cost, nats",
-        "relative error",
-        "norm of the gradient",
-        "relative error",
-        "largest error",
-        "sums of posteriors",
-    )
-    lines.append(
-        table.grid(
-            columns,
-            [
-                (
-                    row["case"],
-                    f"({row['T']}, {row['U']})",
-                    row["implementation"],
-                    _figure(row.get("cost"), ".6g"),
-                    _figure(_relative(row)),
-                    _figure(row.get("gradient_norm")),
-                    _figure(row.get("gradient_error")),
-                    _figure(row.get("largest")),
-                    _figure(row.get("sums")),
-                )
-                for row in results["rows"]
-            ],
-        )
-    )
-    return "\n\n".join(lines)
+    columns = ["case", "(T, U, V)", "loss", "cost, nats", "norm of the gradient"]
+    table_rows: dict[tuple, list] = {}
+    for i, run in enumerate(runs, 1):
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        lines.append(f"- {i}: {run['device']}, float32; {versions}")
+        columns += [f"{i}: {name}" for name in ("cost", "gradient", "largest", "sums")]
+        for row in run["rows"]:
+            key = tuple(row[name] for name in ("case", "T", "U", "V", "implementation"))
+            case, T, U, V, loss = key
+            figures = _figure(row["cost"], ".6g"), _figure(row["gradient_norm"])
+            line = table_rows.setdefault(key, [case, f"({T}, {U}, {V})", loss, *figures])
+            line += [""] * (len(columns) - 4 - len(line))
+            line += [_figure(_relative(row))]
+            line += [_figure(row.get(name)) for name in ("gradient_error", "largest", "sums")]
+    for line in table_rows.values():
+        line += [""] * (len(columns) - len(line))
+    return "\n".join(lines) + "\n\n" + table.grid(columns, table_rows.values())
 
 
-def _relative(row: dict) -> float | None:
-    """Of the cost; absolute where the cost is below one nat."""
-    if "cost" not in row:
-        return None
+def _relative(row: dict) -> float:
+    """Error of the cost; absolute where the cost is below one nat."""
     return row["cost_error"] / max(abs(row["cost"]), 1) if row["cost_error"] else 0.0
 
 
@@ -278,6 +264,7 @@ def _figure(value: float | None, form: str = ".1e") -> str:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.far_out", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="where the figures go as well")
+    parser.add_argument("--beside", nargs="+", default=[], metavar="FILE", help="of other runs")
     parser.add_argument("--only", default="", metavar="NAME", help="cases whose names have this")
     return parser.parse_args(arguments)
 

@@ -31,12 +31,16 @@ class Result(NamedTuple):
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis; a row of nothing but -inf stays so."""
+    """Over the last axis; a row of nothing but -inf stays so.
+
+    Of a row's largest entry it keeps what the others leave of it, however little that is.
+    """
     with np.errstate(invalid="ignore"):
         maxima = logits.max(-1, keepdims=True)
-        maxima = np.where(maxima == -np.inf, 0, maxima)
-        sums = np.exp(logits - maxima).sum(-1, keepdims=True)
-        return logits - maxima - np.log(np.where(sums == 0, 1, sums))
+        shifted = logits - np.where(maxima == -np.inf, 0, maxima)
+        is_largest = np.arange(logits.shape[-1]) == logits.argmax(-1)[..., None]
+        others = np.exp(shifted) - (is_largest & (shifted == 0))
+        return shifted - np.log1p(others.sum(-1, keepdims=True))
 
 
 def enumerate_paths(arcs: Arcs) -> Alignment:
@@ -129,12 +133,16 @@ def loss(
         cost, posteriors = align(Arcs(log_probs[..., blank], label_arcs))
         weight = cotangents[index] / (frames if average_frames else 1)
         costs[index] = cost / (frames if average_frames else 1)
-        own_posteriors = posteriors.label[:, :-1] * (1 + fastemit_lambda)
+        label_symbols = np.append(own, blank)  # the last column's label has no posterior
         gradient = np.zeros_like(inside)
-        gradient[..., blank] -= posteriors.blank
-        np.subtract.at(gradient, (slice(None), column, own), own_posteriors)
-        if from_logits:
-            gradient -= np.exp(log_probs) * gradient.sum(-1, keepdims=True)
+        for symbols, arc_posteriors in (
+            (np.full(emitted + 1, blank), posteriors.blank),
+            (label_symbols.astype(int), posteriors.label * (1 + fastemit_lambda)),
+        ):
+            arcs = slice(None), np.arange(emitted + 1), symbols
+            derivatives = -np.exp(log_probs) if from_logits else np.zeros_like(log_probs)
+            derivatives[arcs] = -np.expm1(log_probs[arcs]) if from_logits else 1
+            gradient -= arc_posteriors[..., None] * derivatives
         gradients[index][:frames, : emitted + 1] = weight * gradient
     return Result(costs, gradients)
 
