@@ -161,7 +161,7 @@ def padded_cells(blank_log_probs, label_log_probs, frames_lengths, labels_length
     """lattice_cost on checked arguments (..., T, U); a length outside its range gives NaN."""
     operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths
     if implementation == "reference":
-        return reference.lattice_cost(*operands)
+        return jax.jit(reference.lattice_cost)(*operands)  # or a scan compiled at every call
     return _lattice_cost(*vary_alike(*operands), implementation == "native")
 
 
@@ -232,5 +232,6 @@ _compact_lattice_cost.defvjp(_compact_lattice_cost_forward, _compact_lattice_cos
 
 def _run_compact(kernel, operands, max_labels, implementation):
     if implementation == "reference":
-        return kernel.fallback(*operands, max_labels=max_labels)
+        fallback = jax.jit(kernel.fallback, static_argnames="max_labels")  # or loops compiled anew
+        return fallback(*operands, max_labels=max_labels)
     return kernel(*operands, insist=implementation == "native", max_labels=max_labels)

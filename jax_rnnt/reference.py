@@ -50,7 +50,8 @@ def split(log_probs: jax.Array) -> Scaled:
     # Two-part log(2): the product with the high part is exact for exponents below 2**13. Where the
     # exponent is too large for a fraction, there is none.
     fraction = (constant - exponent * _LN2_HIGH) - exponent * _LN2_LOW
-    fraction = jnp.where(jnp.abs(exponent) < _LARGEST_WITH_FRACTION, fraction, 0)
+    largest = 2.0 ** (jnp.finfo(log_probs.dtype).nmant - 1)
+    fraction = jnp.where(jnp.abs(exponent) < largest, fraction, 0)
     mantissa = jnp.exp(fraction + (finite - constant))
     return Scaled(
         jnp.where(possible, mantissa, 0),
@@ -95,7 +96,6 @@ def log(a: Scaled) -> jax.Array:
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 0.693359375  # ten bits, exact in every dtype
 _LN2_LOW = -2.1219444005469057e-4
-_LARGEST_WITH_FRACTION = 2.0**22
 
 
 def _power_of_two(exponent: jax.Array) -> jax.Array:

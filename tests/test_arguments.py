@@ -148,6 +148,51 @@ def test_bad_values_raise_where_they_can_be_seen(loss, name, argument, value, co
 
 
 @BOTH
+@pytest.mark.parametrize(
+    "value",
+    [[[1], [2, 3]], [1, [2, 3]], 10**400, [10**400], np.zeros(2, "timedelta64[s]"), "labels"],
+    ids=["ragged", "ragged numbers", "huge", "list of huge", "timedelta64", "str"],
+)
+@pytest.mark.parametrize("argument", ["rows", "labels", "frames_lengths", "labels_lengths"])
+def test_what_is_no_array_of_numbers_is_named(loss, name, argument, value):
+    with pytest.raises(TypeError, match=f"^{name if argument == 'rows' else argument} must be"):
+        loss(**_arguments(**{argument: value}))
+
+
+@BOTH
+def test_lists_of_traced_lengths(loss, name):
+    plain = _arguments()
+
+    def costs(first, second):
+        return loss(**{**plain, "frames_lengths": [first, second]})
+
+    assert_same_bits(jax.jit(costs)(*plain["frames_lengths"]), loss(**plain))
+
+
+@BOTH
+@pytest.mark.parametrize("option", ["average_frames", "compact"])
+@pytest.mark.parametrize("value", ["no", 2, 0.5, None, np.zeros(2), jnp.zeros(())], ids=repr)
+def test_flags_must_be_true_or_false(loss, name, option, value):
+    function = jax_rnnt.rnnt_loss_from_logits if loss.from_logits else jax_rnnt.rnnt_loss
+    with pytest.raises(TypeError, match=f"^{option} must be True or False"):
+        function(*_arguments().values(), **{option: value})
+
+
+@BOTH
+def test_flags_may_be_numbers(loss, name):
+    plain = _arguments()
+    for value in (1, np.True_, np.int32(1)):
+        assert_same_bits(loss(**plain, average_frames=value), loss(**plain, average_frames=True))
+
+
+@BOTH
+@pytest.mark.parametrize("value", [["mean"], np.array(["mean", "sum"]), jnp.zeros(2)])
+def test_choices_must_be_strings(loss, name, value):
+    with pytest.raises(ValueError, match=r"^reduction must be one of None"):
+        loss(**_arguments(), reduction=value)
+
+
+@BOTH
 def test_labels_beyond_their_length_are_not_looked_at(loss, name):
     assert np.isfinite(loss(**_arguments(labels=np.array([[1, 2], [3, -7]])))).all()
 
@@ -283,7 +328,14 @@ def test_lattice_cost_complains_of_max_labels(options, error, message):
 
 
 @pytest.mark.parametrize(
-    ("fastemit_lambda", "error"), [(1j, TypeError), (object(), TypeError), (np.ones(2), ValueError)]
+    ("fastemit_lambda", "error"),
+    [
+        (1j, TypeError),
+        (object(), TypeError),
+        (np.ones(2), ValueError),
+        (10**400, TypeError),
+        (False, TypeError),
+    ],
 )
 def test_fastemit_lambda_must_be_one_real_number(fastemit_lambda, error):
     with pytest.raises(error, match=r"^fastemit_lambda must be"):

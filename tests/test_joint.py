@@ -327,6 +327,27 @@ def test_a_sequence_that_makes_no_sense_leaves_the_others_alone(rng, implementat
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("dtype", "value"), [("float32", np.inf), ("float16", 6e4)])
+def test_activations_that_overflow_leave_the_others_alone(rng, implementation, dtype, value):
+    problem = make_problem(rng, 2, 9, 6, 5, 7, make=full, dtype=dtype)
+    problem.joint.encoder[1, 3] = value
+    problem.joint.predictor[1, :, 0] = 6e4
+    options = {"activation": "relu", "implementation": implementation}
+    actual = evaluate(problem, np.array([1.0, 1.0]), **options)
+    alone = evaluate(problem, np.array([1.0, 0.0]), **options)
+    assert np.isnan(actual.costs[1])
+    assert actual.costs[0] == alone.costs[0]
+    for gradient, wanted in zip(actual.gradients, alone.gradients, strict=True):
+        assert relative_error(gradient, np.float64(wanted)) < GRADIENT_ERRORS[dtype]
+
+
+@pytest.mark.parametrize("tile", [(2**40, 1, 1), (1, 2**40, 1), (2**70,) * 3])
+def test_tiles_wider_than_the_lattice(rng, tile):
+    problem = make_problem(rng, 2, 9, 6, 5, 7, make=full)
+    assert_close(evaluate(problem, tile=tile), expected(problem))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_cotangents_that_are_not_finite_stay_with_their_sequence(rng, implementation):
     problem = make_problem(rng, 3, 20, 10, 5, 7, make=full)
     wanted = expected(problem)

@@ -197,3 +197,26 @@ def test_lattice_gradients_are_minus_the_posteriors(implementation, rng):
         assert_costs(costs[n], expected.cost)
         assert_gradients(-blank_gradients[n, :frames, : labels + 1], expected.posteriors.blank)
         assert_gradients(-label_gradients[n, :frames, : labels + 1], expected.posteriors.label)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_reference_lattice_is_compiled_once(compact):
+    shape, batch = ((12,), (1,)) if compact else ((4, 3), ())
+    lengths = np.full(batch, 4), np.full(batch, 2)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
+    )
+
+    def gradient(arcs):
+        return jax.grad(
+            lambda arcs: jax_rnnt.lattice_cost(
+                arcs, arcs, *lengths, compact=compact, implementation="reference"
+            ).sum()
+        )(arcs)
+
+    gradient(jnp.full(shape, -1.0))
+    assert compiled
+    compiled.clear()
+    gradient(jnp.full(shape, -2.0))
+    assert not compiled

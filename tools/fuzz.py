@@ -116,7 +116,9 @@ class Summary:
             if wanted(key):
                 found[tuple(key[i] for i in columns)] += count
         lines = [f"| {' | '.join(key)} | {count} |" for key, count in sorted(found.items())]
-        return "\n".join([f"| {title}{' |' * len(columns)} cases |", "|---" * (len(columns) + 1) + "|", *lines])
+        return "\n".join(
+            [f"| {title}{' |' * len(columns)} cases |", "|---" * (len(columns) + 1) + "|", *lines]
+        )
 
 
 # ---- Processes
