@@ -495,7 +495,7 @@ _CONTAINERS += [_of_rows, _swapped, _subclassed]
 
 
 def _draw_containers(source: Source, signature: Signature) -> Case:
-    values, how = legal_values(source, signature)
+    values, _ = legal_values(source, signature)
     arguments, used = {}, []
     for name, x in values.items():
         wear = source.choice(_CONTAINERS)
@@ -693,9 +693,9 @@ def _draw_shape(source: Source, signature: Signature) -> Case:
 def _draw_range(source: Source, signature: Signature) -> Case:
     """A length or label out of range where it can be seen."""
     names = [n for n in signature.function.integers if np.prod(signature.shapes()[n]) > 0]
-    if not signature.function.is_loss and "labels" in names or not names:
-        return _draw_dtype(source, signature)
-    if 0 in signature.batch:
+    if "logits" in signature.function.rows and not signature.function.is_loss:
+        return _draw_dtype(source, signature)  # rows take any label
+    if not names or 0 in signature.batch:
         return _draw_shape(source, signature)
     values, _ = legal_values(source, signature)
     name = source.choice(names)

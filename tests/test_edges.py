@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from support import Loss, evaluate, every_lattice, for_loss, full, ragged
+from support import Loss, evaluate, every_lattice, for_loss, full, precision, ragged
 from tolerances import assert_costs, assert_gradients, assert_same_bits
 
 import jax_rnnt
@@ -223,6 +223,15 @@ def test_logits_so_far_apart_that_exponents_are_not_whole(logits_loss, scale, rn
     expected = logits_loss.expected(problem, align=oracle.enumerate_paths)
     assert_costs(actual.costs, expected.costs)
     assert np.abs(actual.gradients).max() <= 2
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e7, 1e12])
+def test_float64_arcs_far_below_zero_keep_their_fractions(implementation, scale, rng):
+    with precision("float64"):
+        blank, label = -scale * rng.uniform(1, 2, (2, 4, 3))
+        actual = jax_rnnt.lattice_cost(blank, label, 4, 2, implementation=implementation)
+        expected = oracle.alpha_beta(oracle.Arcs(blank, label)).cost
+        assert_costs(actual, expected, "float64")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3.0])

@@ -282,8 +282,8 @@ def test_sizes_whose_product_overflows(name, size):
     call = calls()[name]
 
     def grown(buffer: Buffer) -> Buffer:
-        first, *rest = buffer.shape
-        return buffer._replace(shape=(0, *(size for _ in rest))) if rest else buffer
+        more = len(buffer.shape) - 1
+        return buffer._replace(shape=(0, *(size,) * more)) if more else buffer
 
     operands = tuple(map(grown, call.operands))
     if operands == call.operands:

@@ -11,7 +11,7 @@ so is a case that killed its process. Exits with 1 if there were any.
 import argparse
 import collections
 import json
-import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import sys
