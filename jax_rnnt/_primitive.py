@@ -276,17 +276,12 @@ def _may_overwrite(value: Any, platform: str) -> bool:
     not donated stays anyhow, so the copy is a pass over memory for nothing. On CPU, XLA copies what
     the program itself has made, too.
     """
-    while True:
-        owner: Any = value.owner
-        if not isinstance(owner, mlir.ir.Block):
-            if owner.name != "stablehlo.reshape":
-                return platform != "cpu"
-            value = owner.operands[0]
-            continue
-        function: Any = owner.owner.operation
-        if function.name != "sdy.manual_computation":  # shard_map, whose arguments are its operands
-            break
-        value = function.operands[mlir.ir.BlockArgument(value).arg_number]
+    while not isinstance(value.owner, mlir.ir.Block):
+        operation = value.owner
+        if operation.name != "stablehlo.reshape":
+            return platform != "cpu"
+        value = operation.operands[0]
+    function: Any = value.owner.owner.operation
     if function.name != "func.func" or function.attributes["sym_name"].value != "main":
         return platform != "cpu"
     if "arg_attrs" not in function.attributes:

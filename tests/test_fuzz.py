@@ -49,7 +49,7 @@ def test_legal_calls_answer_as_the_oracle(function, data):
 
 def test_the_checker_sees_a_wrong_answer(monkeypatch):
     """By an answer that is off by more than rounding."""
-    signatures = [s for s in fuzz_cases.pool(0, 64) if s.jitted and s.batch]
+    signatures = [s for s in fuzz_cases.pool(0, 64) if s.jitted and s.batch and 0 not in s.batch]
     right, wrong = [], []
     for index in range(4):
         source = fuzz_cases.RandomSource(0, index)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
 from support import needs_native
 
 import jax_rnnt
@@ -37,33 +36,16 @@ def _compile(function, *arguments, **options):
     return jax.jit(function, **options).lower(*arguments).compile()
 
 
-def _mean_over_devices(loss, gradient):
-    return jax.lax.pmean(loss, "a"), gradient
-
-
-def _through_shard_map(function):
-    mesh = jax.make_mesh((1,), ("a",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    specs = {"in_specs": PartitionSpec("a"), "out_specs": (PartitionSpec(), PartitionSpec("a"))}
-    return jax.shard_map(lambda logits: _mean_over_devices(*function(logits)), mesh=mesh, **specs)
-
-
-def _itself(function):
-    return function
-
-
 @needs_native
-@pytest.mark.parametrize("through", [_itself, _through_shard_map])
-def test_logits_that_the_caller_keeps_are_not_copied(through, rng):
-    compiled = _compile(through(jax.value_and_grad(_loss)), _joint(*_inputs(rng)))
+def test_logits_that_the_caller_keeps_are_not_copied(rng):
+    compiled = _compile(jax.value_and_grad(_loss), _joint(*_inputs(rng)))
     assert "output_to_operand_aliasing" not in compiled.as_text()
     assert compiled.memory_analysis().temp_size_in_bytes < 100 * CELLS
 
 
 @needs_native
-@pytest.mark.parametrize("through", [_itself, pytest.param(_through_shard_map, marks=needs_gpu)])
-def test_gradient_is_written_over_donated_logits(through, rng):
-    step = through(jax.value_and_grad(_loss))
-    compiled = _compile(step, _joint(*_inputs(rng)), donate_argnums=0)
+def test_gradient_is_written_over_donated_logits(rng):
+    compiled = _compile(jax.value_and_grad(_loss), _joint(*_inputs(rng)), donate_argnums=0)
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes == LOGITS_BYTES
     assert memory.temp_size_in_bytes < 100 * CELLS
