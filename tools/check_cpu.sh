@@ -99,11 +99,13 @@ PYTHON
     tests=(tests/test_handlers.py tests/test_edges.py tests/test_rows.py tests/test_compact.py
       tests/test_values.py tests/test_random.py tests/test_sizes.py)
   fi
-  # Python and XLA leak by design; numbers of JAX's own are not looked at.
-  LD_PRELOAD="$("$cxx" -print-file-name=libasan.so) $("$cxx" -print-file-name=libstdc++.so)" \
-    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$work/site:$PWD" PYTHONSAFEPATH=1 \
-    JAX_PLATFORMS=cpu JAX_RNNT_REQUIRE_NATIVE=1 \
-    "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
+  export PYTHONPATH="$work/site:$PWD" PYTHONSAFEPATH=1 JAX_PLATFORMS=cpu JAX_RNNT_REQUIRE_NATIVE=1
+  # Python and XLA leak by design.
+  export ASAN_OPTIONS=detect_leaks=0
+  LD_PRELOAD="$("$cxx" -print-file-name=libasan.so) $("$cxx" -print-file-name=libstdc++.so)"
+  export LD_PRELOAD
+  "$python" -c 'from jax_rnnt import _cpu; print("testing", _cpu.__file__)'
+  "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 }
 
 command=${1:-all}

@@ -87,7 +87,7 @@ class Summary:
             print(f"case {finding['index']}: {finding['what']}", flush=True)
 
     def as_dict(self) -> dict:
-        keys = ("function", "kind", "subject", "mode", "outcome")
+        keys = ("function", "kind", "subject", "mode", "outcome", "precision")
         counts = [{**dict(zip(keys, k)), "cases": n} for k, n in sorted(self.counts.items())]
         return {
             "device": self.device,
@@ -102,6 +102,7 @@ class Summary:
             f"{self.counts.total()} cases on {self.device} in {self.seconds:.0f} s, "
             f"{len(self.findings)} findings",
             self._by("function", (0,)),
+            self._by("dtype and mode", (5, 3)),
             self._by("kind and outcome", (1, 4)),
             self._by("illegal argument and error", (2, 4), lambda key: "Error" in key[4]),
             self._by("values", (2,), lambda key: key[1] == "values"),
@@ -169,7 +170,7 @@ class _Worker:
             raise RuntimeError(f"a worker ended with {self._process.exitcode} outside of a case")
         self._skipped.append(index)
         what = f"killed its process (exit status {self._process.exitcode})"
-        key = ("?", "?", "?", "?", "killed")
+        key = ("?", "?", "?", "?", "killed", "?")
         return {"counts": [(key, 1)], "findings": [{"index": index, "what": what}]}
 
     def stop(self) -> None:
@@ -191,7 +192,8 @@ def _work(pipe, current, seed, signatures, first, cases, step, skipped) -> None:
             verdict = fuzz_answers.judge(case)
             mode = "jitted" if case.jitted else "eager"
             function = str(case.signature.function)
-            counts[function, case.kind, case.subject, mode, verdict.outcome] += 1
+            precision = case.signature.dtype + ", x64" * case.signature.x64
+            counts[function, case.kind, case.subject, mode, verdict.outcome, precision] += 1
             for what in verdict.findings:
                 findings.append({"index": index, "what": f"{function}: {what}", "case": str(case)})
         following = index + step
