@@ -187,7 +187,8 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
           Granule<T>::Unpack(loaded[j][i], values);
 #pragma unroll
           for (int k = 0; k < kElements; ++k) {
-            const float d = __fmul_rn(slopes[k], values[k]);
+            // A slope of 0 stops a gradient that has overflowed its dtype, as relu's select does.
+            const float d = slopes[k] == 0.f ? 0.f : __fmul_rn(slopes[k], values[k]);
             encoder_sums[i][k] += d;
             column_sums[k] += d;
           }
