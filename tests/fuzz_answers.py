@@ -133,7 +133,7 @@ class _Aligner:
         posteriors = np.stack(aligned.posteriors)
         if math.isfinite(aligned.cost):
             finite = np.where(np.isfinite(both), np.abs(both), 0)
-            # Each frame is left once and each label taken once, or the oracle is too far out itself.
+            # Each frame is left and each label taken once, or the oracle itself is too far out.
             blanks, labels = aligned.posteriors.blank.sum(1), aligned.posteriors.label.sum(0)[:-1]
             ones = np.concatenate([blanks, labels])
             self.blind = not np.allclose(ones, 1, rtol=0, atol=1e-3)
