@@ -380,7 +380,7 @@ def _make_senseless(source, rng, signature, integers):
         "labels": (0, signature.V - 1),
     }[name]
     wrong = [low - 1, high + 1, -1, -2, INT32.max, INT32.min, 2**33 + 1, -(2**40), 200]
-    places = rng.random(x.shape) < 0.3
+    places = rng.random(x.shape) < source.choice([0, 0, 0.3])
     places.reshape(-1)[rng.integers(x.size)] = True
     x[...] = np.where(places, rng.choice(wrong, x.shape), x)
 
