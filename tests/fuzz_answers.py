@@ -594,7 +594,7 @@ def _first_wrong(what, wrong, actual, wanted):
 
 
 def _disturbed(case: Case, actual: Answer, other: Answer) -> list[str]:
-    """Whether a change of one sequence shows in another: not a bit of it may."""
+    """Whether a change of one sequence shows in another: nothing may but the sign of a zero."""
     kept = np.arange(case.signature.batch[0]) != case.changed
     reduced = case.options.get("reduction") in ("sum", "mean")
     pairs = {} if reduced else {"costs": (actual.costs, other.costs)}
@@ -602,5 +602,5 @@ def _disturbed(case: Case, actual: Answer, other: Answer) -> list[str]:
     return [
         f"{name} of other sequences than {case.changed} changed with it"
         for name, (a, b) in pairs.items()
-        if a[kept].tobytes() != b[kept].tobytes()
+        if not np.array_equal(*(x[kept].astype(np.float64) for x in (a, b)), equal_nan=True)
     ]

@@ -238,7 +238,9 @@ inline Error MakeLayout(const AnyBuffer& arcs, const Int32Buffer& frames_lengths
     JAX_RNNT_RETURN_IF_ERROR(Check("offsets", *offsets, DataType::S32, layout->sequences));
     layout->max_frames = dimensions.back();
     layout->max_columns = std::min(max_labels, kMaxColumns - 1) + 1;
-    layout->offsets = offsets->typed_data();
+    // Without sequences the buffer may have no address, and nobody reads it.
+    static constexpr int32_t kNoOffsets = 0;
+    layout->offsets = layout->sequences == 0 ? &kNoOffsets : offsets->typed_data();
     layout->rows_per_group = dimensions.back();
     layout->sequences_per_group = batch.back();
     const int64_t groups =
