@@ -4,8 +4,8 @@ A call answers as the oracle does in float64, or raises a ValueError or TypeErro
 offending argument. The tolerances are those of tolerances.py, but for these rules, each for a
 reason that no implementation in the input's precision escapes:
 
-1. A log-probability below -2^1e37 counts as -inf (documented). An alignment whose arcs sum to less
-   than that costs between as much and +inf; its posteriors are only bounded (rule 4).
+1. A log-probability below -6.9e36 counts as -inf (documented). An alignment whose arcs sum to less
+   than that costs between as much and +inf; its gradients may be anything.
 2. The arcs between rows and lattice are numbers of the accumulator's dtype. Rounding each moves
    the cost by eps times the sum of their magnitudes along an alignment, and all posteriors by as
    much of themselves. With E that sum, averaged over the alignments: costs are good to eps E more

@@ -179,6 +179,13 @@ def test_flags_must_be_true_or_false(loss, name, option, value):
 
 
 @BOTH
+@pytest.mark.parametrize("option", ["blank", "average_frames", "reduction"])
+def test_options_must_be_known_in_advance(loss, name, option):
+    with pytest.raises((TypeError, ValueError), match=f"^{option} must be"):
+        jax.jit(lambda value: loss(**_arguments(), **{option: value}))(0)
+
+
+@BOTH
 def test_flags_may_be_numbers(loss, name):
     plain = _arguments()
     for value in (1, np.True_, np.int32(1)):
