@@ -28,12 +28,12 @@ struct LatticeLayout {
   int64_t max_columns;            // U; compact: an upper bound of U_n + 1
   const int32_t* frames_lengths;  // (sequences)
   const int32_t* labels_lengths;  // (sequences)
-  // Compact only. An array without elements may be null: it is rows_per_group that tells.
+  // Compact only, else null.
   const int32_t* offsets = nullptr;  // (sequences), relative to their group
   int64_t sequences_per_group = 0;   // N
-  int64_t rows_per_group = -1;       // S
+  int64_t rows_per_group = 0;        // S
 
-  JAX_RNNT_HOST_DEVICE bool compact() const { return rows_per_group >= 0; }
+  JAX_RNNT_HOST_DEVICE bool compact() const { return offsets != nullptr; }
 
   // Any value of the lengths is safe: a sequence outside its array is not valid.
   JAX_RNNT_HOST_DEVICE LatticeSequence Sequence(int64_t n) const {
