@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks import joint_models, on_jax, timing, traces
 from benchmarks.shapes import JointCase
-from jax_rnnt import _joint_tiles, joint
+from jax_rnnt.losses import joint
+from jax_rnnt.rows import joint_tiles
 
 
 class Framework(on_jax.Device):
@@ -76,7 +77,7 @@ class Framework(on_jax.Device):
         sizes = problem.T, problem.U, problem.H, problem.V, problem.N
         *tile, at_once = options.get("tile") or joint.choose_tile(*sizes, self.dtype, jnp.tanh)
         if (least := options.get("min_posterior")) is None:
-            taken = joint_models.kept_tiles(norms, tile, _joint_tiles.left_out(self.dtype))
+            taken = joint_models.kept_tiles(norms, tile, joint_tiles.left_out(self.dtype))
         else:
             taken = joint_models.tiles_above(posteriors, tile, least)
         kept = joint_models.cells_of(taken, tile, inside.shape) & inside

@@ -4,14 +4,15 @@ import importlib.metadata
 
 import jax
 
-from jax_rnnt import __version__, _ffi
-from jax_rnnt._architectures import way_to_run
+from jax_rnnt import __version__
+from jax_rnnt._xla import ffi
+from jax_rnnt._xla.architectures import way_to_run
 
 
 def _kernels(platform: str) -> str:
-    module = _ffi.native_module(platform)
+    module = ffi.native_module(platform)
     if module is None:
-        return _ffi.fault(platform) or "not built"
+        return ffi.fault(platform) or "not built"
     api = ".".join(map(str, module.ffi_api_version()))
     text = f"built with jaxlib {module.jaxlib_version()} (FFI API {api})"
     if platform == "cpu":
@@ -19,16 +20,16 @@ def _kernels(platform: str) -> str:
     else:
         toolkit = ".".join(map(str, module.toolkit_version()))
         text += f", CUDA {toolkit}, architectures {module.architectures()}"
-    return "; ".join(filter(None, (text, _ffi.fault(platform))))
+    return "; ".join(filter(None, (text, ffi.fault(platform))))
 
 
 def _implementation(device) -> str:
     platform = device.platform
     if platform == "gpu":
         platform = "cuda" if "cuda" in device.client.platform_version.lower() else "rocm"
-    if not _ffi.register(platform):
+    if not ffi.register(platform):
         return "reference (no kernels for it here)"
-    module = _ffi.native_module(platform)
+    module = ffi.native_module(platform)
     if platform != "cuda" or module is None:
         return "native"
     capability = device.compute_capability
@@ -37,7 +38,7 @@ def _implementation(device) -> str:
 
 def main() -> None:
     jaxlib = importlib.metadata.version("jaxlib")
-    api = ".".join(map(str, _ffi.runtime_api_version()))
+    api = ".".join(map(str, ffi.runtime_api_version()))
     print(f"jax_rnnt        {__version__}")
     print(f"JAX             {jax.__version__}, jaxlib {jaxlib} (FFI API {api})")
     print(f"CPU kernels     {_kernels('cpu')}")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
-from jax_rnnt._activations import resolve_activation
-from jax_rnnt.joint import rnnt_loss_from_joint
+from jax_rnnt.losses.joint import rnnt_loss_from_joint
+from jax_rnnt.rows.activations import resolve_activation
 
 try:
     from flax import nnx

@@ -21,11 +21,11 @@ import oracle
 import pytest
 
 import jax_rnnt
-from jax_rnnt import _ffi
+from jax_rnnt._xla import ffi
 
 PACKAGE_PARENT = pathlib.Path(jax_rnnt.__file__).parents[1]
 PLATFORM = "cuda" if jax.default_backend() == "gpu" else "cpu"
-HAS_NATIVE = _ffi.native_module(PLATFORM) is not None and _ffi.fault(PLATFORM) is None
+HAS_NATIVE = ffi.native_module(PLATFORM) is not None and ffi.fault(PLATFORM) is None
 needs_native = pytest.mark.skipif(
     not HAS_NATIVE and os.environ.get("JAX_RNNT_REQUIRE_NATIVE") != "1",
     reason=f"jax_rnnt has no kernels for {PLATFORM} here",

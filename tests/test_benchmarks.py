@@ -13,7 +13,7 @@ import oracle
 import pytest
 
 import jax_rnnt
-from jax_rnnt import _ffi
+from jax_rnnt._xla import ffi
 
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
@@ -93,7 +93,7 @@ def librispeech(tmp_path) -> str:
     return str(path)
 
 
-@pytest.mark.skipif(_ffi.native_module("cpu") is None, reason="built without kernels for cpu")
+@pytest.mark.skipif(ffi.native_module("cpu") is None, reason="built without kernels for cpu")
 def test_whole_run_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -191,7 +191,7 @@ def test_inputs_are_rotated_where_a_cache_would_hold_them():
     assert timing.count_inputs(1, "gpu") == timing.MOST_INPUTS
 
 
-@pytest.mark.skipif(_ffi.native_module("cpu") is None, reason="built without kernels for cpu")
+@pytest.mark.skipif(ffi.native_module("cpu") is None, reason="built without kernels for cpu")
 def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(joint, "SQUARE", {"cpu": 64})

@@ -75,7 +75,7 @@ def _names_of_readme() -> dict:
 @pytest.mark.skipif(not DOCS.exists(), reason="a source distribution has no docs")
 def test_messages_of_the_troubleshooting_page_are_the_packages():
     package = pathlib.Path(jax_rnnt.__file__).parent
-    sources = [ast.parse(path.read_text()) for path in package.glob("*.py")]
+    sources = [ast.parse(path.read_text()) for path in package.rglob("*.py")]
     texts = [text for source in sources for text in _strings(source)]
     texts.append((ROOT / "cpp" / "ffi" / "handlers.h").read_text())
     page = (DOCS / "manual" / "troubleshooting.md").read_text()

@@ -17,8 +17,8 @@ from support import (
 )
 
 import jax_rnnt
-from jax_rnnt import _ffi
-from jax_rnnt._primitive import KERNELS
+from jax_rnnt._xla import ffi
+from jax_rnnt._xla.primitive import KERNELS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = [name for name in jax_rnnt.__all__ if callable(getattr(jax_rnnt, name))]
@@ -30,7 +30,7 @@ import sys
 import jax_rnnt
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
-assert not jax_rnnt._ffi._registered
+assert not jax_rnnt._xla.ffi._registered
 assert not {"jax_rnnt._cpu", "jax_rnnt._cuda"} & set(sys.modules)
 """)
 
@@ -45,13 +45,13 @@ def test_module_tells_what_is_installed():
 
 
 def test_runtime_api_version_is_read_from_the_installed_jaxlib():
-    major, minor = _ffi.runtime_api_version()
+    major, minor = ffi.runtime_api_version()
     assert major == 0
     assert minor >= 2
 
 
 def test_without_kernels_the_reference_answers(monkeypatch):
-    monkeypatch.setattr(_ffi, "native_module", lambda platform: None)
+    monkeypatch.setattr(ffi, "native_module", lambda platform: None)
     arguments = [[[0.0, 1.0, 2.0, 3.0]]], [], 1, 0
     assert "jax_rnnt_" not in _lowered(arguments)
     assert jax_rnnt.rnnt_loss_from_logits(*arguments) == pytest.approx(3.4401897)

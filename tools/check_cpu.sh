@@ -96,8 +96,8 @@ PYTHON
     -o "$work/site/jax_rnnt/_cpu$suffix"
   local tests=("$@")
   if [ ${#tests[@]} = 0 ]; then
-    tests=(tests/test_handlers.py tests/test_edges.py tests/test_rows.py tests/test_compact.py
-      tests/test_values.py tests/test_random.py tests/test_sizes.py)
+    tests=(tests/xla/test_handlers.py tests/rows
+      tests/losses/test_{edges,compact,values,random,sizes}.py)
   fi
   export PYTHONPATH="$work/site:$PWD" PYTHONSAFEPATH=1 JAX_PLATFORMS=cpu JAX_RNNT_REQUIRE_NATIVE=1
   # Python and XLA leak by design.

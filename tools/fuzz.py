@@ -3,9 +3,9 @@
     python -m tools.fuzz --cases 100000 --seed 0 --processes 2 [--seconds S] [--json FILE]
     python -m tools.fuzz --seed 0 --only INDEX      one case again, with its arguments
 
-Runs on the default backend; needs what the tests need, and draws and judges by tests/fuzz_cases.py
-and tests/fuzz_answers.py, which say what counts as right. A finding is printed with its index, and
-so is a case that killed its process. Exits with 1 if there were any.
+Runs on the default backend; needs what the tests need, and draws and judges by fuzz_cases.py and
+fuzz_answers.py in tests/fuzz, which say what counts as right. A finding is printed with its index,
+and so is a case that killed its process. Exits with 1 if there were any.
 """
 
 import argparse
@@ -23,7 +23,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 _FLAG = "--xla_llvm_disable_expensive_passes"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=true".strip()
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
+_TESTS = pathlib.Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(_TESTS), str(_TESTS / "fuzz")]
 
 _BATCH = 50  # cases to a report of a worker
 

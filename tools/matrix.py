@@ -3,7 +3,7 @@
 
     python tools/matrix.py --list                       the pairs, and the Pythons found
     python tools/matrix.py --json matrix.json           all of them
-    python tools/matrix.py --only 3.11:0.8.3 3.13:newest -- -n 2 tests/test_values.py
+    python tools/matrix.py --only 3.11:0.8.3 3.13:newest -- -n 2 tests/losses/test_values.py
     python tools/matrix.py --wheel-dir dist             built wheels in place of building some
     python tools/matrix.py --readme --only oldest newest        the README's command on both ends
 
@@ -48,9 +48,9 @@ PYTHONS = "3.11", "3.12", "3.13", "3.14"
 # Asked of the environment when its tests have run.
 _VERSIONS = """
 import jax, json, sys
-from jax_rnnt import _ffi
+from jax_rnnt._xla import ffi
 python = ".".join(map(str, sys.version_info[:3]))
-api = ".".join(map(str, _ffi.runtime_api_version()))
+api = ".".join(map(str, ffi.runtime_api_version()))
 print(json.dumps({"python": python, "jax": jax.__version__, "ffi_api": api}))
 """
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import support
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(ROOT))
 

@@ -3,7 +3,7 @@
 A kernel treats every leading dimension of its operands as batch, so vmap only adds a dimension and
 a sharded batch never has to be merged with another axis. For a partitioner to keep the batch
 sharded without communication, a custom call needs three things at once: the batch-partitionable
-registration (see `_ffi`), the attribute `num_batch_dims` and a Shardy rule. That, and types that
+registration (see `ffi`), the attribute `num_batch_dims` and a Shardy rule. That, and types that
 follow explicit sharding and shard_map's varying axes, is why these are primitives and not calls of
 `jax.ffi.ffi_call`.
 
@@ -20,8 +20,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
-from jax_rnnt import _ffi
-from jax_rnnt._dtypes import accumulator_dtype, bits_dtype
+from jax_rnnt._xla import ffi
+from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype
 
 KERNELS: dict[str, "Kernel"] = {}
 Dims = str | Sequence[str | int]
@@ -158,7 +158,7 @@ class Kernel:
         del num_batch_dims
         call = self.fallback
         platforms = ctx.platforms or ctx.module_context.platforms
-        faults = [fault for platform in platforms if (fault := _ffi.fault(platform))]
+        faults = [fault for platform in platforms if (fault := ffi.fault(platform))]
         if insist or call is None:
             missing = (
                 f"jax_rnnt has no {self.name} kernel for {', '.join(platforms)} here; "
@@ -166,7 +166,7 @@ class Kernel:
             )
             raise NotImplementedError(f"implementation='native': {(*faults, missing)[0]}")
         for fault in faults:
-            _ffi.warn_once(fault)
+            ffi.warn_once(fault)
 
         def fallback(*arrays):
             return list(call(*arrays, **dict(attributes)))
@@ -184,7 +184,7 @@ class Kernel:
     def _lower_native(
         self, platform, overwrites, ctx, *operands, num_batch_dims, insist, attributes
     ):
-        if not _ffi.register(platform):
+        if not ffi.register(platform):
             return self._lower_fallback(
                 ctx,
                 *operands,
@@ -216,7 +216,7 @@ class Kernel:
                 "sdy.sharding_rule": mlir.ir.Attribute.parse(rule),
             }
         lower = jax.ffi.ffi_lowering(
-            _ffi.target_name(self.name, platform),
+            ffi.target_name(self.name, platform),
             operand_output_aliases={0: 0} if overwrites else None,
             extra_attributes=extra,
         )

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jax_rnnt._architectures import Build, Gpu, why_not
-from jax_rnnt._elf import is_cut_off
+from jax_rnnt._xla.architectures import Build, Gpu, why_not
+from jax_rnnt._xla.elf import is_cut_off
 
 # jax's name of a platform -> (our module, the name that jax.ffi registers under)
 _PLATFORMS = {"cpu": ("_cpu", "cpu"), "cuda": ("_cuda", "CUDA")}
@@ -122,7 +122,7 @@ def custom_call_checks() -> list[jax.export.DisabledSafetyCheck]:
         ...     disabled_checks=jax_rnnt.custom_call_checks(),
         ... )
     """
-    from jax_rnnt._primitive import KERNELS
+    from jax_rnnt._xla.primitive import KERNELS
 
     return [
         jax.export.DisabledSafetyCheck.custom_call(target_name(kernel, platform))

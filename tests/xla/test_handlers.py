@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support import HAS_NATIVE, PLATFORM, needs_native
 
-from jax_rnnt import _ffi
+from jax_rnnt._xla import ffi
 
 pytestmark = needs_native
 
@@ -45,8 +45,8 @@ class Call:
     attributes: tuple[tuple[str, Any], ...] = ()
 
     def run(self, name: str) -> list[np.ndarray]:
-        _ffi.register(PLATFORM)
-        target = _ffi.target_name(name, PLATFORM)
+        ffi.register(PLATFORM)
+        target = ffi.target_name(name, PLATFORM)
         call = jax.ffi.ffi_call(target, [b.aval for b in self.results])
         run = jax.jit(lambda *operands: call(*operands, **dict(self.attributes)))
         return list(map(np.asarray, run(*(b.zeros() for b in self.operands))))
@@ -95,7 +95,7 @@ def _lattice(kind: str, compact: bool) -> Call:
 
 def _joint() -> dict[str, Call]:
     """CUDA's alone; 16 x 8 cells to a tile, of which R are listed."""
-    kernel_bytes, bias_bytes = _ffi.native_module("cuda").joint_packed_sizes(H, V)
+    kernel_bytes, bias_bytes = ffi.native_module("cuda").joint_packed_sizes(H, V)
     packed = Buffer((kernel_bytes // 4,), BITS), Buffer((bias_bytes // 4,), BITS)
     half, cells = "bfloat16", Buffer((N, T, U), F32)
     sides = Buffer((N, T, H), half), Buffer((N, U, H), half)
@@ -135,7 +135,7 @@ def calls() -> dict[str, Call]:
     return found | (_joint() if PLATFORM == "cuda" else {})
 
 
-NAMES = sorted(_ffi.native_module(PLATFORM).registrations()) if HAS_NATIVE else []
+NAMES = sorted(ffi.native_module(PLATFORM).registrations()) if HAS_NATIVE else []
 each_handler = pytest.mark.parametrize("name", NAMES)
 HOPPER = ("joint_pack", "joint_forward", "joint_gradients")
 
@@ -241,7 +241,7 @@ def _fits_all_the_same(name: str, call: Call) -> bool:
     fits = calls()[name]
     if name != "joint_pack" or call == fits or call.operands[1:] != fits.operands[1:]:
         return False
-    (kernel, _), sizes = call.operands, _ffi.native_module("cuda").joint_packed_sizes
+    (kernel, _), sizes = call.operands, ffi.native_module("cuda").joint_packed_sizes
     return (
         call.results == fits.results
         and kernel.dtype == fits.operands[0].dtype

@@ -14,8 +14,8 @@ from support import DTYPES, IMPLEMENTATIONS, precision
 from tolerances import assert_costs, assert_gradients, assert_same_bits
 
 import jax_rnnt
-from jax_rnnt import _ffi
-from jax_rnnt.pick import ColumnLabels, pick_rows
+from jax_rnnt._xla import ffi
+from jax_rnnt.rows.pick import ColumnLabels, pick_rows
 
 SENSELESS = np.array([-2, -(2**31), 2**31 - 1, 7, 8], np.int32)
 
@@ -26,7 +26,7 @@ def rows_implementation(request, monkeypatch) -> Iterator[str | None]:
     if request.param != "fallback":
         yield request.param
         return
-    monkeypatch.setattr(_ffi, "native_module", lambda platform: None)
+    monkeypatch.setattr(ffi, "native_module", lambda platform: None)
     jax.clear_caches()
     yield None
     jax.clear_caches()

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jax_rnnt import _checks, _joint_fused, _joint_tiles, pick
-from jax_rnnt._activations import check_closure, resolve_activation
-from jax_rnnt._dtypes import accumulator_dtype
-from jax_rnnt._joint_tiles import Tile
-from jax_rnnt._per_shard import BATCH, WHOLE, per_shard, spread_alike
-from jax_rnnt._primitive import custom_vjp, vary_alike
-from jax_rnnt.loss import checked_loss
+from jax_rnnt import _checks
+from jax_rnnt._xla.dtypes import accumulator_dtype
+from jax_rnnt._xla.per_shard import BATCH, WHOLE, per_shard, spread_alike
+from jax_rnnt._xla.primitive import custom_vjp, vary_alike
+from jax_rnnt.losses.rnnt import checked_loss
+from jax_rnnt.rows import joint_fused, joint_tiles, pick
+from jax_rnnt.rows.activations import check_closure, resolve_activation
+from jax_rnnt.rows.joint_tiles import Tile
 
 
 def rnnt_loss_from_joint(
@@ -169,11 +170,11 @@ class _Joint:
         return *self.encoder.shape[:-1], self.predictor.shape[-2], self.kernel.shape[-1]
 
     @property
-    def weights(self) -> _joint_tiles.Weights:
+    def weights(self) -> joint_tiles.Weights:
         bias = self.bias
         if bias is None:
             bias = jnp.zeros_like(self.kernel, shape=self.kernel.shape[-1:])
-        return _joint_tiles.Weights(self.encoder, self.predictor, self.kernel, bias)
+        return joint_tiles.Weights(self.encoder, self.predictor, self.kernel, bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,9 +196,9 @@ class _Forward:
         walk, operands = self.walk, _grouped(operands)
         options = {"activation": walk.activation, "blank": walk.blank}
         plain = functools.partial(
-            _joint_tiles.forward, tile=walk.tile, insist=walk.insist, **options
+            joint_tiles.forward, tile=walk.tile, insist=walk.insist, **options
         )
-        fused = functools.partial(_joint_fused.forward, **options)
+        fused = functools.partial(joint_fused.forward, **options)
         return _fused_where_it_fits(fused, plain, walk, operands)
 
 
@@ -208,34 +209,34 @@ class _Backward:
     def __call__(self, *operands):
         walk, operands = self.walk, _grouped(operands)
         run = functools.partial(
-            _joint_tiles.backward,
+            joint_tiles.backward,
             tile=walk.tile,
             blank=walk.blank,
             min_posterior=walk.min_posterior,
         )
         plain_cells = functools.partial(
-            _joint_tiles.PlainCells, activation=walk.activation, insist=walk.insist
+            joint_tiles.PlainCells, activation=walk.activation, insist=walk.insist
         )
         plain = functools.partial(run, make_cells=plain_cells)
-        if walk.tile[:2] != _joint_tiles.WHOLE_TILE:
+        if walk.tile[:2] != joint_tiles.WHOLE_TILE:
             return plain(*operands)
-        fused_cells = functools.partial(_joint_fused.FusedCells, activation=walk.activation)
+        fused_cells = functools.partial(joint_fused.FusedCells, activation=walk.activation)
         fused = functools.partial(run, make_cells=fused_cells)
         return _fused_where_it_fits(fused, plain, walk, operands)
 
 
 def _grouped(operands: Sequence[jax.Array]) -> tuple[Any, ...]:
     """Weights, labels and, of the backward, rows and both cotangents."""
-    weights, labels = _joint_tiles.Weights(*operands[:4]), pick.ColumnLabels(*operands[4:6])
+    weights, labels = joint_tiles.Weights(*operands[:4]), pick.ColumnLabels(*operands[4:6])
     if len(operands) == 6:
         return weights, labels
-    return weights, labels, _joint_tiles.Rows(*operands[6:10]), *operands[10:]
+    return weights, labels, joint_tiles.Rows(*operands[6:10]), *operands[10:]
 
 
 def _fused_where_it_fits(fused, plain, walk, operands):
     weights = operands[0]
     H, V = weights.kernel.shape
-    if not _joint_fused.fits(H, V, weights.dtype, walk.activation):
+    if not joint_fused.fits(H, V, weights.dtype, walk.activation):
         return plain(*operands)
     return jax.lax.platform_dependent(*operands, cuda=fused, default=plain)
 
@@ -247,8 +248,8 @@ def choose_tile(
     T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, activation: Callable
 ) -> Tile:
     """The tile that a loss without one takes."""
-    wave = _joint_fused.wave(H, V, dtype, activation)
-    return _joint_tiles.choose(T, U, H, V, sequences, dtype, wave=wave)
+    wave = joint_fused.wave(H, V, dtype, activation)
+    return joint_tiles.choose(T, U, H, V, sequences, dtype, wave=wave)
 
 
 def _joint_to_arcs(joint, labels, *, blank, implementation):
@@ -256,14 +257,14 @@ def _joint_to_arcs(joint, labels, *, blank, implementation):
     *batch, T, U, V = joint.shape
     if implementation == "reference" or 0 in batch:
         row_labels = labels.of_rows(T)
-        logits = _joint_tiles.logits(weights, row_labels, joint.activation)
+        logits = joint_tiles.logits(weights, row_labels, joint.activation)
         return pick.pick_rows(logits, row_labels, blank=blank, implementation=implementation)
     if joint.tile is None:
         H = weights.kernel.shape[0]
         tile = choose_tile(T, U, H, V, math.prod(batch), weights.dtype, joint.activation)
     else:
         # No wider than the lattice, but for the tile that the fused kernels take of any.
-        most_frames, most_labels = map(max, (T, U), _joint_tiles.WHOLE_TILE)
+        most_frames, most_labels = map(max, (T, U), joint_tiles.WHOLE_TILE)
         frames, labels_count, at_once = joint.tile
         tile = Tile(min(frames, most_frames), min(labels_count, most_labels), at_once)
     if math.prod(batch) * math.ceil(T / tile.frames) * math.ceil(U / tile.labels) >= 2**30:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_rnnt._dtypes import accumulator_dtype, bits_dtype
+from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype
 
 # Row labels: a label in [0, V), kNoLabel where only the blank leaves the row, anything else outside
 # [0, V) for a padding row.

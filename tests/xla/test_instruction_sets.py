@@ -3,7 +3,7 @@
 import pytest
 from support import run_python
 
-from jax_rnnt import _ffi
+from jax_rnnt._xla import ffi
 
 RUN = """
 import jax, numpy as np, jax.numpy as jnp, jax_rnnt
@@ -48,10 +48,10 @@ for T, U in [(1, 1), (1, 9), (9, 1), (3, 5), (16, 16), (33, 20)]:
 """
 
 
-@pytest.mark.skipif(_ffi.native_module("cpu") is None, reason="no CPU kernels")
+@pytest.mark.skipif(ffi.native_module("cpu") is None, reason="no CPU kernels")
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_every_instruction_set_computes_the_same(isa):
-    here = _ffi.native_module("cpu").instruction_set()
+    here = ffi.native_module("cpu").instruction_set()
     if isa == "avx2" and here == "baseline":
         pytest.skip("no AVX2 here")
     run_python(RUN.format(isa=isa), JAX_RNNT_ISA=isa, JAX_PLATFORMS="cpu")

@@ -15,7 +15,7 @@ from support import collectives, full, needs_native, precision, ragged
 from tolerances import assert_costs, assert_same_bits, relative_error
 
 import jax_rnnt
-from jax_rnnt import _joint_fused
+from jax_rnnt.rows import joint_fused
 
 IMPLEMENTATIONS = [None, "reference"]
 # Norm over norm, of each of the four gradients. Half dtypes: the tiles' logits and activations are
@@ -763,7 +763,7 @@ def test_half_dtypes_over_devices(way, rng):
         arguments = _placed(problem, mesh)
         program = jax.jit(run).lower(*arguments).compile()
         assert collectives(program) == {"all-reduce"}
-        fits = _joint_fused.fits(H, V, jnp.dtype("bfloat16"), jnp.tanh)
+        fits = joint_fused.fits(H, V, jnp.dtype("bfloat16"), jnp.tanh)
         assert ("jax_rnnt_joint_gradients_cuda" in program.as_text()) == fits
         costs, gradients = program(*arguments)
     assert_close(Result(costs, Joint(*gradients)), expected(problem), "bfloat16")
@@ -797,8 +797,8 @@ def test_fused_kernels_are_called_where_they_run(rng, dtype):
         return jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:], reduction="sum")
 
     lowered = jax.jit(jax.grad(run)).lower(problem.joint).as_text()
-    fits = _joint_fused.fits(16, 12, jnp.dtype(dtype), jnp.tanh)
-    assert fits == (_joint_fused._has_hopper() and dtype == "bfloat16")
+    fits = joint_fused.fits(16, 12, jnp.dtype(dtype), jnp.tanh)
+    assert fits == (joint_fused._has_hopper() and dtype == "bfloat16")
     for name in ("pack", "forward", "gradients", "hidden"):
         assert (f"jax_rnnt_joint_{name}_cuda" in lowered) == fits
 

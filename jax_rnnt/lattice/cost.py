@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jax_rnnt import _checks, _compact, _compact_reference, reference
-from jax_rnnt._dtypes import accumulator_dtype
-from jax_rnnt._primitive import Kernel, custom_vjp, vary_alike
+from jax_rnnt import _checks, reference
+from jax_rnnt._xla.dtypes import accumulator_dtype
+from jax_rnnt._xla.primitive import Kernel, custom_vjp, vary_alike
+from jax_rnnt.lattice import compact as compact_layout
+from jax_rnnt.reference import compact as compact_reference
 
 # Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the
 # platform's own: `values`, a pair for each cell, and `totals`, one for each sequence. Scratch on
@@ -46,7 +48,7 @@ _compact_cost = Kernel(
     operands=("S", "S", "N", "N", "N"),
     results=("N",),
     result_dtype="accumulator",
-    fallback=_compact_reference.lattice_cost,
+    fallback=compact_reference.lattice_cost,
     scratch={"cuda": ("S2", "S2")},
 )
 _compact_forward = Kernel(
@@ -55,7 +57,7 @@ _compact_forward = Kernel(
     results=("N", "S2", "N2"),
     result_dtype="accumulator",
     kept=(1, 2),
-    fallback=_compact_reference.lattice_forward,
+    fallback=compact_reference.lattice_forward,
     scratch={"cuda": ("S2",)},
 )
 _compact_backward = Kernel(
@@ -63,7 +65,7 @@ _compact_backward = Kernel(
     operands=("S", "S", "N", "N", "N", "S2", "N2", "N"),
     results=("S", "S"),
     result_dtype="accumulator",
-    fallback=_compact_reference.lattice_backward,
+    fallback=compact_reference.lattice_backward,
     scratch={"cuda": ("S2",)},
 )
 
@@ -141,10 +143,10 @@ def lattice_cost(
     arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
     if compact:
         rows = shape[0]
-        _compact.check_lengths(rows, frames_lengths, labels_lengths)
+        compact_layout.check_lengths(rows, frames_lengths, labels_lengths)
         frames_lengths, labels_lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-        max_labels = _compact.check_max_labels(max_labels, labels_lengths, rows)
-        offsets = _compact.offsets(frames_lengths, labels_lengths, rows)
+        max_labels = compact_layout.check_max_labels(max_labels, labels_lengths, rows)
+        offsets = compact_layout.offsets(frames_lengths, labels_lengths, rows)
         return compact_cells(
             *arcs, frames_lengths, labels_lengths, offsets, max_labels, implementation
         )

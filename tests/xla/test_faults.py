@@ -16,18 +16,18 @@ import pytest
 from support import PLATFORM, run_python
 
 import jax_rnnt
-from jax_rnnt import _ffi, _oldest_jax
-from jax_rnnt._architectures import Build, Gpu, way_to_run, why_not
-from jax_rnnt._elf import is_cut_off
+from jax_rnnt._xla import ffi, oldest_jax
+from jax_rnnt._xla.architectures import Build, Gpu, way_to_run, why_not
+from jax_rnnt._xla.elf import is_cut_off
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 _numbers_of_symbols = itertools.count(101)
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(_ffi, "_warned", set())
-    monkeypatch.setattr(_ffi, "_registered", set())
+    monkeypatch.setattr(ffi, "_warned", set())
+    monkeypatch.setattr(ffi, "_registered", set())
 
 
 def _uniform_loss(**options) -> tuple[float, float]:
@@ -57,8 +57,8 @@ def _module(**overrides):
 def of_another_jax(monkeypatch):
     """Kernels compiled for XLA FFI API 0.9 in a JAX that has 0.4."""
     module = _module(ffi_api_version=lambda: (0, 9))
-    monkeypatch.setattr(_ffi, "native_module", lambda platform: module)
-    monkeypatch.setattr(_ffi, "runtime_api_version", lambda: (0, 4))
+    monkeypatch.setattr(ffi, "native_module", lambda platform: module)
+    monkeypatch.setattr(ffi, "runtime_api_version", lambda: (0, 4))
 
 
 def assert_plain_jax_answers(sentence: str) -> None:
@@ -78,7 +78,7 @@ def assert_plain_jax_answers(sentence: str) -> None:
 
 @pytest.mark.parametrize("here", [(0, 4), (0, 8), (1, 9)])
 def test_kernels_for_a_newer_jax(of_another_jax, monkeypatch, here):
-    monkeypatch.setattr(_ffi, "runtime_api_version", lambda: here)
+    monkeypatch.setattr(ffi, "runtime_api_version", lambda: here)
     assert_plain_jax_answers(
         rf"compiled for XLA FFI API 0\.9 \(jaxlib 9\.9\.9\), but jaxlib {jaxlib.__version__} here "
         rf"has {here[0]}\.{here[1]}; install jaxlib>=9\.9\.9"
@@ -89,13 +89,13 @@ def test_what_was_exported_is_told_too(of_another_jax):
     with pytest.warns(RuntimeWarning, match=r"compiled for XLA FFI API 0\.9") as caught:
         jax_rnnt.register_custom_calls()
     assert len(caught) == 2  # a sentence for each platform
-    assert not _ffi._registered
+    assert not ffi._registered
 
 
 @pytest.mark.parametrize("here", [(0, 9), (0, 10)])
 def test_kernels_for_this_jax_or_an_older_one_are_taken(of_another_jax, monkeypatch, here):
-    monkeypatch.setattr(_ffi, "runtime_api_version", lambda: here)
-    assert _ffi.fault("cpu") is None
+    monkeypatch.setattr(ffi, "runtime_api_version", lambda: here)
+    assert ffi.fault("cpu") is None
 
 
 _LIBRARY = pathlib.Path(importlib.util.find_spec("numpy._core._multiarray_umath").origin or "")
@@ -130,7 +130,7 @@ import sys, warnings
 sys.path.insert(0, {str(tmp_path)!r})
 sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in type(f).__module__]
 import jax_rnnt
-from jax_rnnt import _ffi
+from jax_rnnt._xla import ffi
 assert jax_rnnt.__file__.startswith({str(tmp_path)!r}), jax_rnnt.__file__
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -209,19 +209,19 @@ def test_why_not(gpus, architectures, driver, reason):
 
 def test_a_gpu_that_the_kernels_were_not_compiled_for(monkeypatch):
     device = types.SimpleNamespace(device_kind="NVIDIA H100", compute_capability="9.0")
-    monkeypatch.setattr(_ffi, "native_module", lambda platform: _module())
-    monkeypatch.setattr(_ffi, "cuda_devices", lambda: [device])
-    assert re.search(r"for cuda .* architectures 80-real", _ffi.fault("cuda") or "")
-    assert not _ffi.register("cuda")
-    assert _ffi.fault("cpu") is None
+    monkeypatch.setattr(ffi, "native_module", lambda platform: _module())
+    monkeypatch.setattr(ffi, "cuda_devices", lambda: [device])
+    assert re.search(r"for cuda .* architectures 80-real", ffi.fault("cuda") or "")
+    assert not ffi.register("cuda")
+    assert ffi.fault("cpu") is None
     if PLATFORM == "cuda":
         assert_plain_jax_answers("architectures 80-real")
 
 
 def test_lowering_for_gpus_elsewhere_asks_for_none_here(monkeypatch):
-    monkeypatch.setattr(_ffi, "native_module", lambda platform: _module())
-    monkeypatch.setattr(_ffi, "cuda_devices", list)
-    assert _ffi.fault("cuda") is None
+    monkeypatch.setattr(ffi, "native_module", lambda platform: _module())
+    monkeypatch.setattr(ffi, "cuda_devices", list)
+    assert ffi.fault("cuda") is None
 
 
 def test_an_old_jax_is_refused_in_one_sentence():
@@ -240,7 +240,7 @@ except ImportError as error:
 
 def test_the_oldest_jax_is_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    oldest = _oldest_jax.OLDEST
+    oldest = oldest_jax.OLDEST
     assert f"jax>={oldest}" in project["project"]["dependencies"]
     assert f"jaxlib=={oldest}" in project["build-system"]["requires"]
     assert f"set(OLDEST_JAXLIB {oldest})" in (ROOT / "CMakeLists.txt").read_text()

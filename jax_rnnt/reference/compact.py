@@ -8,9 +8,9 @@ value for each sequence and label column; alphas are kept packed as the arcs are
 import jax
 import jax.numpy as jnp
 
-from jax_rnnt import _compact
-from jax_rnnt._primitive import vary_alike
-from jax_rnnt.reference import (
+from jax_rnnt._xla.primitive import vary_alike
+from jax_rnnt.lattice import compact as layout
+from jax_rnnt.reference.lattice import (
     ZERO_EXPONENT,
     Scaled,
     add,
@@ -64,8 +64,8 @@ def lattice_backward(
     rows = blank_log_probs.shape[-1]
 
     def of_rows(frames_lengths, labels_lengths, offsets, cotangents):
-        sequence, _ = _compact.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
-        return _compact.take(cotangents, sequence, 0)
+        sequence, _ = layout.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
+        return layout.take(cotangents, sequence, 0)
 
     of_rows = jnp.vectorize(of_rows, signature="(n),(n),(n),(n)->(s)")
     cotangents = of_rows(frames_lengths, labels_lengths, offsets, cotangents)

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jax_rnnt import _checks, _compact, lattice, pick, reference
-from jax_rnnt._primitive import vary_alike
+from jax_rnnt import _checks, reference
+from jax_rnnt._xla.primitive import vary_alike
+from jax_rnnt.lattice import compact as compact_layout
+from jax_rnnt.lattice import cost
+from jax_rnnt.rows import pick
 
 _REDUCTIONS = types.MappingProxyType({None: None, "none": None, "sum": jnp.sum, "mean": jnp.mean})
 
@@ -240,8 +243,8 @@ def _check_compact(name, rows, labels, frames_lengths, labels_lengths):
         )
     if labels.ndim != 1:
         raise ValueError(f"compact labels must have shape (L,), got {labels.shape}.")
-    _compact.check_lengths(rows.shape[0], frames_lengths, labels_lengths)
-    _compact.check_labels(labels, labels_lengths, rows.shape[-1])
+    compact_layout.check_lengths(rows.shape[0], frames_lengths, labels_lengths)
+    compact_layout.check_labels(labels, labels_lengths, rows.shape[-1])
 
 
 def _traced_loss(
@@ -301,18 +304,18 @@ def _padded_layout(rows, labels, frames_lengths, labels_lengths):
     column_labels = jnp.where(column == last, reference.NO_LABEL, jnp.pad(labels, last_column))
     column_labels = jnp.where(column > last, reference.PADDING_ROW, column_labels)
     frames = jnp.where(sensible, frames_lengths, 0)
-    return pick.ColumnLabels(column_labels, frames), sensible, lattice.padded_cells
+    return pick.ColumnLabels(column_labels, frames), sensible, cost.padded_cells
 
 
 def _compact_layout(rows, labels, frames_lengths, labels_lengths):
     S, V = rows.shape
-    offsets = _compact.offsets(frames_lengths, labels_lengths, S)
-    row_labels, sensible = _compact.row_labels(
+    offsets = compact_layout.offsets(frames_lengths, labels_lengths, S)
+    row_labels, sensible = compact_layout.row_labels(
         labels, frames_lengths, labels_lengths, offsets, S, V
     )
 
     def cells_to_costs(blank_log_probs, label_log_probs, frames, label_counts, implementation):
-        return lattice.compact_cells(
+        return cost.compact_cells(
             blank_log_probs,
             label_log_probs,
             frames,

@@ -2,7 +2,7 @@
 
 They take half dtypes on compute capability 9.0. Encoder and predictor go in; activations and logits
 stay on the chip in the forward, and what the backward's matrix products need comes out of one
-kernel. The plain walk over tiles (`_joint_tiles`) computes the same anywhere.
+kernel. The plain walk over tiles (`joint_tiles`) computes the same anywhere.
 """
 
 import functools
@@ -11,9 +11,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jax_rnnt import _activations, _ffi, _joint_tiles, pick
-from jax_rnnt._joint_tiles import Rows, Weights
-from jax_rnnt._primitive import Kernel
+from jax_rnnt._xla import ffi
+from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt.rows import joint_tiles, pick
+from jax_rnnt.rows.activations import name_of
+from jax_rnnt.rows.joint_tiles import Rows, Weights
 
 _CAPABILITY = "9.0"
 _DTYPES = "bfloat16", "float16"
@@ -23,7 +25,7 @@ def fits(H: int, V: int, dtype: np.dtype, activation: Callable) -> bool:
     """Whether every CUDA device of this process runs the kernels on such operands."""
     return (
         dtype.name in _DTYPES
-        and _activations.name_of(activation) is not None
+        and name_of(activation) is not None
         and _has_hopper()
         and _packed_sizes(H, V) is not None
     )
@@ -39,15 +41,15 @@ def wave(H: int, V: int, dtype: np.dtype, activation: Callable) -> int | None:
 def forward(
     weights: Weights, labels: pick.ColumnLabels, *, activation: Callable, blank: int
 ) -> Rows:
-    """`_joint_tiles.forward`."""
+    """`joint_tiles.forward`."""
     encoder, predictor, kernel, bias = (x.astype(weights.dtype) for x in weights)
     packed = _pack(kernel, bias, insist=True)
-    name = _activations.name_of(activation)
+    name = name_of(activation)
     operands = encoder, predictor, kernel, *packed, *labels
     return Rows(*_forward(*operands, insist=True, activation=name, blank=blank))
 
 
-class FusedCells(_joint_tiles.Cells):
+class FusedCells(joint_tiles.Cells):
     """By one kernel before the products and one behind them; tiles are whole ones."""
 
     def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation):
@@ -57,7 +59,7 @@ class FusedCells(_joint_tiles.Cells):
         packed = _pack(kernel, bias, insist=True)
         self._operands = encoder, predictor, kernel, *packed, *labels
         self._rows = rows.maxima, rows.log_sums, *cotangents
-        self._name, self._blank = _activations.name_of(activation), blank
+        self._name, self._blank = name_of(activation), blank
 
     def gradients(self, tiles):
         operands = *self._operands, tiles, *self._rows
@@ -74,14 +76,14 @@ class FusedCells(_joint_tiles.Cells):
 
 @functools.cache
 def _has_hopper() -> bool:
-    if _ffi.native_module("cuda") is None or _ffi.fault("cuda") is not None:
+    if ffi.native_module("cuda") is None or ffi.fault("cuda") is not None:
         return False
-    return {device.compute_capability for device in _ffi.cuda_devices()} == {_CAPABILITY}
+    return {device.compute_capability for device in ffi.cuda_devices()} == {_CAPABILITY}
 
 
 def _packed_sizes(H: int, V: int) -> tuple[int, int] | None:
     """Bytes of what `_pack` makes of a kernel (H, V) and a bias (V,), None if it takes no such."""
-    module = _ffi.native_module("cuda")
+    module = ffi.native_module("cuda")
     return None if module is None else module.joint_packed_sizes(H, V)
 
 
@@ -101,7 +103,7 @@ _pack = Kernel(
     platforms=("cuda",),
 )
 _JOINT = "NTH", "NUH", "HV", "P", "Q", "NU", "N"  # with the labels by column and their counts
-_TILE = "R", *_joint_tiles.WHOLE_TILE
+_TILE = "R", *joint_tiles.WHOLE_TILE
 _forward = Kernel(
     "joint_forward",
     operands=_JOINT,

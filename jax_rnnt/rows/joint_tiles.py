@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_rnnt import pick, reference
-from jax_rnnt._dtypes import accumulator_dtype
-from jax_rnnt._primitive import Kernel, vary_alike
+from jax_rnnt import reference
+from jax_rnnt._xla.dtypes import accumulator_dtype
+from jax_rnnt._xla.primitive import Kernel, vary_alike
+from jax_rnnt.rows import pick
 
 
 class Tile(NamedTuple):
@@ -275,7 +276,7 @@ def choose(
 ) -> Tile:
     """Tiles of at most 16 x 8 cells, and as many at once as are fast in little memory.
 
-    `wave`: for kernels (`_joint_fused`) that take whole tiles, so many at a time, and make no
+    `wave`: for kernels (`joint_fused`) that take whole tiles, so many at a time, and make no
     logits beside their gradients.
     """
     frames, labels = WHOLE_TILE

@@ -10,7 +10,7 @@ from support import needs_native
 from tolerances import GRADIENT_ERROR, assert_costs, assert_gradients, relative_error
 
 # Behind everything else: the package under test is the installed one.
-sys.path.append(str(pathlib.Path(__file__).parents[1]))
+sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 from benchmarks import far_cases, far_out
 

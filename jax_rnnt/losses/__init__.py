@@ -1,0 +1,1 @@
+"""What a user calls: rows, then a lattice."""

@@ -1,0 +1,1 @@
+"""From logits to the arcs of a cell: knows V, knows neither time nor label sequences."""
