@@ -6,6 +6,7 @@ Environment:
 """
 
 import os
+import pathlib
 
 _FLAGS = {
     "--xla_force_host_platform_device_count": "8",
@@ -23,10 +24,51 @@ import pytest  # noqa: E402
 import support  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile(
     "suite", derandomize=True, deadline=None, database=None, print_blob=True
 )
 hypothesis.settings.load_profile("suite")
+
+
+# What depends on JAX more than on the kernels: `pytest -m jax` runs it, and a sample of the rest.
+DEPENDS_ON_JAX = (
+    "xla",
+    "losses/test_arguments.py",
+    "losses/test_values.py",
+    "losses/test_vectors.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_flax.py",
+    "test_package.py",
+)
+SAMPLE = 7  # one in so many; no divisor of the numbers of losses, dtypes and implementations
+_TESTS = pathlib.Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "jax: what depends on JAX, and a sample of the rest")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rest = []
+    for item in items:
+        if any(item.path.is_relative_to(_TESTS / path) for path in DEPENDS_ON_JAX):
+            item.add_marker("jax")
+        else:
+            rest.append(item)
+        if config.pluginmanager.has_plugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    for item in rest[::SAMPLE]:
+        item.add_marker("jax")
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one loss, or of one file, share compiled functions: `--dist loadgroup`."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    losses = [x for x in parameters.values() if isinstance(x, support.Loss)]
+    return str(losses[0]) if losses else item.path.stem
 
 
 def pytest_sessionstart() -> None:
