@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, reference
+from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
-from jax_rnnt._xla.primitive import Kernel, custom_vjp, vary_alike
-from jax_rnnt.lattice import compact as compact_layout
-from jax_rnnt.reference import compact as compact_reference
+from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt._xla.sharding import vary_alike
+from jax_rnnt.lattice import compact as compact_form
 
 # Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the
 # platform's own: `values`, a pair for each cell, and `totals`, one for each sequence. Scratch on
@@ -42,31 +43,6 @@ _backward = Kernel(
     result_dtype="accumulator",
     fallback=reference.lattice_backward,
     scratch={"cuda": ("T4",)},
-)
-_compact_cost = Kernel(
-    "lattice_cost_compact",
-    operands=("S", "S", "N", "N", "N"),
-    results=("N",),
-    result_dtype="accumulator",
-    fallback=compact_reference.lattice_cost,
-    scratch={"cuda": ("S2", "S2")},
-)
-_compact_forward = Kernel(
-    "lattice_forward_compact",
-    operands=("S", "S", "N", "N", "N"),
-    results=("N", "S2", "N2"),
-    result_dtype="accumulator",
-    kept=(1, 2),
-    fallback=compact_reference.lattice_forward,
-    scratch={"cuda": ("S2",)},
-)
-_compact_backward = Kernel(
-    "lattice_backward_compact",
-    operands=("S", "S", "N", "N", "N", "S2", "N2", "N"),
-    results=("S", "S"),
-    result_dtype="accumulator",
-    fallback=compact_reference.lattice_backward,
-    scratch={"cuda": ("S2",)},
 )
 
 
@@ -143,11 +119,11 @@ def lattice_cost(
     arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
     if compact:
         rows = shape[0]
-        compact_layout.check_lengths(rows, frames_lengths, labels_lengths)
+        compact_form.check_lengths(rows, frames_lengths, labels_lengths)
         frames_lengths, labels_lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-        max_labels = compact_layout.check_max_labels(max_labels, labels_lengths, rows)
-        offsets = compact_layout.offsets(frames_lengths, labels_lengths, rows)
-        return compact_cells(
+        max_labels = compact_form.check_max_labels(max_labels, labels_lengths, rows)
+        offsets = compact_form.offsets(frames_lengths, labels_lengths, rows)
+        return compact_form.cells(
             *arcs, frames_lengths, labels_lengths, offsets, max_labels, implementation
         )
     *batch, T, U = blank_log_probs.shape
@@ -184,56 +160,3 @@ def _lattice_cost_backward(insist, residuals, cotangents):
 
 
 _lattice_cost.defvjp(_lattice_cost_forward, _lattice_cost_backward)
-
-
-def compact_cells(
-    blank_log_probs,
-    label_log_probs,
-    frames_lengths,
-    labels_lengths,
-    offsets,
-    max_labels: int,
-    implementation,
-):
-    """lattice_cost on checked arguments (S,); a length that makes no sense gives NaN.
-
-    offsets: (N,) int32, the row at which each sequence begins.
-    """
-    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
-    return _compact_lattice_cost(*vary_alike(*operands), max_labels, implementation)
-
-
-@custom_vjp(5, 6)
-def _compact_lattice_cost(
-    blank_log_probs,
-    label_log_probs,
-    frames_lengths,
-    labels_lengths,
-    offsets,
-    max_labels,
-    implementation,
-):
-    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
-    return _run_compact(_compact_cost, operands, max_labels, implementation)[0]
-
-
-def _compact_lattice_cost_forward(*arguments):
-    *operands, max_labels, implementation = arguments
-    costs, *kept = _run_compact(_compact_forward, operands, max_labels, implementation)
-    return costs, (*operands, *kept)
-
-
-def _compact_lattice_cost_backward(max_labels, implementation, residuals, cotangents):
-    operands = *residuals, cotangents
-    results = _run_compact(_compact_backward, operands, max_labels, implementation)
-    return *results, None, None, None
-
-
-_compact_lattice_cost.defvjp(_compact_lattice_cost_forward, _compact_lattice_cost_backward)
-
-
-def _run_compact(kernel, operands, max_labels, implementation):
-    if implementation == "reference":
-        fallback = jax.jit(kernel.fallback, static_argnames="max_labels")  # or loops compiled anew
-        return fallback(*operands, max_labels=max_labels)
-    return kernel(*operands, insist=implementation == "native", max_labels=max_labels)

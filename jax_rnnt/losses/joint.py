@@ -12,10 +12,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
+from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.per_shard import BATCH, WHOLE, per_shard, spread_alike
-from jax_rnnt._xla.primitive import custom_vjp, vary_alike
-from jax_rnnt.losses.rnnt import checked_loss
+from jax_rnnt._xla.sharding import vary_alike
+from jax_rnnt.losses.checked import checked_loss
 from jax_rnnt.rows import joint_fused, joint_tiles, pick
 from jax_rnnt.rows.activations import check_closure, resolve_activation
 from jax_rnnt.rows.joint_tiles import Tile

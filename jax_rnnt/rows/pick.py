@@ -14,8 +14,10 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, reference
+from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
-from jax_rnnt._xla.primitive import Kernel, custom_vjp, vary_alike
+from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt._xla.sharding import vary_alike
 
 
 class ColumnLabels(NamedTuple):
