@@ -12,6 +12,7 @@ from jax_rnnt import _checks, reference
 from jax_rnnt._checks import Integers
 from jax_rnnt.lattice import compact, cost
 from jax_rnnt.reference import compact as packing
+from jax_rnnt.reference.axes import positions
 from jax_rnnt.rows import pick
 
 
@@ -58,8 +59,8 @@ def _check_compact_labels(labels: Integers, labels_lengths: Integers, vocabulary
 
 def of_padded(rows, labels, frames_lengths, labels_lengths):
     *batch, T, U, V = rows.shape
-    column = jnp.arange(U, dtype=jnp.int32)
-    used = column[:-1] < labels_lengths[..., None]
+    column = positions(U, len(batch) + 1, -1)
+    used = column[..., :-1] < labels_lengths[..., None]
     wrong = used & ((labels < 0) | (labels >= V))
     sensible = reference.valid_lengths(frames_lengths, labels_lengths, T, U) & ~wrong.any(-1)
     last = labels_lengths[..., None]

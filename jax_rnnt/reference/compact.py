@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_rnnt._xla.sharding import vary_alike
+from jax_rnnt.reference.axes import positions
 from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors
 from jax_rnnt.reference.scaled import (
     ZERO_EXPONENT,
@@ -144,7 +145,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
     frames = jnp.where(valid, frames_lengths, 0)[:, None]
     last_label = jnp.where(valid, labels_lengths, 0)[:, None]
     last_diagonal = frames + last_label - 1
-    column = jnp.arange(columns, dtype=jnp.int32)
+    column = positions(columns, 2, -1)
 
     def cells(diagonal):
         """Packed index of each column's cell on the diagonal, `rows` outside the lattice."""

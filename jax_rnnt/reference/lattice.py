@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_rnnt.reference.axes import positions
 from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors
 from jax_rnnt.reference.scaled import (
     ZERO_EXPONENT,
@@ -50,8 +51,8 @@ def lattice_cost(
     valid = valid_lengths(frames_lengths, labels_lengths, T, U)
     last_frame = jnp.where(valid, frames_lengths, 1) - 1
     last_label = jnp.where(valid, labels_lengths, 0)
-    column = jnp.arange(U, dtype=jnp.int32)
-    frame = jnp.arange(T, dtype=jnp.int32)[:, None]
+    column = positions(U, blank_log_probs.ndim, -1)
+    frame = positions(T, blank_log_probs.ndim, -2)
     inside = valid[..., None, None] & (frame <= last_frame[..., None, None])
     senseless, arcs = False, []
     # Neither the last column's label arcs nor the last frame's blank arcs before it stay inside.
@@ -64,6 +65,7 @@ def lattice_cost(
         senseless |= wrong.any((-2, -1))
         arcs.append(split(_skew(jnp.where(wrong, -jnp.inf, used))))
     blank, label = arcs
+    column = column[..., 0, :]
     first = (column == 0) & jnp.ones_like(blank.mantissa[0], bool)
     dtype = blank.mantissa.dtype
     alpha = Scaled(first.astype(dtype), jnp.where(first, 0, ZERO_EXPONENT).astype(dtype))

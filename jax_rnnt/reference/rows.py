@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_rnnt._xla.dtypes import accumulator_dtype
+from jax_rnnt.reference.axes import positions
 
 # Row labels: a label in [0, V), kNoLabel where only the blank leaves the row, anything else outside
 # [0, V) for a padding row.
@@ -45,7 +46,7 @@ def expand_columns(labels: jax.Array, counts: jax.Array, lines: int) -> jax.Arra
     Returns:
         (..., R, C) int32.
     """
-    inside = jnp.arange(lines, dtype=jnp.int32)[:, None] < counts[..., None, None]
+    inside = positions(lines, counts.ndim + 2, -2) < counts[..., None, None]
     return jnp.where(inside, labels[..., None, :], PADDING_ROW)
 
 
