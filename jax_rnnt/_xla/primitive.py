@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec
 
 from jax_rnnt._xla import ffi
 from jax_rnnt._xla.derivatives import refuse_derivatives
-from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype
+from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype, floats_dtype
+from jax_rnnt._xla.residuals import from_bits
 from jax_rnnt._xla.sharding import batch_spec, sharding_rule
 
 KERNELS: dict[str, "Kernel"] = {}
@@ -42,6 +43,8 @@ class Kernel:
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that nobody takes what was never written for a NaN.
         accumulated: indices of the results of the accumulator's dtype all the same.
+        bits: indices of operands which may be given as `residuals.to_bits` keeps floats, so that
+            even where each operation is a program of its own nothing shows what they hold.
         fallback: the same function of the same operands and attributes in jax.numpy; none where
             nobody calls without insisting.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
@@ -59,6 +62,7 @@ class Kernel:
         result_dtype: str,
         kept: Sequence[int] = (),
         accumulated: Sequence[int] = (),
+        bits: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]] | None = None,
         scratch: dict[str, Sequence[Dims]] | None = None,
@@ -67,6 +71,7 @@ class Kernel:
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
         self._result_dtype, self._kept, self._accumulated = result_dtype, kept, accumulated
+        self._bits = frozenset(bits)
         self._scratch = scratch or {}
         self.platforms = tuple(platforms)
         self._primitive = self._make_primitive()
@@ -129,8 +134,23 @@ class Kernel:
         like = operands[0].update(sharding=sharding.update(spec=PartitionSpec()))
         return [
             self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
-            for dims, dtype in self._result_types(operands[0].dtype)
+            for dims, dtype in self._result_types(self._own_dtype(operands[0]))
         ]
+
+    def _own_dtype(self, first_operand):
+        is_bits = 0 in self._bits and first_operand.dtype.kind == "u"
+        return floats_dtype(first_operand.dtype) if is_bits else first_operand.dtype
+
+    def _floats(self, ctx, values):
+        """The avals and MLIR values of the operands, those given as bits being floats."""
+        avals, values = list(ctx.avals_in), list(values)
+        for i in self._bits:
+            if avals[i].dtype.kind == "u":
+                floats = avals[i].update(dtype=floats_dtype(avals[i].dtype))
+                lower = mlir.lower_fun(from_bits, multiple_results=True)
+                own = ctx.replace(avals_in=[avals[i]], avals_out=[floats])
+                avals[i], (values[i],) = floats, lower(own, values[i])
+        return avals, values
 
     def _result_types(self, dtype, platform=""):
         accumulator = accumulator_dtype(dtype)
@@ -171,7 +191,9 @@ class Kernel:
             ffi.warn_once(fault)
 
         def fallback(*arrays):
-            return list(call(*arrays, **dict(attributes)))
+            is_bits = [i in self._bits and x.dtype.kind == "u" for i, x in enumerate(arrays)]
+            floats = (from_bits(x)[0] if bits else x for bits, x in zip(is_bits, arrays))
+            return list(call(*floats, **dict(attributes)))
 
         return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
 
@@ -194,8 +216,9 @@ class Kernel:
                 insist=insist,
                 attributes=attributes,
             )
-        like = ctx.avals_in[0]
-        sizes = _sizes(ctx.avals_in, self.operands, num_batch_dims)
+        avals_in, operands = self._floats(ctx, operands)
+        like = avals_in[0]
+        sizes = _sizes(avals_in, self.operands, num_batch_dims)
         types = list(self._result_types(like.dtype, platform))
         spec = (None,) * num_batch_dims
         results = [
@@ -204,10 +227,10 @@ class Kernel:
         ]
         avals_out = [*ctx.avals_out, *results]
         extra = None
-        static = all(isinstance(size, int) for aval in ctx.avals_in for size in aval.shape)
+        static = all(isinstance(size, int) for aval in avals_in for size in aval.shape)
         if num_batch_dims and static:
             rule = sharding_rule(
-                [(aval, dims) for aval, dims in zip(ctx.avals_in, self.operands)],
+                [(aval, dims) for aval, dims in zip(avals_in, self.operands)],
                 [(aval, dims) for aval, (dims, _) in zip(avals_out, types)],
                 num_batch_dims,
             )
@@ -222,7 +245,8 @@ class Kernel:
             operand_output_aliases={0: 0} if overwrites else None,
             extra_attributes=extra,
         )
-        values = lower(ctx.replace(avals_out=avals_out), *operands, **dict(attributes))
+        own = ctx.replace(avals_in=avals_in, avals_out=avals_out)
+        values = lower(own, *operands, **dict(attributes))
         return values[: len(self.results)]
 
 

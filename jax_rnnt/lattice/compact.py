@@ -1,12 +1,12 @@
 """The lattice of the compact layout: its kernels, and the checks of its arguments."""
 
-import jax
 import numpy as np
 
 from jax_rnnt import _checks
 from jax_rnnt._checks import Integers
 from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt._xla.residuals import to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.reference import compact as reference
 from jax_rnnt.reference.compact import offsets as offsets
@@ -33,6 +33,7 @@ _backward = Kernel(
     operands=("S", "S", "N", "N", "N", "S2", "N2", "N"),
     results=("S", "S"),
     result_dtype="accumulator",
+    bits=(0, 1),
     fallback=reference.lattice_backward,
     scratch={"cuda": ("S2",)},
 )
@@ -105,7 +106,7 @@ def _lattice_cost(
 def _lattice_cost_forward(*arguments):
     *operands, max_labels, implementation = arguments
     costs, *kept = _run(_forward, operands, max_labels, implementation)
-    return costs, (*operands, *kept)
+    return costs, (*to_bits(*operands[:2]), *operands[2:], *kept)
 
 
 def _lattice_cost_backward(max_labels, implementation, residuals, cotangents):
@@ -119,6 +120,5 @@ _lattice_cost.defvjp(_lattice_cost_forward, _lattice_cost_backward)
 
 def _run(kernel, operands, max_labels, implementation):
     if implementation == "reference":
-        fallback = jax.jit(kernel.fallback, static_argnames="max_labels")  # or loops compiled anew
-        return fallback(*operands, max_labels=max_labels)
+        return kernel.fallback(*operands, max_labels=max_labels)
     return kernel(*operands, insist=implementation == "native", max_labels=max_labels)

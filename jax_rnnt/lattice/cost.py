@@ -4,6 +4,8 @@ Nothing here knows of V. Two layouts share one mathematics: padded, (..., T, U),
 the cells of sequence n stand at rows offset_n + t (U_n + 1) + u of one axis.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -12,6 +14,8 @@ from jax_rnnt import _checks, reference
 from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt._xla.program import one_program
+from jax_rnnt._xla.residuals import to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.lattice import compact as compact_form
 
@@ -41,6 +45,7 @@ _backward = Kernel(
     operands=("TU", "TU", "", "", "TU2", "2", ""),
     results=("TU", "TU"),
     result_dtype="accumulator",
+    bits=(0, 1),
     fallback=reference.lattice_backward,
     scratch={"cuda": ("T4",)},
 )
@@ -115,31 +120,41 @@ def lattice_cost(
             f"blank_log_probs must be (..., T, U) with T and U at least 1, got {shape}."
         )
     _checks.shape("label_log_probs", label_log_probs, blank_log_probs.shape, "as blank_log_probs")
+    arcs = blank_log_probs, label_log_probs
+    jnp.promote_types(*(x.dtype for x in arcs))  # TypePromotionError where it is strict
+    if compact:
+        (rows,) = shape
+        compact_form.check_lengths(rows, frames_lengths, labels_lengths)
+        max_labels = compact_form.check_max_labels(max_labels, labels_lengths, rows)
+    else:
+        *batch, T, U = shape
+        _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
+        _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
+        _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
+        _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
+    return _cells(
+        *arcs, frames_lengths, labels_lengths, max_labels=max_labels, implementation=implementation
+    )
+
+
+@functools.partial(one_program, static_argnames=("max_labels", "implementation"))
+def _cells(
+    blank_log_probs, label_log_probs, frames_lengths, labels_lengths, *, max_labels, implementation
+):
     dtype = accumulator_dtype(blank_log_probs.dtype, label_log_probs.dtype)
     arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
-    if compact:
-        rows = shape[0]
-        compact_form.check_lengths(rows, frames_lengths, labels_lengths)
-        frames_lengths, labels_lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-        max_labels = compact_form.check_max_labels(max_labels, labels_lengths, rows)
-        offsets = compact_form.offsets(frames_lengths, labels_lengths, rows)
-        return compact_form.cells(
-            *arcs, frames_lengths, labels_lengths, offsets, max_labels, implementation
-        )
-    *batch, T, U = blank_log_probs.shape
-    _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
-    _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
-    _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
-    _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
     lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-    return padded_cells(*arcs, *lengths, implementation)
+    if max_labels is None:
+        return padded_cells(*arcs, *lengths, implementation)
+    offsets = compact_form.offsets(*lengths, blank_log_probs.shape[0])
+    return compact_form.cells(*arcs, *lengths, offsets, max_labels, implementation)
 
 
 def padded_cells(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, implementation):
     """lattice_cost on checked arguments (..., T, U); a length outside its range gives NaN."""
     operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths
     if implementation == "reference":
-        return jax.jit(reference.lattice_cost)(*operands)  # or a scan compiled at every call
+        return reference.lattice_cost(*operands)
     return _lattice_cost(*vary_alike(*operands), implementation == "native")
 
 
@@ -152,7 +167,7 @@ def _lattice_cost(blank_log_probs, label_log_probs, frames_lengths, labels_lengt
 def _lattice_cost_forward(*arguments):
     *operands, insist = arguments
     costs, *kept = _forward(*operands, insist=insist)
-    return costs, (*operands, *kept)
+    return costs, (*to_bits(*operands[:2]), *operands[2:], *kept)
 
 
 def _lattice_cost_backward(insist, residuals, cotangents):

@@ -1,12 +1,13 @@
 """A loss of any source of rows: rows to arcs, arcs to costs, costs to what the caller asked for."""
 
+import functools
 import types
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from jax_rnnt import _checks
+from jax_rnnt._xla.program import one_program
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.losses import layouts
 
@@ -48,10 +49,7 @@ def checked_loss(
     check(name, rows, labels, frames_lengths, labels_lengths)
     is_zero = type(fastemit_lambda) in (int, float) and fastemit_lambda == 0
     fastemit_lambda = None if is_zero else _checks.number("fastemit_lambda", fastemit_lambda)
-    # Under a caller's jit without one of our own: the program sees whose array the logits are, and
-    # writes their gradient over them if nobody else wants them.
-    is_staged = isinstance(jnp.zeros(()), Tracer)
-    return (_traced_loss if is_staged else _loss)(
+    return _loss(
         rows,
         labels,
         frames_lengths,
@@ -66,7 +64,18 @@ def checked_loss(
     )
 
 
-def _traced_loss(
+@functools.partial(
+    one_program,
+    static_argnames=(
+        "rows_to_arcs",
+        "average_frames",
+        "reduction",
+        "blank",
+        "compact",
+        "implementation",
+    ),
+)
+def _loss(
     rows,
     labels,
     frames_lengths,
@@ -97,19 +106,6 @@ def _traced_loss(
         costs = costs / jnp.maximum(frames_lengths, 1).astype(costs.dtype)
     reduce = _REDUCTIONS[reduction]
     return costs if reduce is None else reduce(costs)
-
-
-_loss = jax.jit(
-    _traced_loss,
-    static_argnames=(
-        "rows_to_arcs",
-        "average_frames",
-        "reduction",
-        "blank",
-        "compact",
-        "implementation",
-    ),
-)
 
 
 @jax.custom_jvp

@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jax_rnnt._xla.dtypes import bits_dtype
+from jax_rnnt._xla.residuals import from_bits, to_bits
 
 
 def keep_posteriors(
@@ -14,17 +13,15 @@ def keep_posteriors(
 
     Both arcs' posteriors (..., 2), and a pair for each sequence that nobody reads.
     """
-    bits = bits_dtype(costs.dtype)
-    posteriors = jnp.stack((blank_posteriors, label_posteriors), -1)
-    unused = jnp.zeros((*costs.shape, 2), bits)
-    return lax.bitcast_convert_type(posteriors, bits), unused
+    (posteriors,) = to_bits(jnp.stack((blank_posteriors, label_posteriors), -1))
+    return posteriors, jnp.zeros((*costs.shape, 2), posteriors.dtype)
 
 
 def arc_cotangents(
     kept_posteriors: jax.Array, cotangents: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """-posterior x cotangent, zero where either is: inf and NaN cotangents go no further."""
-    posteriors = lax.bitcast_convert_type(kept_posteriors, cotangents.dtype)
+    (posteriors,) = from_bits(kept_posteriors)
     cotangents = cotangents[..., None]
     used = (posteriors != 0) & (cotangents != 0)
     products = jnp.where(used, -posteriors * jnp.where(used, cotangents, 0), 0)

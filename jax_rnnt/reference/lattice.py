@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_rnnt._xla.program import one_program
 from jax_rnnt.reference.axes import positions
 from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors
 from jax_rnnt.reference.scaled import (
@@ -31,6 +32,7 @@ def valid_lengths(
     )
 
 
+@one_program
 def lattice_cost(
     blank_log_probs: jax.Array,
     label_log_probs: jax.Array,

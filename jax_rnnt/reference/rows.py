@@ -1,10 +1,13 @@
 """Rows: a log-softmax of which two entries are kept, the blank's and the row's own label's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jax_rnnt._xla.dtypes import accumulator_dtype
+from jax_rnnt._xla.program import one_program
 from jax_rnnt.reference.axes import positions
 
 # Row labels: a label in [0, V), kNoLabel where only the blank leaves the row, anything else outside
@@ -13,6 +16,7 @@ NO_LABEL = -1
 PADDING_ROW = -2
 
 
+@functools.partial(one_program, static_argnames=("blank",))
 def log_softmax_pick(
     logits: jax.Array, labels: jax.Array, *, blank: int
 ) -> tuple[jax.Array, jax.Array]:
