@@ -1,5 +1,6 @@
 """The lattice of the compact layout: its kernels, and the checks of its arguments."""
 
+import jax
 import numpy as np
 
 from jax_rnnt import _checks
@@ -39,8 +40,13 @@ _backward = Kernel(
 )
 
 
-def check_lengths(rows: int, frames_lengths: Integers, labels_lengths: Integers) -> None:
-    """ValueError if the lengths do not fit in so many rows."""
+def check_lengths(
+    rows: int,
+    frames_lengths: Integers,
+    labels_lengths: Integers,
+    where: jax.Array | np.ndarray | None = None,
+) -> np.ndarray | None:
+    """ValueError if the lengths do not fit in so many rows; labels_lengths, if all is concrete."""
     if not all(isinstance(size, int) for size in (rows, *frames_lengths.shape)):
         raise ValueError("the compact form takes no symbolic sizes.")
     if rows >= 2**31 - 1:
@@ -49,15 +55,18 @@ def check_lengths(rows: int, frames_lengths: Integers, labels_lengths: Integers)
         raise ValueError(f"frames_lengths must be (N,), got shape {frames_lengths.shape}.")
     _checks.shape("labels_lengths", labels_lengths, frames_lengths.shape, "as frames_lengths")
     high = np.iinfo(np.int32).max
-    frames = _checks.lengths_values("frames_lengths", frames_lengths, 1, high, "frames")
-    labels = _checks.lengths_values("labels_lengths", labels_lengths, 0, high, "labels")
+    if where is not None:
+        _checks.shape("where", where, frames_lengths.shape, "one for each sequence")
+    frames = _checks.lengths_values("frames_lengths", frames_lengths, 1, high, "frames", where)
+    labels = _checks.lengths_values("labels_lengths", labels_lengths, 0, high, "labels", where)
     if frames is not None and labels is not None:
-        needed = sum(int(t) * (int(u) + 1) for t, u in zip(frames, labels))
+        needed = sum(max(int(t), 0) * max(int(u) + 1, 0) for t, u in zip(frames, labels))
         if needed > rows:
             raise ValueError(
                 f"frames_lengths and labels_lengths need sum(T_n (U_n + 1)) = {needed} rows, "
                 f"got {rows}."
             )
+    return labels
 
 
 def check_max_labels(max_labels: int | None, labels_lengths: Integers, rows: int) -> int:

@@ -27,6 +27,7 @@ def checked_loss(
     reduction,
     implementation,
     average_frames,
+    where,
     rows_to_arcs,
 ):
     """A loss of any source of rows, its arguments checked.
@@ -46,7 +47,8 @@ def checked_loss(
     frames_lengths = _checks.integers("frames_lengths", frames_lengths)
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     check = layouts.check_compact if compact else layouts.check_padded
-    check(name, rows, labels, frames_lengths, labels_lengths)
+    where = None if where is None else _checks.mask("where", where)
+    check(name, rows, labels, frames_lengths, labels_lengths, where)
     is_zero = type(fastemit_lambda) in (int, float) and fastemit_lambda == 0
     fastemit_lambda = None if is_zero else _checks.number("fastemit_lambda", fastemit_lambda)
     return _loss(
@@ -54,6 +56,7 @@ def checked_loss(
         labels,
         frames_lengths,
         labels_lengths,
+        where,
         fastemit_lambda,
         blank=_checks.blank_index(blank, rows.shape[-1]),
         compact=compact,
@@ -80,6 +83,7 @@ def _loss(
     labels,
     frames_lengths,
     labels_lengths,
+    where,
     fastemit_lambda,
     *,
     rows_to_arcs,
@@ -90,7 +94,9 @@ def _loss(
     implementation,
 ):
     layout = layouts.of_compact if compact else layouts.of_padded
-    row_labels, sensible, cells_to_costs = layout(rows, labels, frames_lengths, labels_lengths)
+    row_labels, sensible, cells_to_costs = layout(
+        rows, labels, frames_lengths, labels_lengths, where
+    )
     blank_log_probs, label_log_probs = rows_to_arcs(
         rows, row_labels, blank=blank, implementation=implementation
     )
@@ -104,8 +110,10 @@ def _loss(
     )
     if average_frames:
         costs = costs / jnp.maximum(frames_lengths, 1).astype(costs.dtype)
+    if where is not None:
+        costs = jnp.where(where, costs, 0)  # NaN as they are, and without a gradient
     reduce = _REDUCTIONS[reduction]
-    return costs if reduce is None else reduce(costs)
+    return costs if reduce is None else reduce(costs, where=where)
 
 
 @jax.custom_jvp

@@ -36,6 +36,7 @@ def rnnt_loss_from_joint(
     reduction: str | None = None,
     blank: int = 0,
     fastemit_lambda: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
     min_posterior: float | None = None,
     tile: tuple[int, int, int] | None = None,
     implementation: str | None = None,
@@ -85,6 +86,9 @@ def rnnt_loss_from_joint(
         blank: index of the blank; negative counts from the end.
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
+        where: (...) booleans, None for all true: sequences for which it is false are left out of
+            value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
+            their lengths and labels may be anything.
         min_posterior: instead of the rule above, the backward visits the tiles that hold a cell
             whose posterior probability is higher than this, label arcs counted 1 + fastemit_lambda
             times; 0 means every cell that has one.
@@ -144,6 +148,7 @@ def rnnt_loss_from_joint(
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,
+        where=where,
         compact=False,
         implementation=implementation,
     )

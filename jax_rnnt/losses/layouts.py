@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_rnnt import _checks, reference
-from jax_rnnt._checks import Integers
 from jax_rnnt.lattice import compact, cost
 from jax_rnnt.reference import compact as packing
 from jax_rnnt.reference.axes import positions
 from jax_rnnt.rows import pick
 
 
-def check_padded(name, rows, labels, frames_lengths, labels_lengths):
+def check_padded(name, rows, labels, frames_lengths, labels_lengths, where):
     if len(rows.shape) < 3 or 0 in rows.shape[-3:]:
         raise ValueError(
             f"{name} must have shape (..., T, U, V) with T, U and V at least 1, got {rows.shape}."
@@ -25,44 +24,50 @@ def check_padded(name, rows, labels, frames_lengths, labels_lengths):
     _checks.shape("labels", labels, (*batch, U - 1), f"(..., U - 1) for {name} {rows.shape}")
     _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
     _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
-    _checks.lengths_values("frames_lengths", frames_lengths, 1, T, f"T = {T} frames")
+    if where is not None:
+        _checks.shape("where", where, tuple(batch), "one for each sequence")
+    _checks.lengths_values("frames_lengths", frames_lengths, 1, T, f"T = {T} frames", where)
     lengths = _checks.lengths_values(
-        "labels_lengths", labels_lengths, 0, U - 1, f"U - 1 = {U - 1} labels"
+        "labels_lengths", labels_lengths, 0, U - 1, f"U - 1 = {U - 1} labels", where
     )
-    _checks.labels_values(labels, lengths, V)
+    if lengths is not None:
+        used = np.arange(U - 1) < lengths[..., None]
+        if where is not None:
+            used &= np.asarray(where)[..., None]
+        _checks.labels_values(labels, used, V)
 
 
-def check_compact(name, rows, labels, frames_lengths, labels_lengths):
+def check_compact(name, rows, labels, frames_lengths, labels_lengths, where):
     if len(rows.shape) != 2 or rows.shape[-1] < 1:
         raise ValueError(
             f"compact {name} must have shape (S, V) with V at least 1, got {rows.shape}."
         )
     if labels.ndim != 1:
         raise ValueError(f"compact labels must have shape (L,), got {labels.shape}.")
-    compact.check_lengths(rows.shape[0], frames_lengths, labels_lengths)
-    _check_compact_labels(labels, labels_lengths, rows.shape[-1])
+    lengths = compact.check_lengths(rows.shape[0], frames_lengths, labels_lengths, where)
+    if lengths is not None:
+        _check_compact_labels(labels, lengths, rows.shape[-1], where)
 
 
-def _check_compact_labels(labels: Integers, labels_lengths: Integers, vocabulary: int) -> None:
-    """ValueError if concrete labels (L,) are too few or outside [0, V)."""
-    lengths, values = _checks.concrete(labels_lengths), _checks.concrete(labels)
-    if lengths is None:
-        return
-    needed = int(lengths.astype(np.int64).sum())
-    if needed > labels.shape[0]:
+def _check_compact_labels(labels, labels_lengths: np.ndarray, vocabulary: int, where) -> None:
+    """ValueError if concrete labels (L,) are too few or, where they count, outside [0, V)."""
+    counted = np.ones(labels_lengths.shape, bool) if where is None else np.asarray(where)
+    used = np.repeat(counted, np.maximum(labels_lengths, 0))
+    if used.size > labels.size:
         raise ValueError(
-            f"labels must have sum(labels_lengths) = {needed} entries, got {labels.shape[0]}."
+            f"labels must have sum(labels_lengths) = {used.size} entries, got {labels.size}."
         )
-    if values is not None:
-        _checks.labels_values(labels, np.asarray(needed), vocabulary)
+    _checks.labels_values(labels, np.pad(used, (0, labels.size - used.size)), vocabulary)
 
 
-def of_padded(rows, labels, frames_lengths, labels_lengths):
+def of_padded(rows, labels, frames_lengths, labels_lengths, where):
+    """The rows' labels, which sequences make sense and count, and arcs to costs."""
     *batch, T, U, V = rows.shape
     column = positions(U, len(batch) + 1, -1)
     used = column[..., :-1] < labels_lengths[..., None]
     wrong = used & ((labels < 0) | (labels >= V))
     sensible = reference.valid_lengths(frames_lengths, labels_lengths, T, U) & ~wrong.any(-1)
+    sensible = sensible if where is None else sensible & where
     last = labels_lengths[..., None]
     last_column = [(0, 0)] * len(batch) + [(0, 1)]
     column_labels = jnp.where(column == last, reference.NO_LABEL, jnp.pad(labels, last_column))
@@ -71,11 +76,12 @@ def of_padded(rows, labels, frames_lengths, labels_lengths):
     return pick.ColumnLabels(column_labels, frames), sensible, cost.padded_cells
 
 
-def of_compact(rows, labels, frames_lengths, labels_lengths):
+def of_compact(rows, labels, frames_lengths, labels_lengths, where):
+    """of_padded of packed rows; a sequence that does not count has rows and labels all the same."""
     S, V = rows.shape
     offsets = packing.offsets(frames_lengths, labels_lengths, S)
     row_labels, sensible = _compact_row_labels(
-        labels, frames_lengths, labels_lengths, offsets, S, V
+        labels, frames_lengths, labels_lengths, where, offsets, S, V
     )
 
     def cells_to_costs(blank_log_probs, label_log_probs, frames, label_counts, implementation):
@@ -96,11 +102,12 @@ def _compact_row_labels(
     labels: jax.Array,
     frames_lengths: jax.Array,
     labels_lengths: jax.Array,
+    where: jax.Array | None,
     offsets: jax.Array,
     rows: int,
     vocabulary: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """(S,) each row's label as rows are told it, and (N,) whether each sequence makes sense."""
+    """(S,) each row's label as rows are told it, (N,) which sequences make sense and count."""
     (available,) = labels.shape
     used = jnp.clip(labels_lengths, 0)
     label_ends = packing.running_sums(jnp.minimum(used, available + 1), available)
@@ -114,6 +121,7 @@ def _compact_row_labels(
     owner = packing.count_up_to(label_ends, position)
     wrong = ((labels < 0) | (labels >= vocabulary)).astype(jnp.int32)
     sensible &= jnp.zeros_like(used).at[owner].add(wrong, mode="drop") == 0
+    sensible = sensible if where is None else sensible & where
 
     sequence, cell = packing.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
     column = cell % (packing.take(used, sequence, 0) + 1)

@@ -19,6 +19,8 @@ def rnnt_loss(
     gather: bool = False,
     fastemit_lambda: ArrayLike = 0.0,
     compact: bool = False,
+    *,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""RNN-Transducer loss of normalised log-probabilities (warp-rnnt's signature).
 
@@ -43,6 +45,9 @@ def rnnt_loss(
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
         compact: whether log_probs and labels are packed; lengths may be traced all the same.
+        where: (...) booleans, None for all true: sequences for which it is false are left out of
+            value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
+            their lengths and labels may be anything.
 
     Returns:
         (...) nats, or () after a reduction; float32 (float64 for float64). +inf with zero gradients
@@ -77,6 +82,7 @@ def rnnt_loss(
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,
+        where=where,
         compact=compact,
         implementation=None,
     )
@@ -92,6 +98,7 @@ def rnnt_loss_from_logits(
     reduction: str | None = None,
     blank: int = 0,
     fastemit_lambda: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
     compact: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
@@ -115,6 +122,9 @@ def rnnt_loss_from_logits(
         blank: index of the blank; negative counts from the end.
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
+        where: (...) booleans, None for all true: sequences for which it is false are left out of
+            value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
+            their lengths and labels may be anything.
         compact: whether logits and labels are packed; lengths may be traced all the same.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX (differentiable twice where not compact).
@@ -154,6 +164,7 @@ def rnnt_loss_from_logits(
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,
+        where=where,
         compact=compact,
         implementation=implementation,
     )
