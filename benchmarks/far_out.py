@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from benchmarks import table
-from benchmarks.far_cases import CASES, JOINT, LATTICE, LOG_PROBS, LOGITS, Case, Rows
-from benchmarks.results import write
+from benchmarks.printing import table
+from benchmarks.printing.results import write
+from benchmarks.problems.far_cases import CASES, JOINT, LATTICE, LOG_PROBS, LOGITS, Case, Rows
 
 # Behind everything else, for the oracle alone.
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))

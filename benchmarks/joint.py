@@ -14,10 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import processes, shapes, table
-from benchmarks.joint_paths import JOINT, MATERIALISED
-from benchmarks.results import ITEM_BYTES, in_mib, write
-from benchmarks.shapes import JointCase
+from benchmarks.contenders.joint_paths import JOINT, MATERIALISED
+from benchmarks.printing import table
+from benchmarks.printing.results import ITEM_BYTES, in_mib, write
+from benchmarks.problems import shapes
+from benchmarks.problems.shapes import JointCase
+from benchmarks.running import processes
 
 H, V, BATCH = 640, 1024, 32
 # (N, T, U, H, V), model
@@ -38,7 +40,7 @@ LIBRISPEECH_TARGET, CPU_TARGET = (0.5, 1 / 15), (1.0, 1.0)
 SQUARE = {"gpu": 8192, "cpu": 1024}  # of the matrix product whose rate is measured
 ROWS = {"gpu": 1 << 16, "cpu": 1 << 12}  # of the other: rows of logits
 PATHS = JOINT, MATERIALISED
-PLUGINS = ("benchmarks.joint_paths",)
+PLUGINS = ("benchmarks.contenders.joint_paths",)
 # Matrix products of H x V a cell: forward; backward, on the cells that it takes.
 PRODUCTS = {JOINT: (1, 3), MATERIALISED: (1, 2)}
 

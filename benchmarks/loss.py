@@ -10,13 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import processes, shapes, table
-from benchmarks.peers import CONTENDERS, OURS
-from benchmarks.results import ITEM_BYTES, in_mib, write
-from benchmarks.shapes import Case
+from benchmarks.contenders.peers import CONTENDERS, OURS
+from benchmarks.printing import table
+from benchmarks.printing.results import ITEM_BYTES, in_mib, write
+from benchmarks.problems import shapes
+from benchmarks.problems.shapes import Case
+from benchmarks.running import processes
 
 PASSES = {"forward": 1, "forward_backward": 3}  # over the logits' bytes: read; read twice, written
-QUOTED = pathlib.Path(__file__).with_name("peers_quoted.json")
+QUOTED = pathlib.Path(__file__).parent / "contenders" / "peers_quoted.json"
 OUR_SECONDS = 1800
 
 

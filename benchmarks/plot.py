@@ -4,8 +4,8 @@ import argparse
 import json
 import pathlib
 
-from benchmarks import shapes
-from benchmarks.peers import OURS
+from benchmarks.contenders.peers import OURS
+from benchmarks.problems import shapes
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; black is ours.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")

@@ -22,8 +22,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jax_rnnt
-from benchmarks import table, timing
-from benchmarks.results import write
+from benchmarks.measuring import timing
+from benchmarks.printing import table
+from benchmarks.printing.results import write
 
 AXIS = "data"
 

@@ -18,22 +18,13 @@ from jax_rnnt import _ffi
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import (
-    hlo,
-    joint,
-    joint_models,
-    loss,
-    plot,
-    precision,
-    scaling,
-    shapes,
-    timing,
-    traces,
-)
+from benchmarks import joint, loss, plot, scaling
+from benchmarks.measuring import hlo, timing, traces
+from benchmarks.problems import joint_models, precision, shapes
 
 FRAGILE = """
     import os
-    from benchmarks.peers import contender
+    from benchmarks.contenders.peers import contender
 
     @contender("jax", requires="jax")
     def fragile():

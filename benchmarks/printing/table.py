@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from benchmarks import shapes
-from benchmarks.peers import OURS
+from benchmarks.contenders.peers import OURS
+from benchmarks.problems import shapes
 
 TARGET_RATIO = 0.65  # of real lengths to full ones, file order
 

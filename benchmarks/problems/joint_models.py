@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from benchmarks.shapes import JointCase
+from benchmarks.problems.shapes import JointCase
 
 # Of the confident model: the part of the cells that is to hold HELD of the posterior, the most by
 # which a label's logit and the blank's differ for the cell's place, and by which the label that

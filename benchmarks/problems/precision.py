@@ -3,7 +3,7 @@
 import ml_dtypes  # noqa: F401  # names bfloat16 to NumPy
 import numpy as np
 
-from benchmarks.shapes import Case
+from benchmarks.problems.shapes import Case
 
 
 def rounded_logits(case: Case, dtype: str) -> np.ndarray:
