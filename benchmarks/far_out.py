@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from benchmarks.printing import table
+from benchmarks.printing.markdown import grid, versions
 from benchmarks.printing.results import write
 from benchmarks.problems.far_cases import CASES, JOINT, LATTICE, LOG_PROBS, LOGITS, Case, Rows
 
@@ -234,8 +234,7 @@ def markdown(runs: Sequence[dict]) -> str:
     columns = ["case", "(T, U, V)", "loss", "cost, nats", "norm of the gradient"]
     table_rows: dict[tuple, list] = {}
     for i, run in enumerate(runs, 1):
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        lines.append(f"- {i}: {run['device']}, float32; {versions}")
+        lines.append(f"- {i}: {run['device']}, float32; {versions(run['versions'])}")
         columns += [f"{i}: {name}" for name in ("cost", "gradient", "largest", "sums")]
         for row in run["rows"]:
             key = tuple(row[name] for name in ("case", "T", "U", "V", "implementation"))
@@ -247,7 +246,7 @@ def markdown(runs: Sequence[dict]) -> str:
             line += [_figure(row.get(name)) for name in ("gradient_error", "largest", "sums")]
     for line in table_rows.values():
         line += [""] * (len(columns) - len(line))
-    return "\n".join(lines) + "\n\n" + table.grid(columns, table_rows.values())
+    return "\n".join(lines) + "\n\n" + grid(columns, table_rows.values())
 
 
 def _relative(row: dict) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.contenders.peers import CONTENDERS, OURS
-from benchmarks.printing import table
+from benchmarks.printing import loss_tables
 from benchmarks.printing.results import ITEM_BYTES, in_mib, write
 from benchmarks.problems import shapes
 from benchmarks.problems.shapes import Case
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if results["platform"] == "gpu" and options.dtype == "float32":
         _quote(results, all_of_them=options.peers is None)
         write(options.json, results)
-    print(table.markdown(results))
+    print(loss_tables.markdown(results))
     if options.plot is not None:
         from benchmarks import plot
 

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 import jax_rnnt
 from benchmarks.measuring import timing
-from benchmarks.printing import table
+from benchmarks.printing.markdown import grid, number
 from benchmarks.printing.results import write
 
 AXIS = "data"
@@ -92,13 +92,13 @@ def markdown(rows: Sequence[dict]) -> str:
         *("weak, ms", "one / weak", "strong, ms", "one / strong"),
     )
     figures = "one_ms", "weak_ms", "weak_ratio", "strong_ms", "strong_ratio"
-    return table.grid(
+    return grid(
         columns,
         [
             (
                 *(row["loss"], row["N"], f"({row['T']}, {row['U']}, {row['V']})", row["H"] or ""),
                 *(row["dtype"], row["way"], row["devices"]),
-                *(table.number(row.get(name)) for name in figures),
+                *(number(row.get(name)) for name in figures),
             )
             for row in rows
         ],

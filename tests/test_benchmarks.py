@@ -20,6 +20,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import joint, loss, plot, scaling
 from benchmarks.measuring import hlo, timing, traces
+from benchmarks.printing import joint_tables
 from benchmarks.problems import joint_models, precision, shapes
 
 FRAGILE = """
@@ -220,7 +221,7 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
         del failed[name]
     del confident["relative_between"], confident["cost_between"]
     failed["error"] = "out of memory"
-    assert "| out of memory |" in joint.markdown(results)
+    assert "| out of memory |" in joint_tables.markdown(results)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")

@@ -6,7 +6,7 @@ frames_lengths, labels_lengths, **options) -> costs (N,), with tanh between.
 
 from benchmarks.contenders.peers import contender
 
-JOINT, MATERIALISED = "joint", "materialised"
+PATHS = JOINT, MATERIALISED = "joint", "materialised"
 
 
 @contender("joint", requires="jax_rnnt")
