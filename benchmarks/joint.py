@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, PATHS
 from benchmarks.printing import joint_tables
-from benchmarks.printing.results import ITEM_BYTES, in_mib, write
+from benchmarks.printing.results import in_mib, write
 from benchmarks.problems import shapes
+from benchmarks.problems.floor import ITEM_BYTES
 from benchmarks.problems.shapes import JointCase
 from benchmarks.running import processes
 

@@ -32,11 +32,12 @@ def _header(results: dict) -> str:
             lines.append(f"- {name}: not measured ({contender['missing']})")
         elif name != OURS:
             lines.append(f"- {name}: {versions(contender['versions'])}")
-    if quoted := results.get("quoted"):
+    for run in results.get("quoted", ()):
         lines.append(
-            f"- \\* quoted, not measured in this run: {quoted['device']}, "
-            f"{versions(quoted['versions'])}; {quoted['source']}"
+            f"- \\* quoted, not measured in this run: {run['date']}, {run['device']}, "
+            f"{versions(run['versions'])}; {run['source']}"
         )
+        lines += [f"- \\* known to be wrong: {what}" for what in run["known_wrong"]]
     return "\n".join(lines)
 
 
