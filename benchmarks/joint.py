@@ -31,8 +31,10 @@ CASES = (
     ((64, 700, 150, H, 4096), "confident"),
 )
 CPU_CASES = (((4, 100, 30, 128, 512), "random"), ((4, 100, 30, 128, 512), "confident"))
-SQUARE = {"gpu": 8192, "cpu": 1024}  # of the matrix product whose rate is measured
-ROWS = {"gpu": 1 << 16, "cpu": 1 << 12}  # of the other: rows of logits
+# The matrix products whose rates are measured: a square one of this size, and for each H and V
+# one of this many rows of logits.
+SQUARE = {"gpu": 8192, "cpu": 1024}
+ROWS = {"gpu": 1 << 16, "cpu": 1 << 12}
 PLUGINS = ("benchmarks.contenders.joint_paths",)
 # Matrix products of H x V a cell: forward; backward, on the cells that it takes.
 PRODUCTS = {JOINT: (1, 3), MATERIALISED: (1, 2)}
@@ -115,7 +117,7 @@ def _kind(case: JointCase) -> str:
 
 
 def _groups(cases: Sequence[JointCase]) -> list[list[JointCase]]:
-    """Cases that one process measures, smallest first: what compiles alike, or one data set."""
+    """Groups of cases, each for one process, smallest first: of one shape, or of one data set."""
     groups: dict[tuple, list[JointCase]] = {}
     for case in sorted(cases, key=lambda case: case.elements):
         own = case.group == shapes.SYNTHETIC and (case.N, case.T, case.U, case.V, case.H)
@@ -141,7 +143,7 @@ def _measure(group: Sequence[JointCase], results: dict, options: argparse.Namesp
             for i in range(len(group)):
                 add("analyse", i)
                 add("measure", i, gradients=file(path, i))
-            # Behind the others, whose peak of memory these would hide.
+            # Last, because their peak of memory would hide that of the others.
             if results["platform"] == "gpu":
                 for i in range(len(group)):
                     add("profile", i)

@@ -135,7 +135,7 @@ def _train_steps(synthetic: Sequence[Case], platform: str) -> list[Case]:
 
 
 def _smallest_first(kind: str, cases: Sequence[Case], **arguments) -> processes.Tasks:
-    """So that what a limit of time cuts off is the least."""
+    """A task for each case. In this order a limit of time cuts off the fewest."""
     return [
         {"kind": kind, "arguments": {"case": vars(case), **arguments}}
         for case in sorted(cases, key=lambda case: case.elements)

@@ -122,7 +122,7 @@ def time(case: Case, way: str, devices: int) -> float:
 
 
 def mean_cost(case: Case, operands: Sequence[jax.Array], batch: Sequence[jax.Array]) -> jax.Array:
-    """Of whatever part of the case's sequences is here."""
+    """The mean over the sequences of `batch`, which may be a part of the case's."""
     loss = jax_rnnt.rnnt_loss_from_logits if case.H is None else jax_rnnt.rnnt_loss_from_joint
     return loss(*operands, *batch, reduction="mean")
 
