@@ -3,7 +3,7 @@
 import ml_dtypes  # noqa: F401  # names bfloat16 to NumPy
 import numpy as np
 
-from benchmarks.shapes import Case
+from benchmarks.problems.shapes import Case
 
 
 def rounded_logits(case: Case, dtype: str) -> np.ndarray:
@@ -14,7 +14,7 @@ def rounded_logits(case: Case, dtype: str) -> np.ndarray:
 
 
 def errors(costs: np.ndarray, gradient: np.ndarray, logits: np.ndarray, case: Case) -> dict:
-    """Of float32 costs (N,) and their sum's gradient (N, T, U, V), full lengths alone.
+    """Errors of float32 costs (N,) and of their sum's gradient (N, T, U, V); lengths must be full.
 
     `relative` is the norm of the difference over the norm of the float64 gradient.
     """

@@ -46,7 +46,7 @@ def normal(scale: float = 1.0, offset: float = 0.0, symbols: int = V):
 
 
 def joint(scale: float = 1.0, label_log_prob: float = 0.0):
-    """The same as a sum of two parts."""
+    """Logits that are a sum of two normal parts, the labels of the second one moved."""
 
     def make(rng: np.random.Generator, T: int, U: int) -> Rows:
         encoder, predictor = (scale * rng.standard_normal((n, V)) for n in (T, U))

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from benchmarks.shapes import JointCase
+from benchmarks.problems.shapes import JointCase
 
-# Of the confident model: the part of the cells that is to hold HELD of the posterior, the most by
-# which a label's logit and the blank's differ for the cell's place, and by which the label that
-# comes next is above all other labels together. Were it sure of that one too, no gradient would be
-# left.
+# The confident model: CELLS of the cells hold HELD of the posterior. STEERING is the most by which
+# a cell's place moves the logits of labels and blank apart. RECOGNITION is how far the label that
+# comes next is above all other labels together; if that were large, no gradient would be left.
 CELLS, HELD = 0.1, 0.999
 STEERING, RECOGNITION = 12.0, 1.0
 GAINS, HALVINGS, TRIED_SEQUENCES = (1e-3, 10.0), 14, 8

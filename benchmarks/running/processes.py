@@ -80,7 +80,7 @@ def _worker(
     environment = {**_ENVIRONMENT, **os.environ}
     # It finds what this process finds, in the same order.
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    command = [sys.executable, "-P", "-m", "benchmarks.worker", name, *plugins]
+    command = [sys.executable, "-P", "-m", "benchmarks.running.worker", name, *plugins]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -93,7 +93,7 @@ def full(N: int, T: int, U: int, V: int, scale: float = 1.0) -> Case:
 
 
 def random(N: int, T: int, U: int, V: int) -> Case:
-    """Lengths uniform over the upper half, then all longer by as much as the longest lacks."""
+    """Lengths uniform over the upper half, all of them then raised by what the longest lacks."""
     rng = np.random.default_rng(N)
     frames_lengths = rng.integers(T // 2, T + 1, N)
     labels_lengths = rng.integers(U // 2, U, N)

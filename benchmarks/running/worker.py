@@ -1,4 +1,4 @@
-"""One contender in a process of its own: `python -m benchmarks.worker NAME [PLUGIN ...]`.
+"""One contender in a process of its own: `python -m benchmarks.running.worker NAME [PLUGIN ...]`.
 
 The first line written is what runs where. Then one line of JSON is read, {"dtype": ..., "tasks":
 [...]}, and one is written for each task, in order, so that a crash loses one task alone.
@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Callable
 
-from benchmarks import precision, timing
-from benchmarks.peers import CONTENDERS
-from benchmarks.processes import BROKEN
-from benchmarks.shapes import Case
+from benchmarks.contenders.peers import CONTENDERS
+from benchmarks.measuring import timing
+from benchmarks.problems import precision
+from benchmarks.problems.shapes import Case
+from benchmarks.running.processes import BROKEN
 
 
 def main() -> None:
@@ -26,7 +27,9 @@ def main() -> None:
     contender = CONTENDERS[name]
     try:
         loss = contender.make()
-        framework = importlib.import_module(f"benchmarks.on_{contender.framework}").Framework
+        framework = importlib.import_module(
+            f"benchmarks.running.on_{contender.framework}"
+        ).Framework
         description = framework(loss, "float32").describe()
         module = sys.modules.get(contender.requires)
         version = getattr(module, "__version__", "unknown")

@@ -1,9 +1,7 @@
-"""What the commands share: units, and the file that they write."""
+"""The file that a command writes, and its units."""
 
 import json
 import pathlib
-
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def write(path: str, results: dict) -> None:

@@ -1,10 +1,10 @@
-"""Results as Markdown."""
+"""The tables of `benchmarks.loss`."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from benchmarks import shapes
-from benchmarks.peers import OURS
+from benchmarks.contenders.peers import OURS
+from benchmarks.printing.markdown import grid, heading, milliseconds, number, versions
+from benchmarks.problems import shapes
 
 TARGET_RATIO = 0.65  # of real lengths to full ones, file order
 
@@ -25,25 +25,19 @@ def markdown(results: dict) -> str:
 
 
 def _header(results: dict) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     bandwidth = number(results["copy_gb_per_second"], " GB/s")
-    lines = [
-        f"# {results['device']}, {results['dtype']}",
-        f"- {versions}",
-        f"- copy, reads and writes counted: {bandwidth}",
-    ]
+    lines = [*heading(results), f"- copy, reads and writes counted: {bandwidth}"]
     for name, contender in results["contenders"].items():
         if "missing" in contender:
             lines.append(f"- {name}: not measured ({contender['missing']})")
         elif name != OURS:
-            versions = ", ".join(f"{key} {value}" for key, value in contender["versions"].items())
-            lines.append(f"- {name}: {versions}")
-    if quoted := results.get("quoted"):
-        versions = ", ".join(f"{key} {value}" for key, value in quoted["versions"].items())
+            lines.append(f"- {name}: {versions(contender['versions'])}")
+    for run in results.get("quoted", ()):
         lines.append(
-            f"- \\* quoted, not measured in this run: {quoted['device']}, {versions}; "
-            f"{quoted['source']}"
+            f"- \\* quoted, not measured in this run: {run['date']}, {run['device']}, "
+            f"{versions(run['versions'])}; {run['source']}"
         )
+        lines += [f"- \\* known to be wrong: {what}" for what in run["known_wrong"]]
     return "\n".join(lines)
 
 
@@ -180,14 +174,6 @@ def _train_step(rows: Iterable[dict]) -> str:
     )
 
 
-def grid(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines
-    )
-
-
 def _shape(row: dict) -> str:
     return f"({row['T']}, {row['U']}, {row['V']})"
 
@@ -195,15 +181,3 @@ def _shape(row: dict) -> str:
 def _name(row: dict) -> str:
     name = f"**{row['contender']}**" if row["contender"] == OURS else row["contender"]
     return f"{name} \\*" if row.get("quoted") else name
-
-
-def milliseconds(value: float | str | None) -> str:
-    return value if isinstance(value, str) else number(value)
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """Three digits, or all of a larger whole part."""
-    if value is None or value is False:
-        return ""
-    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
-    return f"{value:.{max(digits, 0)}f}{unit}"

@@ -4,9 +4,9 @@ Each is a function (encoder (N, T, H), predictor (N, U, H), kernel (H, V), bias 
 frames_lengths, labels_lengths, **options) -> costs (N,), with tanh between.
 """
 
-from benchmarks.peers import contender
+from benchmarks.contenders.peers import contender
 
-JOINT, MATERIALISED = "joint", "materialised"
+PATHS = JOINT, MATERIALISED = "joint", "materialised"
 
 
 @contender("joint", requires="jax_rnnt")

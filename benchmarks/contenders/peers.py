@@ -55,6 +55,21 @@ def reference():
     return functools.partial(rnnt_loss_from_logits, implementation="reference")
 
 
+@contender("torch", requires="apex")
+def apex():
+    from apex.contrib.transducer import TransducerLoss
+
+    module = TransducerLoss()  # the log-softmax is inside, its backward in the loss's
+
+    def loss(logits, labels, frames_lengths, labels_lengths):
+        costs = module(logits, labels, frames_lengths, labels_lengths, blank_idx=0)
+        if costs.requires_grad:  # its backward wants memory, and a sum's gradient is one number
+            costs.register_hook(lambda gradient: gradient.contiguous())
+        return costs
+
+    return loss
+
+
 @contender("torch", requires="torchaudio")
 def torchaudio():
     from torchaudio.functional import rnnt_loss

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmarks import timing
-from benchmarks.shapes import Case
+from benchmarks.measuring import timing
+from benchmarks.problems.shapes import Case
 
 
 class Framework:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
-# The first that a kernel's name has decides.
+# A kernel is of the first kind whose pattern is in its name.
 KINDS = {
     "fused": re.compile("Joint(Forward|Gradients)Kernel"),
     "sums": re.compile("JointHiddenKernel|AddBlocksKernel"),

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import joint_models, on_jax, timing, traces
-from benchmarks.shapes import JointCase
+from benchmarks.measuring import timing, traces
+from benchmarks.problems import joint_models
+from benchmarks.problems.shapes import JointCase
+from benchmarks.running import on_jax
 from jax_rnnt.losses import joint
 from jax_rnnt.rows import joint_tiles
 

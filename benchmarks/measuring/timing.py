@@ -21,9 +21,9 @@ def measure(call: Callable[[int], Any], wait: Callable[[Any], None]) -> float:
     """Median seconds per call.
 
     Args:
-        call: enqueues a call on the input set of this number, whatever the number, and returns its
-            results.
-        wait: returns once these results, and all that was enqueued before, are there.
+        call: enqueues the i-th call, for i from 0 on, and returns its results. Which of the input
+            sets a call takes follows from i.
+        wait: returns once these results, and all that was enqueued before them, are there.
     """
     wait(call(0))  # compiles
     start, calls = time.perf_counter(), 0

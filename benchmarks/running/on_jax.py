@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from benchmarks import hlo, timing
-from benchmarks.shapes import Case
+from benchmarks.measuring import hlo, timing
+from benchmarks.problems.shapes import Case
 
 
 class Device:
