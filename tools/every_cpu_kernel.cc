@@ -20,9 +20,9 @@
 #include <vector>
 
 #include "cpu/isa.h"
-#include "cpu/lattice.h"
+#include "cpu/lattice/lattice.h"
 #include "cpu/parallel_for.h"
-#include "cpu/pick.h"
+#include "cpu/rows/pick.h"
 
 namespace {
 

@@ -3,8 +3,9 @@
 // own, as long as its elements; lengths and labels beyond their range are among the inputs. Exits
 // with 1 if an error code comes back or the posteriors of a frame do not sum to one.
 //
-//   nvcc -std=c++17 -arch=native -lineinfo -Icpp tools/every_kernel.cu cpp/cuda/*.cu -o
-//   every_kernel compute-sanitizer --tool memcheck ./every_kernel
+//   nvcc -std=c++17 -arch=native -lineinfo -Icpp tools/every_kernel.cu
+//     cpp/cuda/{rows,lattice}/*.cu -o every_kernel
+//   compute-sanitizer --tool memcheck ./every_kernel
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -14,8 +15,8 @@
 #include <random>
 #include <vector>
 
-#include "cuda/lattice.h"
-#include "cuda/pick.h"
+#include "cuda/lattice/lattice.h"
+#include "cuda/rows/pick.h"
 #include "device_array.h"
 
 namespace {

@@ -2,7 +2,7 @@
 // and times it. Exits with 1 unless every output of every problem is within its bound.
 //
 //   nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -Icpp tools/joint_check.cu
-//     cpp/cuda/{joint_forward,joint_gradients,joint_hidden,add_blocks}.cu -o joint_check
+//     cpp/cuda/joint/*.cu -o joint_check
 //   ./joint_check [check | time]
 //
 // The reference rounds the same activations to the half type: where the two disagreed in one, its
@@ -21,13 +21,13 @@
 #include <vector>
 
 #include "core/row_label.h"
-#include "cuda/activation.cuh"
-#include "cuda/add_blocks.h"
-#include "cuda/granule.cuh"
-#include "cuda/joint_forward.h"
-#include "cuda/joint_gradients.h"
-#include "cuda/joint_hidden.h"
-#include "cuda/joint_list.h"
+#include "cuda/joint/activation.cuh"
+#include "cuda/joint/add_blocks.h"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/gradients.h"
+#include "cuda/joint/hidden.h"
+#include "cuda/joint/list.h"
+#include "cuda/memory/granule.cuh"
 #include "device_array.h"
 
 namespace {

@@ -14,7 +14,7 @@
 
 namespace jax_rnnt::cpu {
 
-// Pick over rows [begin, end), see cpu/pick.h. buffer: V floats.
+// Pick over rows [begin, end), see cpu/rows/pick.h. buffer: V floats.
 #define JAX_RNNT_DECLARE_KERNELS(isa)                                                          \
   namespace isa {                                                                              \
   template <typename T, typename Real>                                                         \

@@ -5,12 +5,12 @@
 
 #include <string>
 
-#include "cuda/add_blocks.h"
-#include "cuda/joint_forward.h"
-#include "cuda/joint_gradients.h"
-#include "cuda/joint_hidden.h"
-#include "cuda/lattice.h"
-#include "cuda/pick.h"
+#include "cuda/joint/add_blocks.h"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/gradients.h"
+#include "cuda/joint/hidden.h"
+#include "cuda/lattice/lattice.h"
+#include "cuda/rows/pick.h"
 #include "ffi/bindings.h"
 #include "ffi/handlers.h"
 #include "ffi/joint.h"

@@ -10,8 +10,8 @@
 #include <string_view>
 #include <utility>
 
-#include "cuda/joint_forward.h"
-#include "cuda/joint_list.h"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/list.h"
 #include "ffi/handlers.h"
 #include "xla/ffi/api/ffi.h"
 

@@ -1,7 +1,7 @@
 // The lattice on CUDA: costs from the arcs' log-probabilities, and the arcs' cotangents from the
 // costs'.
-#ifndef JAX_RNNT_CUDA_LATTICE_H_
-#define JAX_RNNT_CUDA_LATTICE_H_
+#ifndef JAX_RNNT_CUDA_LATTICE_LATTICE_H_
+#define JAX_RNNT_CUDA_LATTICE_LATTICE_H_
 
 #include <cuda_runtime_api.h>
 
@@ -48,4 +48,4 @@ cudaError_t LatticeBackward(cudaStream_t stream, const LatticeLayout& layout, in
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_LATTICE_H_
+#endif  // JAX_RNNT_CUDA_LATTICE_LATTICE_H_

@@ -1,12 +1,12 @@
 // What the kernels that reduce rows of logits share: a row's running maximum and sum, over the
-// lanes that hold its parts, and what is written of it (cuda/pick.h has the equations).
-#ifndef JAX_RNNT_CUDA_ROW_SUMS_CUH_
-#define JAX_RNNT_CUDA_ROW_SUMS_CUH_
+// lanes that hold its parts, and what is written of it (cuda/rows/pick.h has the equations).
+#ifndef JAX_RNNT_CUDA_ROWS_ROW_SUMS_CUH_
+#define JAX_RNNT_CUDA_ROWS_ROW_SUMS_CUH_
 
 #include <cstdint>
 
 #include "core/row_label.h"
-#include "cuda/granule.cuh"
+#include "cuda/memory/granule.cuh"
 
 namespace jax_rnnt::cuda {
 
@@ -85,4 +85,4 @@ __device__ __forceinline__ float RescaleFactor(float maximum, float new_maximum)
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_ROW_SUMS_CUH_
+#endif  // JAX_RNNT_CUDA_ROWS_ROW_SUMS_CUH_

@@ -1,8 +1,8 @@
 // What the row kernels know of their element types: how elements lie in words of 4 bytes and in
 // granules of 16, the widest access of one thread, and how to take maxima and exponentials of them.
 // double has neither words nor granules: its kernels go element by element.
-#ifndef JAX_RNNT_CUDA_GRANULE_CUH_
-#define JAX_RNNT_CUDA_GRANULE_CUH_
+#ifndef JAX_RNNT_CUDA_MEMORY_GRANULE_CUH_
+#define JAX_RNNT_CUDA_MEMORY_GRANULE_CUH_
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -256,4 +256,4 @@ inline unsigned int CountBlocks(int64_t items, int64_t items_per_block) {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_GRANULE_CUH_
+#endif  // JAX_RNNT_CUDA_MEMORY_GRANULE_CUH_

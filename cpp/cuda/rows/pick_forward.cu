@@ -30,12 +30,12 @@
 #include <cstdint>
 
 #include "core/row_label.h"
-#include "cuda/async_copy.cuh"
-#include "cuda/divide.cuh"
-#include "cuda/granule.cuh"
-#include "cuda/pick.h"
-#include "cuda/row_labels.cuh"
-#include "cuda/row_sums.cuh"
+#include "cuda/memory/async_copy.cuh"
+#include "cuda/memory/divide.cuh"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/pick.h"
+#include "cuda/rows/row_labels.cuh"
+#include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {

@@ -42,8 +42,8 @@
 // next through global memory.
 #include <algorithm>
 
-#include "cuda/async_copy.cuh"
-#include "cuda/lattice.h"
+#include "cuda/lattice/lattice.h"
+#include "cuda/memory/async_copy.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
@@ -197,7 +197,7 @@ struct Outcome {
   Real cotangent;
 };
 
-// Pointers of the walk kernel: arrays of cells as cuda/lattice.h describes them.
+// Pointers of the walk kernel: arrays of cells as cuda/lattice/lattice.h describes them.
 template <typename Real>
 struct Arrays {
   const Real* blank_log_probs;

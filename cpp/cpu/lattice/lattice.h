@@ -1,7 +1,7 @@
 // The lattice on CPU: costs from the arcs' log-probabilities, and the arcs' cotangents from the
 // costs'.
-#ifndef JAX_RNNT_CPU_LATTICE_H_
-#define JAX_RNNT_CPU_LATTICE_H_
+#ifndef JAX_RNNT_CPU_LATTICE_LATTICE_H_
+#define JAX_RNNT_CPU_LATTICE_LATTICE_H_
 
 #include <cstdint>
 
@@ -32,4 +32,4 @@ void LatticeBackward(const LatticeLayout& layout, int64_t cells, const Real* bla
 
 }  // namespace jax_rnnt::cpu
 
-#endif  // JAX_RNNT_CPU_LATTICE_H_
+#endif  // JAX_RNNT_CPU_LATTICE_LATTICE_H_

@@ -5,7 +5,7 @@
 //   logits      = activations kernel + bias
 //   g_v         = c_blank [v = blank] + c_label [v = label] - (c_blank + c_label) softmax_v
 //
-// with softmax_v and the rows of zeros as PickBackward (cuda/pick.h) has them. The logits are
+// with softmax_v and the rows of zeros as PickBackward (cuda/rows/pick.h) has them. The logits are
 // computed again and never stored. Needs a GPU of compute capability 9.0 and code compiled for
 // sm_90a.
 #ifndef JAX_RNNT_CUDA_JOINT_GRADIENTS_H_
@@ -15,8 +15,8 @@
 
 #include <cstdint>
 
-#include "cuda/joint_forward.h"
-#include "cuda/joint_list.h"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/list.h"
 
 namespace jax_rnnt::cuda {
 
@@ -34,7 +34,7 @@ inline constexpr int kBiasParts = 8;
 //   frames    (N)              kNoLabel nor in [0, V); its gradients and activations are zeros
 //   maxima, log_sums                    (N, T, U), as JointForward wrote them
 //   blank_cotangents, label_cotangents  (N, T, U)
-//   tiles             (R)           numbers as cuda/joint_list.h has them
+//   tiles             (R)           numbers as cuda/joint/list.h has them
 //   logits_gradients  (R, 16, 8, V) written throughout, rounded to T
 //   activations       (R, 16, 8, H) written throughout, rounded to T
 //   bias_parts        (R, 8, V) of float or null: sums of the gradients over two frames each, taken

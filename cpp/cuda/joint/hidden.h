@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "cuda/joint_forward.h"
-#include "cuda/joint_list.h"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/list.h"
 
 namespace jax_rnnt::cuda {
 
@@ -22,7 +22,7 @@ namespace jax_rnnt::cuda {
 //   labels            (N, U)           cell (n, t, u) is padding if t >= frames[n] or labels[n, u]
 //   frames            (N)                is neither kNoLabel nor in [0, V); its d is 0 and its
 //                                        inputs are not read
-//   tiles             (R)              numbers as cuda/joint_list.h has them
+//   tiles             (R)              numbers as cuda/joint/list.h has them
 //   hidden_gradients  (R, 16, 8, H)
 //   encoder_parts     (R, 16, H)       sums over the columns, written throughout
 //   predictor_parts   (R, 8, H)        sums over the frames, written throughout

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cuda/joint_forward.h"
+#include "cuda/joint/forward.h"
 
 namespace jax_rnnt::cuda {
 

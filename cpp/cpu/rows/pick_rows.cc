@@ -1,4 +1,4 @@
-// Pick over a range of rows, on one thread (the formulas are in cpu/pick.h).
+// Pick over a range of rows, on one thread (the formulas are in cpu/rows/pick.h).
 //
 // A row is read as the arithmetic's type first: float and double where they lie, 16-bit types
 // through a buffer that stays in the cache. Floats go through the first-level cache in pieces: of

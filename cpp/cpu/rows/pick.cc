@@ -1,4 +1,4 @@
-#include "cpu/pick.h"
+#include "cpu/rows/pick.h"
 
 #include <algorithm>
 #include <vector>

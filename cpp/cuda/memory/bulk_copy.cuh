@@ -1,7 +1,7 @@
 // Bulk copies from global to shared memory and the barriers in shared memory that count their bytes
 // (sm_90): one thread starts a copy of kilobytes, which passes no register.
-#ifndef JAX_RNNT_CUDA_BULK_COPY_CUH_
-#define JAX_RNNT_CUDA_BULK_COPY_CUH_
+#ifndef JAX_RNNT_CUDA_MEMORY_BULK_COPY_CUH_
+#define JAX_RNNT_CUDA_MEMORY_BULK_COPY_CUH_
 
 #include <cstdint>
 
@@ -69,4 +69,4 @@ __device__ __forceinline__ void FenceForAsync() {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_BULK_COPY_CUH_
+#endif  // JAX_RNNT_CUDA_MEMORY_BULK_COPY_CUH_

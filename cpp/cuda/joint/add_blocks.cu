@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <limits>
 
-#include "cuda/add_blocks.h"
-#include "cuda/granule.cuh"
-#include "cuda/row_sums.cuh"
+#include "cuda/joint/add_blocks.h"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {

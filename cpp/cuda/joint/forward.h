@@ -3,8 +3,8 @@
 //
 //   logits[n, t, u, :] = activation(encoder[n, t, :] + predictor[n, u, :]) kernel + bias
 //
-// then, for each of these rows, what PickForward (cuda/pick.h) computes. Needs a GPU of compute
-// capability 9.0 and code compiled for sm_90a.
+// then, for each of these rows, what PickForward (cuda/rows/pick.h) computes. Needs a GPU of
+// compute capability 9.0 and code compiled for sm_90a.
 #ifndef JAX_RNNT_CUDA_JOINT_FORWARD_H_
 #define JAX_RNNT_CUDA_JOINT_FORWARD_H_
 

@@ -1,6 +1,6 @@
 // Adds the parts of a list to the blocks of an array that they belong to, in the list's order.
-#ifndef JAX_RNNT_CUDA_ADD_BLOCKS_H_
-#define JAX_RNNT_CUDA_ADD_BLOCKS_H_
+#ifndef JAX_RNNT_CUDA_JOINT_ADD_BLOCKS_H_
+#define JAX_RNNT_CUDA_JOINT_ADD_BLOCKS_H_
 
 #include <cuda_runtime_api.h>
 
@@ -22,4 +22,4 @@ cudaError_t AddBlocks(cudaStream_t stream, int64_t B, int64_t L, int64_t R, cons
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_ADD_BLOCKS_H_
+#endif  // JAX_RNNT_CUDA_JOINT_ADD_BLOCKS_H_

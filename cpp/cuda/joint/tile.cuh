@@ -31,12 +31,12 @@
 #include <cstdint>
 
 #include "core/row_label.h"
-#include "cuda/activation.cuh"
-#include "cuda/bulk_copy.cuh"
-#include "cuda/granule.cuh"
-#include "cuda/joint_forward.h"
-#include "cuda/row_sums.cuh"
-#include "cuda/wgmma.cuh"
+#include "cuda/joint/activation.cuh"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/wgmma.cuh"
+#include "cuda/memory/bulk_copy.cuh"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/row_sums.cuh"
 
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #error "This file is for compute capability 9.0 alone: compile it for sm_90a."

@@ -5,11 +5,11 @@
 // tanh, silu and gelu come down to 1 / (1 + 2^z). Two elements share one reciprocal, as ex2 and rcp
 // run at an eighth of the rate of other instructions: 1 / a = b / (a b). The absolute error of the
 // quotient is within 4e-7 of itself.
-#ifndef JAX_RNNT_CUDA_ACTIVATION_CUH_
-#define JAX_RNNT_CUDA_ACTIVATION_CUH_
+#ifndef JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
+#define JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 
-#include "cuda/granule.cuh"
-#include "cuda/joint_forward.h"
+#include "cuda/joint/forward.h"
+#include "cuda/memory/granule.cuh"
 
 namespace jax_rnnt::cuda {
 
@@ -170,4 +170,4 @@ __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_ACTIVATION_CUH_
+#endif  // JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_

@@ -1,7 +1,7 @@
 // Division of indices by a number that is known when a kernel is launched: a multiplication by the
 // reciprocal and one correction instead of the division of tens of instructions.
-#ifndef JAX_RNNT_CUDA_DIVIDE_CUH_
-#define JAX_RNNT_CUDA_DIVIDE_CUH_
+#ifndef JAX_RNNT_CUDA_MEMORY_DIVIDE_CUH_
+#define JAX_RNNT_CUDA_MEMORY_DIVIDE_CUH_
 
 #include <cstdint>
 
@@ -53,4 +53,4 @@ class Divider {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_DIVIDE_CUH_
+#endif  // JAX_RNNT_CUDA_MEMORY_DIVIDE_CUH_

@@ -13,7 +13,7 @@
 //   packed_kernel (V chunks, H slices, 256, kSliceDepth) of T, packed_bias (V chunks, 256) of float
 //   blank_log_probs, label_log_probs, maxima, log_sums (N, T, U) of float
 //
-// A block takes a tile of cells, whose logits come chunk by chunk as cuda/joint_tile.cuh says; they
+// A block takes a tile of cells, whose logits come chunk by chunk as cuda/joint/tile.cuh says; they
 // add to the running maxima and sums of their rows and are forgotten.
 //
 //   - Two rows of a thread's accumulators are two frames of one column: they share their label.
@@ -28,10 +28,10 @@
 #include <limits>
 
 #include "core/row_label.h"
-#include "cuda/granule.cuh"
-#include "cuda/joint_forward.h"
-#include "cuda/joint_tile.cuh"
-#include "cuda/row_sums.cuh"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/tile.cuh"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {

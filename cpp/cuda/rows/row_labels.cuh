@@ -1,12 +1,12 @@
 // The labels of a block's rows in either form of core/row_label.h. Blocks work on runs of rows: a
 // run finds its first row's line and group once, and each of its rows is two 32-bit divisions away.
-#ifndef JAX_RNNT_CUDA_ROW_LABELS_CUH_
-#define JAX_RNNT_CUDA_ROW_LABELS_CUH_
+#ifndef JAX_RNNT_CUDA_ROWS_ROW_LABELS_CUH_
+#define JAX_RNNT_CUDA_ROWS_ROW_LABELS_CUH_
 
 #include <cstdint>
 
 #include "core/row_label.h"
-#include "cuda/divide.cuh"
+#include "cuda/memory/divide.cuh"
 
 namespace jax_rnnt::cuda {
 
@@ -58,4 +58,4 @@ class RowLabelRun {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_ROW_LABELS_CUH_
+#endif  // JAX_RNNT_CUDA_ROWS_ROW_LABELS_CUH_

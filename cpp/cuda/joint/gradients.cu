@@ -15,7 +15,7 @@
 // Which cotangents count as 0 and which rows become zeros is as in PickBackward.
 //
 // A block takes a tile of the list, or half of one where H is above 704, whose logits come chunk by
-// chunk as cuda/joint_tile.cuh says. They are turned into gradients where they are, in registers,
+// chunk as cuda/joint/tile.cuh says. They are turned into gradients where they are, in registers,
 // rounded and stored: a thread has eight neighbouring columns at a time, a quad 64 bytes of a row.
 //
 //   - The logits are the forward's bit for bit, products and sums being the same: so is softmax_v
@@ -31,11 +31,11 @@
 #include <limits>
 
 #include "core/row_label.h"
-#include "cuda/granule.cuh"
-#include "cuda/joint_gradients.h"
-#include "cuda/joint_list.h"
-#include "cuda/joint_tile.cuh"
-#include "cuda/row_sums.cuh"
+#include "cuda/joint/gradients.h"
+#include "cuda/joint/list.h"
+#include "cuda/joint/tile.cuh"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {

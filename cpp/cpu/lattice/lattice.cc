@@ -1,4 +1,4 @@
-#include "cpu/lattice.h"
+#include "cpu/lattice/lattice.h"
 
 #include <algorithm>
 #include <limits>

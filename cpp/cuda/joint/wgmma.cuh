@@ -5,15 +5,15 @@
 // of B, with consecutive k, and the 16-byte chunks of each line permuted so that the same chunk of
 // eight lines takes all banks (SwizzledChunk). Lines of 128 bytes start at multiples of 1024 bytes
 // by eights, lines of 64 bytes at multiples of 512.
-#ifndef JAX_RNNT_CUDA_WGMMA_CUH_
-#define JAX_RNNT_CUDA_WGMMA_CUH_
+#ifndef JAX_RNNT_CUDA_JOINT_WGMMA_CUH_
+#define JAX_RNNT_CUDA_JOINT_WGMMA_CUH_
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
 
-#include "cuda/bulk_copy.cuh"
+#include "cuda/memory/bulk_copy.cuh"
 
 namespace jax_rnnt::cuda {
 
@@ -192,4 +192,4 @@ __device__ __forceinline__ void TakeRegisters() {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_WGMMA_CUH_
+#endif  // JAX_RNNT_CUDA_JOINT_WGMMA_CUH_

@@ -1,8 +1,8 @@
 // Copies of 4, 8 or 16 bytes a thread from global to shared memory that pass no register: cp.async
 // from sm_80, a load and a store before (20 to 30 % slower for the row kernels when an H100 did the
 // same).
-#ifndef JAX_RNNT_CUDA_ASYNC_COPY_CUH_
-#define JAX_RNNT_CUDA_ASYNC_COPY_CUH_
+#ifndef JAX_RNNT_CUDA_MEMORY_ASYNC_COPY_CUH_
+#define JAX_RNNT_CUDA_MEMORY_ASYNC_COPY_CUH_
 
 #include <cstdint>
 
@@ -61,4 +61,4 @@ __device__ __forceinline__ void WaitForCopies() {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_ASYNC_COPY_CUH_
+#endif  // JAX_RNNT_CUDA_MEMORY_ASYNC_COPY_CUH_

@@ -1,8 +1,8 @@
 // Row kernels of the loss: a log-softmax over rows of V logits of which two entries are kept, the
 // blank's and the row's own label's, and the way back from two cotangents to a row of logit
 // cotangents. Rows know nothing of lattices; core/row_label.h says what a row's label means.
-#ifndef JAX_RNNT_CUDA_PICK_H_
-#define JAX_RNNT_CUDA_PICK_H_
+#ifndef JAX_RNNT_CUDA_ROWS_PICK_H_
+#define JAX_RNNT_CUDA_ROWS_PICK_H_
 
 #include <cuda_runtime_api.h>
 
@@ -66,4 +66,4 @@ cudaError_t PickBackward(cudaStream_t stream, int64_t rows, int32_t V, int32_t b
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_PICK_H_
+#endif  // JAX_RNNT_CUDA_ROWS_PICK_H_

@@ -1,6 +1,6 @@
 // Rows on CPU: two entries of each row's log-softmax, and the gradient back.
-#ifndef JAX_RNNT_CPU_PICK_H_
-#define JAX_RNNT_CPU_PICK_H_
+#ifndef JAX_RNNT_CPU_ROWS_PICK_H_
+#define JAX_RNNT_CPU_ROWS_PICK_H_
 
 #include <cstdint>
 
@@ -35,4 +35,4 @@ void PickBackward(int64_t rows, int64_t V, int64_t blank, const T* logits, const
 
 }  // namespace jax_rnnt::cpu
 
-#endif  // JAX_RNNT_CPU_PICK_H_
+#endif  // JAX_RNNT_CPU_ROWS_PICK_H_

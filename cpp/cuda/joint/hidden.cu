@@ -20,11 +20,11 @@
 #include <limits>
 
 #include "core/row_label.h"
-#include "cuda/activation.cuh"
-#include "cuda/granule.cuh"
-#include "cuda/joint_hidden.h"
-#include "cuda/joint_list.h"
-#include "cuda/row_sums.cuh"
+#include "cuda/joint/activation.cuh"
+#include "cuda/joint/hidden.h"
+#include "cuda/joint/list.h"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {

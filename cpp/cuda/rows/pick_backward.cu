@@ -27,10 +27,10 @@
 #include <type_traits>
 
 #include "core/row_label.h"
-#include "cuda/divide.cuh"
-#include "cuda/granule.cuh"
-#include "cuda/pick.h"
-#include "cuda/row_labels.cuh"
+#include "cuda/memory/divide.cuh"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/pick.h"
+#include "cuda/rows/row_labels.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
