@@ -4,9 +4,9 @@
 #include "cpu/lattice/lattice.h"
 #include "cpu/parallel_for.h"
 #include "cpu/rows/pick.h"
-#include "ffi/bindings.h"
-#include "ffi/handlers.h"
+#include "ffi/lattice.h"
 #include "ffi/module.h"
+#include "ffi/rows.h"
 
 namespace jax_rnnt::ffi {
 namespace {

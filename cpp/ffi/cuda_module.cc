@@ -11,10 +11,10 @@
 #include "cuda/joint/hidden.h"
 #include "cuda/lattice/lattice.h"
 #include "cuda/rows/pick.h"
-#include "ffi/bindings.h"
-#include "ffi/handlers.h"
 #include "ffi/joint.h"
+#include "ffi/lattice.h"
 #include "ffi/module.h"
+#include "ffi/rows.h"
 
 namespace jax_rnnt::ffi {
 namespace {
