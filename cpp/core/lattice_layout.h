@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "core/scaled.h"
+#include "core/host_device.h"
 
 namespace jax_rnnt {
 

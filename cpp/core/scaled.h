@@ -15,12 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define JAX_RNNT_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-// Always inlined: files compiled for different instruction sets must not share one copy.
-#define JAX_RNNT_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "core/host_device.h"
 
 namespace jax_rnnt {
 

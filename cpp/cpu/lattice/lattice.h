@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/lattice_layout.h"
+#include "core/scaled.h"
 #include "cpu/parallel_for.h"
 
 namespace jax_rnnt::cpu {

@@ -9,7 +9,7 @@
 #define JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 
 #include "cuda/joint/forward.h"
-#include "cuda/memory/granule.cuh"
+#include "cuda/rows/exponents.cuh"
 
 namespace jax_rnnt::cuda {
 

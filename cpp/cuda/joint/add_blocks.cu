@@ -11,13 +11,13 @@
 
 #include "cuda/joint/add_blocks.h"
 #include "cuda/memory/granule.cuh"
-#include "cuda/rows/row_sums.cuh"
+#include "cuda/memory/lanes.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
 
 constexpr int kAddThreads = 256;
-constexpr int kAddWarps = kAddThreads / kWarpLanes;
+constexpr int kAddWarps = kAddThreads / kWarpSize;
 
 template <typename Real>
 __device__ __forceinline__ void AddTo(Real& sum, Real part) {
@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(kAddThreads)
   Number* target = sums + block * length + l;
   Number sum = {};
   if (has_number) sum = *target;
-  const uint32_t lane = threadIdx.x % kWarpLanes;
-  const uint32_t warp = threadIdx.x / kWarpLanes;
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  const uint32_t warp = threadIdx.x / kWarpSize;
   for (int64_t first = r; first < R; first += kAddThreads) {
     const int64_t i = first + threadIdx.x;
     const bool is_part = i < R && __ldg(blocks + i) == block;

@@ -218,8 +218,8 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
       [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
         // A quad has two rows; its first two lanes store one each.
         const int row = threadIdx.x % 4;
-        const int frame = threadIdx.x / kWarpLanes * 2 + row;
-        const int column = threadIdx.x % kWarpLanes / 4;
+        const int frame = threadIdx.x / kWarpSize * 2 + row;
+        const int column = threadIdx.x % kWarpSize / 4;
         const int64_t cell = CellRow(inputs, tile, frame, column);
         const int32_t label = ColumnLabel(inputs, tile, column);
         const bool is_stored = row < 2 && tile.first_frame + frame < inputs.shape.T &&

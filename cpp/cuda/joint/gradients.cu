@@ -186,7 +186,7 @@ class GradientEpilogue {
       const int accumulator = i / 2 * 4 + i % 2;
       sums[i] = logits[accumulator] + logits[accumulator + 2];
     }
-    const int lane = threadIdx.x % kWarpLanes;
+    const int lane = threadIdx.x % kWarpSize;
     KeepHalf<32>(lane, sums);
     KeepHalf<16>(lane, sums);
     KeepHalf<8>(lane, sums);
@@ -287,9 +287,9 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
       inputs, shared,
       [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
         // The first of the thread's two frames.
-        const int warp = threadIdx.x / kWarpLanes;
+        const int warp = threadIdx.x / kWarpSize;
         const int frame = 2 * warp;
-        const int column = threadIdx.x % kWarpLanes / 4;
+        const int column = threadIdx.x % kWarpSize / 4;
         const int32_t label = ColumnLabel(inputs, tile, column);
         const int32_t frames_left = ReadFrames(inputs, tile.n) - tile.first_frame - frame;
         RowCotangents rows[2];

@@ -23,8 +23,10 @@
 #include "cuda/joint/activation.cuh"
 #include "cuda/joint/hidden.h"
 #include "cuda/joint/list.h"
+#include "cuda/memory/blocks.cuh"
 #include "cuda/memory/granule.cuh"
-#include "cuda/rows/row_sums.cuh"
+#include "cuda/memory/lanes.cuh"
+#include "cuda/rows/row_labels.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {

@@ -36,7 +36,8 @@
 #include "cuda/joint/wgmma.cuh"
 #include "cuda/memory/bulk_copy.cuh"
 #include "cuda/memory/granule.cuh"
-#include "cuda/rows/row_sums.cuh"
+#include "cuda/memory/lanes.cuh"
+#include "cuda/rows/row_labels.cuh"
 
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #error "This file is for compute capability 9.0 alone: compile it for sm_90a."
@@ -434,7 +435,7 @@ __device__ __forceinline__ void CopySlices(const SliceRing& ring,
 
 // This warp has read the stage's slice.
 __device__ __forceinline__ void ReleaseStage(const SliceRing& ring, int stage) {
-  if (threadIdx.x % kWarpLanes == 0) Arrive(ring.empty + stage);
+  if (threadIdx.x % kWarpSize == 0) Arrive(ring.empty + stage);
 }
 
 // A warpgroup's walk along the slices.
@@ -547,7 +548,7 @@ __device__ __forceinline__ void RunTile(const TileInputs<T>& inputs, unsigned ch
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < inputs.stages; ++stage) {
       InitBarrier(ring.full + stage, 1);
-      InitBarrier(ring.empty + stage, kWarpgroups * kWarpgroupThreads / kWarpLanes);
+      InitBarrier(ring.empty + stage, kWarpgroups * kWarpgroupThreads / kWarpSize);
     }
     FenceBarrierInit();
   }

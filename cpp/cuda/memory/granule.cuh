@@ -1,6 +1,6 @@
-// What the row kernels know of their element types: how elements lie in words of 4 bytes and in
-// granules of 16, the widest access of one thread, and how to take maxima and exponentials of them.
-// double has neither words nor granules: its kernels go element by element.
+// How elements lie in words of 4 bytes and in granules of 16, the widest access of one thread, and
+// how maxima of them are taken. double has neither words nor granules: kernels take it element by
+// element.
 #ifndef JAX_RNNT_CUDA_MEMORY_GRANULE_CUH_
 #define JAX_RNNT_CUDA_MEMORY_GRANULE_CUH_
 
@@ -9,79 +9,10 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <limits>
-
-#include "core/row_label.h"
 
 namespace jax_rnnt::cuda {
 
-// The warps that a multiprocessor holds at once.
-#if !defined(__CUDA_ARCH__)
-constexpr int kMaxResidentWarps = 64;
-#elif __CUDA_ARCH__ == 750
-constexpr int kMaxResidentWarps = 32;
-#elif __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
-constexpr int kMaxResidentWarps = 48;
-#else
-constexpr int kMaxResidentWarps = 64;
-#endif
-
-// For __launch_bounds__: as many blocks of so many threads on a multiprocessor as asked for, or as
-// many as it holds.
-constexpr int ResidentBlocks(int threads, int wanted) {
-  const int most = kMaxResidentWarps * 32 / threads;
-  return wanted < most ? wanted : most;
-}
-
 constexpr int kGranuleBytes = 16;
-constexpr float kLog2E = 1.44269504088896340736f;
-constexpr float kLn2 = 0.693147180559945309417f;
-
-template <typename Number>
-inline constexpr Number kMinusInfinity = -std::numeric_limits<Number>::infinity();
-
-// Relative error 2^-22; 2^0 is exactly 1, 2^-inf exactly 0, and NaN stays NaN.
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ float Exp(float x) { return Exp2(x * kLog2E); }
-
-// exp(x - maximum) with one fused multiply-add for the exponent:
-//   exp(x - maximum) = ScaledExp(x, scaled) 2^-residual
-// where scaled is maximum * log2(e) rounded and residual what the rounding took away. The exponent
-// is then as good as that of the exact difference x - maximum, at any offset of the logits: 1e-3,
-// the last place of a sum near 1e4, never enters. One instruction less for each element than the
-// difference and its product.
-struct ScaledMaximum {
-  float scaled;
-  float residual;
-};
-
-__device__ __forceinline__ ScaledMaximum ScaleMaximum(float maximum) {
-  const float scaled = __fmul_rn(maximum, kLog2E);
-  return {scaled, fmaf(maximum, kLog2E, -scaled)};
-}
-
-__device__ __forceinline__ float ScaledExp(float x, float scaled) {
-  return Exp2(fmaf(x, kLog2E, -scaled));
-}
-
-// From here on, +inf among them, a maximum is subtracted from its row before and counts as 0: the
-// residual, up to 2^-4 below, would spoil the sum's last places and then overflow. Of 16-bit types
-// only bfloat16 gets here, where its numbers are 2^12 apart: differences may be rounded to it.
-constexpr float kLargeMaximum = 1048576.f;  // 2^20
-
-__device__ __forceinline__ bool IsLargeMaximum(float maximum) {
-  return fabsf(maximum) >= kLargeMaximum;
-}
-
-__device__ __forceinline__ bool IsPaddingRow(int32_t label, int32_t V) {
-  static_assert(kNoLabel == -1, "the comparison takes [-1, V) as one range");
-  return static_cast<uint32_t>(label) + 1u > static_cast<uint32_t>(V);
-}
 
 __device__ __forceinline__ float ToAccumulator(float x) { return x; }
 __device__ __forceinline__ float ToAccumulator(__nv_bfloat16 x) { return __bfloat162float(x); }
@@ -243,15 +174,6 @@ struct Granule {
 
 inline bool IsGranuleAligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % kGranuleBytes == 0;
-}
-
-// Blocks for `items` in shares of `items_per_block`, or 0, a launch error, where they pass the
-// grid's 2^31 - 1. No tensor gets there: 2^31 blocks of the least that one takes in these kernels
-// (64 rows, 256 elements, 1 KB of logits) are 1 TB of buffers and more, 350 GB in the forward of
-// double, whose blocks take 4 rows.
-inline unsigned int CountBlocks(int64_t items, int64_t items_per_block) {
-  const int64_t blocks = (items - 1) / items_per_block + 1;
-  return blocks <= std::numeric_limits<int32_t>::max() ? static_cast<unsigned int>(blocks) : 0;
 }
 
 }  // namespace jax_rnnt::cuda

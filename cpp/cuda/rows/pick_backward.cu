@@ -27,8 +27,10 @@
 #include <type_traits>
 
 #include "core/row_label.h"
+#include "cuda/memory/blocks.cuh"
 #include "cuda/memory/divide.cuh"
 #include "cuda/memory/granule.cuh"
+#include "cuda/rows/exponents.cuh"
 #include "cuda/rows/pick.h"
 #include "cuda/rows/row_labels.cuh"
 

@@ -31,8 +31,11 @@
 
 #include "core/row_label.h"
 #include "cuda/memory/async_copy.cuh"
+#include "cuda/memory/blocks.cuh"
 #include "cuda/memory/divide.cuh"
 #include "cuda/memory/granule.cuh"
+#include "cuda/memory/lanes.cuh"
+#include "cuda/rows/exponents.cuh"
 #include "cuda/rows/pick.h"
 #include "cuda/rows/row_labels.cuh"
 #include "cuda/rows/row_sums.cuh"
@@ -199,13 +202,13 @@ __global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
   // Each thread has waited for its own copies: the tile becomes visible to all threads.
   __syncthreads();
 
-  constexpr int kRowsPerWarp = kWarpLanes / kLanes;
-  const int warp = threadIdx.x / kWarpLanes;
+  constexpr int kRowsPerWarp = kWarpSize / kLanes;
+  const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kLanes;
   // The bound is the same for all lanes of a warp, as the shuffles need all of them.
   for (int warp_row = warp * kRowsPerWarp; warp_row < tile_rows;
        warp_row += kTileThreads / kLanes) {
-    const int row = warp_row + (threadIdx.x % kWarpLanes) / kLanes;
+    const int row = warp_row + (threadIdx.x % kWarpSize) / kLanes;
     const int32_t label = row < tile_rows ? tile_labels[row] : kPaddingRow;
     const uint32_t row_offset = row * shape.row_pitch;
     uint32_t words[kWords];
@@ -314,9 +317,9 @@ constexpr int kRowsThreads = 128;
 // Threads of a block, and blocks asked for on a multiprocessor. A block per row waits for its
 // label, its row and its other warps in turn: what keeps the memory busy is other blocks, so blocks
 // of up to 256 threads are held to the 32 registers with which a multiprocessor is full of them.
-constexpr int RowsThreads(int lanes) { return lanes > kWarpLanes ? lanes : kRowsThreads; }
+constexpr int RowsThreads(int lanes) { return lanes > kWarpSize ? lanes : kRowsThreads; }
 constexpr int RowsBlocks(int lanes) {
-  const bool is_full = lanes > kWarpLanes && lanes <= 256;
+  const bool is_full = lanes > kWarpSize && lanes <= 256;
   return is_full ? ResidentBlocks(lanes, 2048 / lanes) : 0;  // 0: the compiler decides
 }
 
@@ -426,20 +429,20 @@ template <int kWarps>
 __device__ __forceinline__ PartialRow CombineWarps(PartialRow part) {
   __shared__ float maxima[kWarps];
   __shared__ float sums[kWarps];
-  const int lane = threadIdx.x % kWarpLanes;
+  const int lane = threadIdx.x % kWarpSize;
   if (lane == 0) {
-    maxima[threadIdx.x / kWarpLanes] = part.maximum;
-    sums[threadIdx.x / kWarpLanes] = part.sum;
+    maxima[threadIdx.x / kWarpSize] = part.maximum;
+    sums[threadIdx.x / kWarpSize] = part.sum;
   }
   // The warps' parts become visible to the first warp.
   __syncthreads();
-  if (threadIdx.x >= kWarpLanes) return part;
+  if (threadIdx.x >= kWarpSize) return part;
   PartialRow warp_part;
   if (lane < kWarps) {
     warp_part.maximum = maxima[lane];
     warp_part.sum = sums[lane];
   }
-  return CombineLanes<kWarpLanes>(warp_part);
+  return CombineLanes<kWarpSize>(warp_part);
 }
 
 // kLanes lanes per row: up to a warp, several rows share a block of kRowsThreads; beyond, a block
@@ -448,7 +451,7 @@ template <typename T, int kLanes, int kBatch>
 __global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
     PickForwardRowsKernel(const T* __restrict__ logits, DeviceRowLabels labels,
                           RowResults<float> results, int64_t rows, int32_t V, int32_t blank) {
-  constexpr bool kIsBlockPerRow = kLanes > kWarpLanes;
+  constexpr bool kIsBlockPerRow = kLanes > kWarpSize;
   constexpr int kRowsPerBlock = kIsBlockPerRow ? 1 : kRowsThreads / kLanes;
   const int lane = threadIdx.x % kLanes;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock;
@@ -469,8 +472,8 @@ __global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
     }
     part = SumShareOfRow<T, kLanes, kBatch>(row_logits, logits, logits + rows * V, V, lane);
   }
-  part = CombineLanes<kIsBlockPerRow ? kWarpLanes : kLanes>(part);
-  if constexpr (kIsBlockPerRow) part = CombineWarps<kLanes / kWarpLanes>(part);
+  part = CombineLanes<kIsBlockPerRow ? kWarpSize : kLanes>(part);
+  if constexpr (kIsBlockPerRow) part = CombineWarps<kLanes / kWarpSize>(part);
   if (lane == 0 && row < rows) {
     if (is_padding) {
       StorePaddingRow(results, row);
@@ -529,26 +532,26 @@ cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t b
 __global__ void __launch_bounds__(kRowsThreads)
     PickForwardDoubleKernel(const double* __restrict__ logits, DeviceRowLabels labels,
                             RowResults<double> results, int64_t rows, int32_t V, int32_t blank) {
-  const uint32_t lane = threadIdx.x % kWarpLanes;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kRowsThreads / kWarpLanes);
-  const int64_t row = first_row + threadIdx.x / kWarpLanes;
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kRowsThreads / kWarpSize);
+  const int64_t row = first_row + threadIdx.x / kWarpSize;
   if (row >= rows) return;
-  const int32_t label = RowLabelRun(labels, first_row).Label(threadIdx.x / kWarpLanes);
+  const int32_t label = RowLabelRun(labels, first_row).Label(threadIdx.x / kWarpSize);
   if (IsPaddingRow(label, V)) {
     if (lane == 0) StorePaddingRow(results, row);
     return;
   }
   const double* row_logits = logits + row * V;
   double maximum = kMinusInfinity<double>;
-  for (uint32_t v = lane; v < static_cast<uint32_t>(V); v += kWarpLanes) {
+  for (uint32_t v = lane; v < static_cast<uint32_t>(V); v += kWarpSize) {
     maximum = fmax(maximum, row_logits[v]);
   }
-  const double reference = ExponentReference(MaxOverLanes<kWarpLanes>(maximum));
+  const double reference = ExponentReference(MaxOverLanes<kWarpSize>(maximum));
   double sum = 0;
-  for (uint32_t v = lane; v < static_cast<uint32_t>(V); v += kWarpLanes) {
+  for (uint32_t v = lane; v < static_cast<uint32_t>(V); v += kWarpSize) {
     sum += exp(row_logits[v] - reference);
   }
-  sum = SumOverLanes<kWarpLanes>(sum);
+  sum = SumOverLanes<kWarpSize>(sum);
   if (lane == 0) {
     StoreRow(results, row, reference, sum, 0., row_logits[blank],
              row_logits[label == kNoLabel ? blank : label], label);
@@ -558,8 +561,8 @@ __global__ void __launch_bounds__(kRowsThreads)
 cudaError_t LaunchPickForwardDouble(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
                                     const double* logits, const DeviceRowLabels& labels,
                                     const RowResults<double>& results) {
-  PickForwardDoubleKernel<<<CountBlocks(rows, kRowsThreads / kWarpLanes), kRowsThreads, 0,
-                            stream>>>(logits, labels, results, rows, V, blank);
+  PickForwardDoubleKernel<<<CountBlocks(rows, kRowsThreads / kWarpSize), kRowsThreads, 0, stream>>>(
+      logits, labels, results, rows, V, blank);
   return cudaGetLastError();
 }
 

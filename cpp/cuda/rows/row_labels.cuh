@@ -24,6 +24,11 @@ struct DeviceRowLabels {
   Divider lines;
 };
 
+__device__ __forceinline__ bool IsPaddingRow(int32_t label, int32_t V) {
+  static_assert(kNoLabel == -1, "the comparison takes [-1, V) as one range");
+  return static_cast<uint32_t>(label) + 1u > static_cast<uint32_t>(V);
+}
+
 class RowLabelRun {
  public:
   __device__ __forceinline__ RowLabelRun(const DeviceRowLabels& labels, int64_t first_row)

@@ -6,12 +6,10 @@
 #include <cstdint>
 
 #include "core/row_label.h"
-#include "cuda/memory/granule.cuh"
+#include "cuda/memory/lanes.cuh"
+#include "cuda/rows/exponents.cuh"
 
 namespace jax_rnnt::cuda {
-
-constexpr int kWarpLanes = 32;
-constexpr unsigned int kAllLanes = 0xffffffffu;
 
 template <typename Acc>
 struct RowResults {
@@ -51,24 +49,6 @@ __device__ __forceinline__ Acc ExponentReference(Acc maximum) {
 // What ScaledExp of a row's elements takes, 0 where its large maximum has been subtracted.
 __device__ __forceinline__ ScaledMaximum ScaleForSum(float reference) {
   return ScaleMaximum(IsLargeMaximum(reference) ? 0.f : reference);
-}
-
-template <int kLanes, typename Acc>
-__device__ __forceinline__ Acc MaxOverLanes(Acc maximum) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    maximum = fmax(maximum, __shfl_xor_sync(kAllLanes, maximum, distance));
-  }
-  return maximum;
-}
-
-template <int kLanes, typename Acc>
-__device__ __forceinline__ Acc SumOverLanes(Acc sum) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, distance);
-  }
-  return sum;
 }
 
 // Part of a row: sum_v exp(x_v - ExponentReference(maximum)) over it.
