@@ -27,6 +27,8 @@
 #include "cuda/joint/gradients.h"
 #include "cuda/joint/hidden.h"
 #include "cuda/joint/list.h"
+#include "cuda/joint/pack.h"
+#include "cuda/joint/shape.h"
 #include "cuda/memory/granule.cuh"
 #include "device_array.h"
 

@@ -9,6 +9,7 @@
 #include "cuda/joint/forward.h"
 #include "cuda/joint/gradients.h"
 #include "cuda/joint/hidden.h"
+#include "cuda/joint/pack.h"
 #include "cuda/lattice/lattice.h"
 #include "cuda/rows/pick.h"
 #include "ffi/joint.h"

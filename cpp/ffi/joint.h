@@ -12,8 +12,10 @@
 #include <string_view>
 #include <utility>
 
-#include "cuda/joint/forward.h"
+#include "cuda/joint/gradients.h"
 #include "cuda/joint/list.h"
+#include "cuda/joint/pack.h"
+#include "cuda/joint/shape.h"
 #include "ffi/buffers.h"
 #include "xla/ffi/api/ffi.h"
 

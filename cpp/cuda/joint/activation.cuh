@@ -8,7 +8,9 @@
 #ifndef JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 #define JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 
-#include "cuda/joint/forward.h"
+#include <type_traits>
+
+#include "cuda/joint/shape.h"
 #include "cuda/rows/exponents.cuh"
 
 namespace jax_rnnt::cuda {
@@ -165,6 +167,23 @@ __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
       x[i] = SigmoidSlope(x[i], copysignf(w0, x[i]), a);
       x[i + 1] = SigmoidSlope(x[i + 1], copysignf(w1, x[i + 1]), b);
     }
+  }
+}
+
+// Calls body(std::integral_constant<Activation, activation>()).
+template <typename Body>
+__device__ __forceinline__ void DispatchActivation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::kNone:
+      return body(std::integral_constant<Activation, Activation::kNone>());
+    case Activation::kTanh:
+      return body(std::integral_constant<Activation, Activation::kTanh>());
+    case Activation::kRelu:
+      return body(std::integral_constant<Activation, Activation::kRelu>());
+    case Activation::kSilu:
+      return body(std::integral_constant<Activation, Activation::kSilu>());
+    case Activation::kGelu:
+      return body(std::integral_constant<Activation, Activation::kGelu>());
   }
 }
 

@@ -28,9 +28,14 @@
 #include <limits>
 
 #include "core/row_label.h"
+#include "cuda/joint/activation_blocks.cuh"
 #include "cuda/joint/forward.h"
+#include "cuda/joint/log_softmax_epilogue.cuh"
+#include "cuda/joint/plan.cuh"
+#include "cuda/joint/products.cuh"
+#include "cuda/joint/run_tile.cuh"
 #include "cuda/joint/tile.cuh"
-#include "cuda/memory/granule.cuh"
+#include "cuda/memory/lanes.cuh"
 #include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
@@ -44,42 +49,6 @@ struct ForwardArguments {
   uint32_t column_tiles;  // of a sequence
   RowResults<float> results;
 };
-
-// ---------------------------------------------------------------------------------------- Packing
-
-// A block per slice of a chunk, a thread per column: kernel rows are read along V, and each column
-// becomes a line, swizzled as the products want it. Zeros beyond H and V, biases of -inf beyond V.
-template <typename T>
-__global__ void __launch_bounds__(kWgmmaColumns)
-    PackColumns(const T* __restrict__ kernel, const T* __restrict__ bias, int32_t H, int32_t V,
-                unsigned char* __restrict__ packed_kernel, float* __restrict__ packed_bias) {
-  const int slices = gridDim.x;
-  const int slice = blockIdx.x;
-  const int line = threadIdx.x;
-  const int64_t v = static_cast<int64_t>(blockIdx.y) * kWgmmaColumns + ColumnOfLine(line);
-  unsigned char* target =
-      packed_kernel + ((static_cast<int64_t>(blockIdx.y) * slices + slice) * kWgmmaColumns + line) *
-                          kSliceLineBytes;
-#pragma unroll
-  for (int chunk = 0; chunk < kSliceLineBytes / kGranuleBytes; ++chunk) {
-    float values[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int64_t h = static_cast<int64_t>(slice) * kSliceDepth + chunk * 8 + i;
-      values[i] = h < H && v < V ? ToAccumulator(kernel[h * V + v]) : 0.f;
-    }
-    reinterpret_cast<uint4*>(target)[SwizzledChunk<kSliceLineBytes>(line, chunk)] =
-        Granule<T>::Pack(values);
-  }
-  if (slice == 0) {
-    packed_bias[static_cast<int64_t>(blockIdx.y) * kWgmmaColumns + line] =
-        v >= V            ? kMinusInfinity<float>
-        : bias == nullptr ? 0.f
-                          : ToAccumulator(bias[v]);
-  }
-}
-
-// ------------------------------------------------------------------------------------------ Tiles
 
 template <int kTileFrames, typename T>
 __device__ __forceinline__ Tile TileAt(uint32_t index, const ForwardArguments<T>& arguments) {
@@ -100,105 +69,6 @@ __device__ __forceinline__ void StorePaddingTile(const ForwardArguments<T>& argu
     StorePaddingRow(arguments.results, CellRow(arguments.inputs, tile, frame, column));
   }
 }
-
-// --------------------------------------------------------------------------------------- Epilogue
-
-// The log-softmax of a thread's two rows, over the columns whose logits the thread has; a quad has
-// all of them.
-class LogSoftmaxEpilogue {
- public:
-  // `label` is both rows'; kPaddingRow and kNoLabel match no column.
-  __device__ __forceinline__ LogSoftmaxEpilogue(int32_t V, int32_t blank, int32_t label)
-      : V_(V), blank_(blank), label_(label) {}
-
-  __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kWgmmaAccumulators]) {
-    const int32_t left = V_ - first_v - FirstLaneColumn();
-    if (V_ - first_v < kWgmmaColumns) {
-#pragma unroll
-      for (int i = 0; i < kWgmmaAccumulators; ++i) {
-        if (AccumulatorColumn(i) >= left) logits[i] = kMinusInfinity<float>;
-      }
-    }
-    Pick(blank_, first_v, logits, blank_logits_);
-    Pick(label_, first_v, logits, label_logits_);
-    Add<0>(logits);
-    Add<1>(logits);
-    // Labels and large maxima made branches; the products that follow take whole warps.
-    __syncwarp();
-  }
-
-  // Row `row` of the thread's two, merged over the quad, in all of its lanes.
-  __device__ __forceinline__ PartialRow Merge(int row) const {
-    PartialRow merged;
-    const PartialRow part = parts_[row];
-    merged.maximum = MaxOverLanes<4>(part.maximum);
-    merged.sum = SumOverLanes<4>(part.sum * RescaleFactor(part.maximum, merged.maximum));
-    return merged;
-  }
-  // A NaN may be lost here, but not from the sum.
-  __device__ __forceinline__ float BlankLogit(int row) const {
-    return MaxOverLanes<4>(blank_logits_[row]);
-  }
-  __device__ __forceinline__ float LabelLogit(int row) const {
-    return MaxOverLanes<4>(label_logits_[row]);
-  }
-
- private:
-  // Keeps the logits of column v if the thread has it.
-  static __device__ __forceinline__ void Pick(int32_t v, int32_t first_v,
-                                              const float (&logits)[kWgmmaAccumulators],
-                                              float (&picked)[2]) {
-    const AccumulatorPlace place = PlaceOf(v, first_v);
-    if (!place.is_here) return;
-#pragma unroll
-    for (int j = 0; j < kWgmmaColumns / 8; ++j) {
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const float logit = place.is_odd ? logits[4 * j + 2 * row + 1] : logits[4 * j + 2 * row];
-        picked[row] = place.group == j ? logit : picked[row];
-      }
-    }
-  }
-
-  template <int kRow>
-  __device__ __forceinline__ void Add(float (&logits)[kWgmmaAccumulators]) {
-    PartialRow& part = parts_[kRow];
-    float maxima[2] = {part.maximum, kMinusInfinity<float>};
-#pragma unroll
-    for (int i = 2 * kRow; i < kWgmmaAccumulators; i += 4) {
-      maxima[0] = fmaxf(maxima[0], logits[i]);
-      maxima[1] = fmaxf(maxima[1], logits[i + 1]);
-    }
-    const float maximum = fmaxf(maxima[0], maxima[1]);
-    const float reference = ExponentReference(maximum);
-    const ScaledMaximum scaled = ScaleForSum(reference);
-    if (IsLargeMaximum(reference)) {
-#pragma unroll
-      for (int i = 2 * kRow; i < kWgmmaAccumulators; i += 4) {
-        logits[i] -= reference;
-        logits[i + 1] -= reference;
-      }
-    }
-    float sums[2] = {0.f, 0.f};
-#pragma unroll
-    for (int i = 2 * kRow; i < kWgmmaAccumulators; i += 4) {
-      sums[0] += ScaledExp(logits[i], scaled.scaled);
-      sums[1] += ScaledExp(logits[i + 1], scaled.scaled);
-    }
-    part.sum = fmaf(part.sum, RescaleFactor(part.maximum, maximum),
-                    (sums[0] + sums[1]) * Exp2(-scaled.residual));
-    part.maximum = maximum;
-  }
-
-  int32_t V_;
-  int32_t blank_;
-  int32_t label_;
-  PartialRow parts_[2];
-  float blank_logits_[2] = {kMinusInfinity<float>, kMinusInfinity<float>};
-  float label_logits_[2] = {kMinusInfinity<float>, kMinusInfinity<float>};
-};
-
-// ----------------------------------------------------------------------------------------- Kernel
 
 template <typename T, int kWarpgroups>
 __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
@@ -271,27 +141,6 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArgum
 
 }  // namespace
 
-// Chunks are the packing grid's second dimension.
-constexpr int kMaxChunks = 65535;
-
-JointPackedBytes PackedJointBytes(int32_t H, int32_t V) {
-  const JointPlan plan = MakePlan({1, 1, 1, H, V});
-  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return {0, 0};
-  const int64_t lines = RoundUp(V, kWgmmaColumns);
-  return {lines * RoundUp(H, kBlockDepth) * 2, lines * static_cast<int64_t>(sizeof(float))};
-}
-
-template <typename T>
-cudaError_t JointPack(cudaStream_t stream, int32_t H, int32_t V, const T* kernel, const T* bias,
-                      void* packed_kernel, float* packed_bias) {
-  const JointPlan plan = MakePlan({1, 1, 1, H, V});
-  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return cudaErrorInvalidValue;
-  PackColumns<T>
-      <<<dim3(plan.depth_blocks * kSlicesPerBlock, plan.chunks), kWgmmaColumns, 0, stream>>>(
-          kernel, bias, H, V, static_cast<unsigned char*>(packed_kernel), packed_bias);
-  return cudaGetLastError();
-}
-
 template <typename T>
 cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
                          int32_t blank, const T* encoder, const T* predictor,
@@ -310,11 +159,9 @@ cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activatio
                               : LaunchTiles<T, 1>(stream, plan, arguments);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                \
-  template cudaError_t JointPack<T>(cudaStream_t, int32_t, int32_t, const T*, const T*, void*, \
-                                    float*);                                                   \
-  template cudaError_t JointForward<T>(                                                        \
-      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const void*,   \
+#define JAX_RNNT_INSTANTIATE(T)                                                              \
+  template cudaError_t JointForward<T>(                                                      \
+      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const void*, \
       const float*, const int32_t*, const int32_t*, float*, float*, float*, float*)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);

@@ -88,22 +88,6 @@ __device__ __forceinline__ void StoreFour(float* target, int count, float4 value
   }
 }
 
-template <int kCount>
-__device__ __forceinline__ void DifferentiateAny(Activation activation, float (&x)[kCount]) {
-  switch (activation) {
-    case Activation::kNone:
-      return Differentiate<Activation::kNone>(x);
-    case Activation::kTanh:
-      return Differentiate<Activation::kTanh>(x);
-    case Activation::kRelu:
-      return Differentiate<Activation::kRelu>(x);
-    case Activation::kSilu:
-      return Differentiate<Activation::kSilu>(x);
-    case Activation::kGelu:
-      return Differentiate<Activation::kGelu>(x);
-  }
-}
-
 template <typename T, bool kHasGranules>
 __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
     JointHiddenKernel(const HiddenArguments<T> arguments) {
@@ -185,7 +169,8 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
           Granule<T>::Unpack(loaded[j][kThreadFrames], slopes);
 #pragma unroll
           for (int k = 0; k < kElements; ++k) slopes[k] += encoder[i][k];
-          DifferentiateAny(arguments.activation, slopes);
+          DispatchActivation(arguments.activation,
+                             [&](auto tag) { Differentiate<decltype(tag)::value>(slopes); });
           Granule<T>::Unpack(loaded[j][i], values);
 #pragma unroll
           for (int k = 0; k < kElements; ++k) {

@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "cuda/joint/forward.h"
 #include "cuda/joint/list.h"
+#include "cuda/joint/shape.h"
 
 namespace jax_rnnt::cuda {
 

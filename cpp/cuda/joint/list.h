@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cuda/joint/forward.h"
+#include "cuda/joint/shape.h"
 
 namespace jax_rnnt::cuda {
 
