@@ -1,4 +1,4 @@
-// The mark of a function that host and device share.
+// JAX_RNNT_HOST_DEVICE marks a function that host and device share.
 #ifndef JAX_RNNT_CORE_HOST_DEVICE_H_
 #define JAX_RNNT_CORE_HOST_DEVICE_H_
 

@@ -1,4 +1,4 @@
-// What every handler knows of buffers: their checks, their element types, their pointers.
+// The buffers of a handler: their checks, their element types, their pointers.
 //
 // This room (cpp/ffi) is the only one that knows XLA. A handler is a template over the backend; it
 // checks its buffers and calls one function of the backend, and nothing else: it never

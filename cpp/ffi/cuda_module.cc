@@ -101,7 +101,8 @@ struct CudaBackend {
   }
 };
 
-// Fit for command buffers: no handler synchronises, allocates or copies to the host.
+// Every handler may be part of a command buffer, XLA's CUDA graph: none synchronises, allocates or
+// copies to the host.
 #define JAX_RNNT_DEFINE_HANDLER(name, function, binding) \
   XLA_FFI_DEFINE_HANDLER(name, function, binding, {xla::ffi::Traits::kCmdBufferCompatible})
 

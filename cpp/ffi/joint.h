@@ -50,8 +50,8 @@ Error DispatchHalves(DataType dtype, const Body& body) {
   }
 }
 
-// The shape of a joint network from encoder (N, T, H), predictor (N, U, H) and the number of
-// symbols, whose labels (N, U) and counts (N) are checked as well.
+// Makes the shape of a joint network from encoder (N, T, H), predictor (N, U, H) and the number of
+// symbols V, and checks its labels (N, U) and counts (N).
 inline Error MakeShape(const AnyBuffer& encoder, const AnyBuffer& predictor, int64_t V,
                        const Int32Buffer& labels, const Int32Buffer& counts,
                        cuda::JointShape* shape) {

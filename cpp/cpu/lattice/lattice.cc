@@ -61,7 +61,7 @@ void LatticeBackward(const LatticeLayout& layout, int64_t cells, const Real* bla
                      Real* label_cotangents, const ParallelFor& parallel_for) {
   const auto backward = JAX_RNNT_BEST_ISA(SequenceBackward<Real>);
   if (layout.compact()) {
-    // Rows between and behind the sequences belong to none of them.
+    // Cells between and behind the sequences belong to none of them.
     std::fill(blank_cotangents, blank_cotangents + cells, Real(0));
     std::fill(label_cotangents, label_cotangents + cells, Real(0));
   }

@@ -14,7 +14,8 @@
 namespace jax_rnnt::cpu::JAX_RNNT_ISA_NAMESPACE {
 namespace {
 
-// The arcs of one frame, split: two arrays each, so that the splitting vectorises.
+// The arcs of one frame, split into an array of mantissas and one of exponents, so that the
+// splitting vectorises.
 struct SplitArcs {
   double* mantissas;
   double* exponents;
@@ -40,7 +41,7 @@ struct Workspace {
 
   SplitArcs blank;
   SplitArcs label;
-  Scaled<double>* row;  // what a frame hands to the next one, per column
+  Scaled<double>* row;  // what a frame passes to the next one, for each column
 };
 
 constexpr Scaled<double> kZero = {0, kZeroExponent<double>};

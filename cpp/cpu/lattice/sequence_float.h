@@ -1,17 +1,18 @@
-// Alpha and beta of one sequence in float, kLanes frames at a time (the equations are in
-// cpu/lattice/sequence.cc).
+// Alpha and beta of one sequence in float, kLanes frames at a time (cpu/lattice/sequence.cc has the
+// equations).
 //
-// Frames go in bands of kLanes, a lane each, the last band ending with the last frame. Lane i is
-// one column behind lane i - 1, so that a step is a piece of an anti-diagonal, whose cells do not
-// depend on each other: column s - i in lane i at step s. Arcs come, and results go, by tiles of
-// kLanes steps, which are kLanes pieces of rows transposed.
+// Frames go in bands of kLanes, a lane for each, and the last band ends with the last frame. Lane i
+// is one column behind lane i - 1: at step s it is at column s - i. A step is thus a piece of an
+// anti-diagonal, whose cells do not depend on each other. Arcs are loaded and results are stored by
+// tiles of kLanes steps, which are kLanes pieces of rows, transposed.
 //
-// Alpha and beta are rounded at every arc, and drift away from the total by some 3e-8 sqrt(T) in
-// float. Each alignment takes one blank arc of each frame, so that
+// Alpha and beta are rounded at every arc, and drift away from the total by some 3e-8 sqrt(T). Each
+// alignment takes one blank arc of each frame, so that
 //
 //   total = sum_u alpha(t, u) blank(t, u) beta(t+1, u)  for any t,
 //
-// with the drift at t: posteriors are shares of the total at a frame close behind.
+// and the total at frame t has the drift at t. Posteriors are therefore shares of a total taken at
+// a frame that is fewer than kTotalFrames frames away.
 //
 // Included by cpu/lattice/sequence.cc alone, which is compiled once for each instruction set.
 #ifndef JAX_RNNT_CPU_LATTICE_SEQUENCE_FLOAT_H_
@@ -32,7 +33,8 @@ namespace {
 static_assert(kLanes <= kMaxUnnormalizedSteps);
 static_assert(3 * kLanes <= kWorkspaceMoreColumns);
 
-// An array of one number a cell, or of two with the mantissas of a frame before its exponents.
+// An array of one number for each cell, or of two: then the mantissas of a frame come before its
+// exponents.
 template <typename T>
 struct Rows {
   T* frame(int64_t t) const { return begin + t * stride; }
@@ -55,8 +57,9 @@ JAX_RNNT_INLINE Window MakeWindow(int64_t begin, int64_t first, int64_t last) {
   return {lane(first), lane(last)};
 }
 
-// A tile is kLanes vectors, one a step: lane i of step s + k is column s + k - i of frame t + i.
-// `fill` stands where there is no cell; frames before the first one hold `before`.
+// Loads a tile: kLanes vectors, one for each step. Lane i of step s + k is column s + k - i of
+// frame t + i. A lane holds `fill` where there is no cell, and `before` in frames before the first
+// one.
 template <typename Columns>
 JAX_RNNT_INLINE void LoadTile(Rows<const float> rows, int64_t t, int64_t step, float fill,
                               float before, const Columns& columns, Floats* tile) {
@@ -92,8 +95,8 @@ struct Band {
         blank{blank_log_probs + sequence.first, sequence.stride},
         label{label_log_probs + sequence.first, sequence.stride} {}
 
-  // The log-probabilities of a tile's arcs; no arc leads out of the lattice but the last one. A
-  // frame before the first hands what it is handed to the next one.
+  // The log-probabilities of a tile's arcs: -inf for those that lead out of the lattice, all but
+  // the last blank arc. A frame before the first passes on to the next frame what it receives.
   __attribute__((always_inline)) void LoadArcs(int64_t t, int64_t step, Floats* blanks,
                                                Floats* labels) const {
     LoadTile(
@@ -109,14 +112,14 @@ struct Band {
 
   int64_t frames;
   int32_t columns;
-  int64_t first_frame;  // of the first band; up to kLanes - 1 before the first
-  int64_t steps;        // of a band, whole tiles
+  int64_t first_frame;  // of the first band, at most kLanes - 1 frames before frame 0
+  int64_t steps;        // of a band: whole tiles
   Rows<const float> blank;
   Rows<const float> label;
 };
 
-// What a band hands to the next one, per column, with room for the steps at which the lane that
-// reads or writes it is outside the lattice.
+// The numbers that a band passes to the next one, one for each column, with room for the steps at
+// which the lane that reads or writes them is outside the lattice.
 struct Border {
   Border(float* memory, int32_t columns, int32_t one)
       : size(columns + 3 * kLanes), mantissas(memory + kLanes), exponents(mantissas + size) {
@@ -131,7 +134,7 @@ struct Border {
     exponents[column] = x.exponent[lane];
   }
 
-  // Every number that a band has set was left as it came.
+  // Normalises the numbers, which a band sets as they come.
   __attribute__((always_inline)) void NormalizeAll() {
     for (int64_t i = -kLanes; i + kLanes <= size - kLanes; i += kLanes) {
       const Numbers x = Normalize({Load(mantissas + i), Load(exponents + i)});
@@ -184,7 +187,7 @@ Scaled<float> Forward(const LatticeSequence& sequence, const float* blank_log_pr
   return {from_above.mantissas[band.columns - 1], from_above.exponents[band.columns - 1]};
 }
 
-// Frames from one total to the next.
+// The number of frames from one total to the next.
 constexpr int kTotalFrames = 64;
 static_assert(kTotalFrames % kLanes == 0);
 

@@ -9,15 +9,16 @@
 namespace jax_rnnt::cpu {
 namespace {
 
-// Logits to a task: some 10 us of work at least, against about 1 us to hand a task out. A large
-// array is cut into 128 parts at least, of a few huge pages each where it can be: two threads that
-// meet in a page that nobody has touched yet both clear it (256 KB to a task: 154 ms for 1 GB; 8
-// MB: 115 ms).
+// The number of logits in a task: some 10 us of work at least, against about 1 us to hand a task
+// out. A large array is cut into 128 tasks at least, of a few huge pages each where it can be: two
+// threads that meet in a page that nobody has touched yet both clear it (256 KB to a task: 154 ms
+// for 1 GB; 8 MB: 115 ms).
 int64_t LogitsPerTask(int64_t logits) {
   return std::clamp<int64_t>(logits / 128, int64_t{1} << 16, int64_t{1} << 21);
 }
 
-// The labels of rows [begin, end), where they lie if there is one for each row, else in `storage`.
+// One label for each of rows [begin, end): labels by row where they lie, labels by column copied to
+// `storage`.
 const int32_t* LabelsOfRows(const RowLabels& labels, int64_t begin, int64_t end,
                             std::vector<int32_t>* storage) {
   if (labels.counts == nullptr) return labels.labels + begin;

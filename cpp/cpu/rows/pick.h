@@ -10,14 +10,14 @@
 
 namespace jax_rnnt::cpu {
 
-// For each row x of logits (rows, V) with as many labels, see core/row_label.h, in nats:
+// For each row x of logits (rows, V), labelled as core/row_label.h says, in nats:
 //   m = max_v x_v,  log_sum = log sum_v exp(x_v - m)
 //   blank_log_prob = (x_blank - m) - log_sum,  label_log_prob = (x_label - m) - log_sum
 // A padding row is not read: m = log_sum = 0, both log-probabilities -inf. A row of nothing but
 // -inf has m = 0, log_sum = +inf and both -inf; NaN or +inf in a row makes log_sum and both NaN.
-// Where the row has no label, its label_log_prob is -inf. The normaliser is kept as its two terms:
-// rounded to one float32 it would cost a row near 1e4 three digits. T is float, BFloat16, Float16
-// (Real float) or double (Real double).
+// Where the row has no label, its label_log_prob is -inf. The normaliser is kept as its two terms,
+// m and log_sum: rounded to one float32 it would cost a row near 1e4 three digits. T is float,
+// BFloat16, Float16 (Real float) or double (Real double).
 template <typename T, typename Real>
 void PickForward(int64_t rows, int64_t V, int64_t blank, const T* logits, const RowLabels& labels,
                  Real* blank_log_probs, Real* label_log_probs, Real* maxima, Real* log_sums,

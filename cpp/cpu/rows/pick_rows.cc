@@ -1,9 +1,11 @@
-// Pick over a range of rows, on one thread (the formulas are in cpu/rows/pick.h).
+// PickForward and PickBackward over a range of rows, on one thread (cpu/rows/pick.h has the
+// equations and the shapes).
 //
 // A row is read as the arithmetic's type first: float and double where they lie, 16-bit types
-// through a buffer that stays in the cache. Floats go through the first-level cache in pieces: of
-// each its maximum, then its sum of exponentials, while the next piece is on its way from memory.
-// What is left to do for a row (a logarithm, two differences) is done for many rows at once.
+// through a buffer that stays in the cache (cpu/rows/read_row.h). A row of floats goes through the
+// first-level cache in pieces: the maximum of a piece, then the sum of its exponentials, while the
+// next piece is on its way from memory. What is left to do for a row, a logarithm and two
+// differences, is done for kRowsTogether rows at once.
 //
 // Compiled once for each instruction set (cpu/isa.h).
 #include <math.h>
@@ -18,8 +20,9 @@
 namespace jax_rnnt::cpu::JAX_RNNT_ISA_NAMESPACE {
 namespace {
 
-// Floats to a piece of a row: 8 KB, so that this piece and the next one share a first-level cache
-// of 32 KB. Rows of 5000 come at 10.9 GB/s a core, within 6% of it with half or twice as much.
+// The number of floats in a piece of a row: 8 KB, so that a piece and the next one share a
+// first-level cache of 32 KB. Rows of 5000 come at 10.9 GB/s a core; pieces of half or twice the
+// size are within 6% of that.
 constexpr int64_t kPiece = 2048;
 
 JAX_RNNT_INLINE float MaxOf(const float* x, int64_t count) {
@@ -34,9 +37,9 @@ JAX_RNNT_INLINE float MaxOf(const float* x, int64_t count) {
   return Largest(Max(Max(most[0], most[1]), Max(most[2], most[3])));
 }
 
-// Begins to fetch what stands one piece behind x, be it of this row or of later ones, as far as the
-// second-level cache: 10.9 GB/s, against 8.5 into the first level, which has fewer lines on their
-// way at once, and 9.5 without.
+// Begins to fetch the line one piece behind x, whether it is of this row or of a later one, as far
+// as the second-level cache: 10.9 GB/s, against 8.5 with fetches into the first level, which has
+// fewer lines on their way at once, and 9.5 without fetches.
 JAX_RNNT_INLINE void FetchNextPiece(const float* x) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x + kPiece)), 0, 2);
 }
@@ -58,7 +61,7 @@ JAX_RNNT_INLINE float SumExp(const float* x, int64_t count, float reference) {
   return Sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// Reduce, of a row that fills kCount vectors at most and the last of them in part.
+// Reduce for a row of at most kCount vectors, the last of which it may fill in part.
 template <int kCount>
 JAX_RNNT_INLINE void ReduceShort(const float* x, int64_t V, float* maximum, float* sum) {
   Floats row[kCount];
@@ -97,14 +100,14 @@ JAX_RNNT_INLINE void Reduce(const float* x, int64_t V, float* maximum, float* su
       if (v > 0) total *= Exp(Broadcast(most - here))[0];
       most = here;
     }
-    // A piece whose numbers are all NaN has no maximum either, but a sum.
+    // A piece of nothing but NaN has no maximum either, but its sum is NaN.
     total += SumExp(x + v, count, most == -kInfinity ? 0 : most);
   }
   *maximum = most == -kInfinity ? 0 : most;
   *sum = total;
 }
 
-// Rows whose logarithms are taken together.
+// The number of rows whose logarithms are taken together.
 constexpr int64_t kRowsTogether = 64;
 
 // Turns, in place, each row's sum into its logarithm and the two logits into log-probabilities.
@@ -145,12 +148,12 @@ JAX_RNNT_INLINE void ScaledSoftmax(const float* x, int64_t V, float maximum, flo
     for (int64_t v = 0; v < V; ++v) result[v] = row[v];
     return;
   }
-  const Floats last = Load(x + V - kLanes);  // before the loop may write over it
+  const Floats last = Load(x + V - kLanes);  // loaded before the loop may write over it
   int64_t v = 0;
   for (; v + kLanes <= V; v += kLanes) {
     Store(result + v, scale * Exp((Load(x + v) - maximum) - log_sum));
   }
-  // The vector of the last elements, which overlaps the one before.
+  // The last vector ends with the row and overlaps the one before.
   if (v < V) Store(result + V - kLanes, scale * Exp((last - maximum) - log_sum));
 }
 

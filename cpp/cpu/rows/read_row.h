@@ -24,8 +24,8 @@ JAX_RNNT_INLINE float ToReal(BFloat16 x) {
 JAX_RNNT_INLINE float ToReal(Float16 x) {
   const uint32_t magnitude = x.bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
-  // By value and not by multiplying subnormal floats, which the caller may have told the CPU to
-  // flush.
+  // The value is converted from the integer. A product of subnormal floats could be flushed to
+  // zero, if the caller has told the CPU to.
   const float subnormal = static_cast<float>(magnitude) * 5.9604645e-8f;  // 2^-24
   uint32_t subnormal_bits;
   memcpy(&subnormal_bits, &subnormal, sizeof(subnormal_bits));

@@ -1,10 +1,10 @@
-// Activations of the joint network in float32, eight elements of one row at a time, and their
-// derivatives. All activations map 0 to a finite number, and NaN anywhere to NaN in that row at
-// least.
+// Activations of the joint network in float32, and their derivatives, for a few elements of one row
+// at a time. All activations map 0 to a finite number. A NaN among the elements gives NaN for
+// itself, and perhaps for others of the row.
 //
 // tanh, silu and gelu come down to 1 / (1 + 2^z). Two elements share one reciprocal, as ex2 and rcp
-// run at an eighth of the rate of other instructions: 1 / a = b / (a b). The absolute error of the
-// quotient is within 4e-7 of itself.
+// run at an eighth of the rate of other instructions: 1 / a = b / (a b). The error of the quotient
+// is within 4e-7 of the quotient.
 #ifndef JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 #define JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 
@@ -15,7 +15,7 @@
 
 namespace jax_rnnt::cuda {
 
-// Unlike fminf and fmaxf these give NaN if either is NaN.
+// The smaller and the larger of two numbers; unlike fminf and fmaxf, NaN if either is NaN.
 __device__ __forceinline__ float MinOrNan(float a, float b) {
 #if __CUDA_ARCH__ >= 800
   float c;
@@ -41,10 +41,10 @@ __device__ __forceinline__ float Reciprocal(float x) {
   return y;
 }
 
-// The product of two 1 + 2^z, and its reciprocal, stay normal numbers.
+// Up to this z, the product of two 1 + 2^z is a normal number, and so is its reciprocal.
 constexpr float kLargestExponent = 60.f;
 
-// z = 1 / (1 + 2^z) for z up to kLargestExponent.
+// Replaces z0 and z1, each at most kLargestExponent, by 1 / (1 + 2^z).
 __device__ __forceinline__ void SigmoidPair(float* z0, float* z1) {
   const float a = 1.f + Exp2(*z0);
   const float b = 1.f + Exp2(*z1);
@@ -53,10 +53,11 @@ __device__ __forceinline__ void SigmoidPair(float* z0, float* z1) {
   *z1 = __fmul_rn(reciprocal, a);
 }
 
-// 1 - 2 / (1 + e^2x), or near 0, where that loses its relative accuracy, two terms more of the
-// series: the next one is 2e-7 of the result at the end of the interval.
+// tanh x = 1 - 2 / (1 + e^2x). Below this |x|, where that loses its relative accuracy, tanh is
+// three terms of its series: the next one is 2e-7 of the result at the end of the interval.
 constexpr float kSmallTanh = 0.125f;
 
+// tanh x from sigmoid = 1 / (1 + e^2x).
 __device__ __forceinline__ float FinishTanh(float x, float sigmoid) {
   const float square = __fmul_rn(x, x);
   const float series = fmaf(__fmul_rn(square, x), fmaf(square, 0.133333333f, -0.333333333f), x);
@@ -64,6 +65,7 @@ __device__ __forceinline__ float FinishTanh(float x, float sigmoid) {
   return fabsf(x) < kSmallTanh ? series : quotient;
 }
 
+// Replaces each x by activation(x).
 template <Activation kActivation, int kCount>
 __device__ __forceinline__ void Activate(float (&x)[kCount]) {
   static_assert(kCount % 2 == 0);
@@ -109,15 +111,15 @@ __device__ __forceinline__ void Activate(float (&x)[kCount]) {
   }
 }
 
-// s + w s (1 - s), with s = sigmoid(y) of a y that has the sign of x, from sigmoid(-|y|): neither
-// factor comes from a difference of near numbers.
+// s + w s (1 - s), where s = sigmoid(y) and y has the sign of x. `small` is sigmoid(-|y|), from
+// which neither s nor 1 - s is a difference of near numbers.
 __device__ __forceinline__ float SigmoidSlope(float x, float w, float small) {
   const float large = 1.f - small;
   return x >= 0.f ? __fmul_rn(large, fmaf(w, small, 1.f)) : __fmul_rn(small, fmaf(w, large, 1.f));
 }
 
-// activation'(x) in place of x, with an absolute error within 1e-6. relu'(0) is 0, and relu' of NaN
-// too; other NaN stay.
+// Replaces each x by activation'(x), with an absolute error within 1e-6. relu' is 0 at 0 and at
+// NaN; tanh', silu' and gelu' keep NaN.
 template <Activation kActivation, int kCount>
 __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
   static_assert(kCount % 2 == 0);
@@ -138,7 +140,7 @@ __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
       x[i + 1] = __fmul_rn(4.f * b, 1.f - b);
     }
   } else if constexpr (kActivation == Activation::kSilu) {
-    // Beyond 40 it is 0 or 1 to within 2e-16.
+    // Beyond 40 the derivative is 0 or 1 to within 2e-16.
 #pragma unroll
     for (int i = 0; i < kCount; i += 2) {
       const float x0 = MinOrNan(fabsf(x[i]), 40.f);
@@ -150,7 +152,8 @@ __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
       x[i + 1] = SigmoidSlope(x[i + 1], copysignf(x1, x[i + 1]), b);
     }
   } else if constexpr (kActivation == Activation::kGelu) {
-    // x sigmoid(2 y) as in Activate: w = x 2 y'. Beyond 7 it is 0 or 1 to within 1e-13.
+    // gelu is x sigmoid(2 y) as in Activate: w = x 2 y'. Beyond 7 the derivative is 0 or 1 to
+    // within 1e-13.
     constexpr float kLinear = 2 * 0.797884560802865f;
     constexpr float kCubic = kLinear * 0.044715f;
 #pragma unroll
@@ -170,7 +173,7 @@ __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
   }
 }
 
-// Calls body(std::integral_constant<Activation, activation>()).
+// Calls body(std::integral_constant<Activation, activation>()), which must return nothing.
 template <typename Body>
 __device__ __forceinline__ void DispatchActivation(Activation activation, const Body& body) {
   switch (activation) {

@@ -14,22 +14,23 @@
 
 namespace jax_rnnt::cuda {
 
-// Where a tile's activations go besides shared memory.
+// The place in global memory to which a tile's activations go besides shared memory.
 template <typename T>
 struct StoredActivations {
   T* rows = nullptr;  // (cells of the tile, H), zeros for those of padding; null for nowhere
   bool has_granules = false;
 };
 
-// The activations of a warpgroup's 64 cells, a block of 64 numbers a cell at a time, into shared
-// memory. A thread takes one granule of a line for one column and every other frame. What the next
-// block needs is loaded before a block is computed.
+// Computes the activations of a warpgroup's 64 cells into shared memory, a block of 64 numbers for
+// each cell at a time. A thread takes one granule of the lines of one column and every other frame.
+// What the next block needs is loaded before a block is computed.
 template <typename T, bool kIsStored>
 class ActivationBlocks {
  public:
   static constexpr int kFrames = kWarpgroupFrames / 2;
 
-  // `lines` are the warpgroup's in the first block; the next one is block_bytes further.
+  // `lines` are the warpgroup's lines in the first block; those of the next block are block_bytes
+  // further.
   __device__ __forceinline__ ActivationBlocks(const TileInputs<T>& inputs, const Tile& tile,
                                               int warpgroup, unsigned char* lines, int block_bytes,
                                               const StoredActivations<T>& stored = {})
@@ -43,9 +44,9 @@ class ActivationBlocks {
     const int64_t H = inputs.shape.H;
     encoder_ = inputs.encoder + (static_cast<int64_t>(tile.n) * inputs.shape.T + t) * H;
     predictor_ = inputs.predictor + (static_cast<int64_t>(tile.n) * inputs.shape.U + u) * H;
-    // Frames 2 apart; those of padding are not read.
+    // The frames left for this thread, 2 apart; those of padding are not read.
     frames_ = (ReadFrames(inputs, tile.n) - t + 1) >> 1;
-    // Nor are columns of padding.
+    // Columns of padding are not read either.
     has_column_ = ColumnLabel(inputs, tile, column) != kPaddingRow;
     line_ = first_frame * kTileColumns + column;
     if constexpr (kIsStored) {
@@ -55,7 +56,7 @@ class ActivationBlocks {
     inputs_.has_granules ? Load<true>(0) : Load<false>(0);
   }
 
-  // The block's activations become visible to the warpgroup's products.
+  // Computes a block. Its activations become visible to the products of the warpgroup's four warps.
   __device__ __forceinline__ void Compute(int block) {
     Fill(block);
     FenceForAsync();
@@ -70,7 +71,7 @@ class ActivationBlocks {
     const bool has_next = block + 1 < inputs_.depth_blocks;
     if (has_next && inputs_.has_granules) Load<true>(block + 1);
     Activate(sources, block);
-    // Element by element it takes registers that `sources` must have left.
+    // Loading element by element takes the registers that `sources` must have left.
     if (has_next && !inputs_.has_granules) Load<false>(block + 1);
   }
 
@@ -79,7 +80,8 @@ class ActivationBlocks {
                        [&](auto tag) { Finish<decltype(tag)::value>(sources, block); });
   }
 
-  // Frames from next_[0] on, then the column.
+  // Loads what a block needs: the frames of the encoder from next_[0] on, then the column of the
+  // predictor.
   template <bool kHasGranules>
   __device__ __forceinline__ void Load(int block) {
     const int h = block * kBlockDepth + chunk_ * 8;
@@ -97,7 +99,7 @@ class ActivationBlocks {
     unsigned char* lines = lines_ + static_cast<int64_t>(block) * block_bytes_;
     float predictor[8];
     Granule<T>::Unpack(sources[kFrames], predictor);
-// Unrolled, the frames' numbers lie in registers side by side, more than there are.
+// Unrolled, the numbers of all frames would lie in registers side by side, more than there are.
 #pragma unroll 1
     for (int i = 0; i < kFrames; ++i) {
       float values[8];
@@ -115,7 +117,7 @@ class ActivationBlocks {
     }
   }
 
-  // The granule of the i-th frame to global memory.
+  // Stores the granule of the thread's i-th frame to global memory.
   __device__ __forceinline__ void StoreCell(int i, int block, const uint4& granule) const {
     const int count = inputs_.shape.H - block * kBlockDepth - chunk_ * 8;
     T* target = stored_ + 2 * i * kTileColumns * static_cast<int64_t>(inputs_.shape.H) +

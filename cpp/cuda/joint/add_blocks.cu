@@ -1,11 +1,12 @@
 // added[b] = sums[b] + parts[r] for every r with blocks[r] = b, in the order of r.
 //
 // Pointers: sums, added (B, L), parts (R, L) of Real; blocks (R) of int32, outside [0, B) for none.
-// Where `added` is not `sums`, it begins as a copy.
+// `added` begins as a copy of `sums`, where the two are not the same.
 //
-// Blocks of threads are (R, shares of L). Those of an r whose destination comes before in the list
-// leave; the others, one for each destination that occurs, collect its parts from r on and add them
-// in a register. So nobody else touches the share, and the order is the list's.
+// The grid of blocks is (R, shares of L). A block leaves if the destination of its r comes earlier
+// in the list. The others, one for each destination that occurs and each share, collect the
+// destination's parts from r on and add them in a register. So no other block touches the share,
+// and the order is the list's.
 #include <cstdint>
 #include <limits>
 
@@ -43,7 +44,7 @@ struct GranuleOf<double> {
   using Type = double2;
 };
 
-// Number is Real or a granule of them, `length` L in these. `sums` are read and written.
+// Number is Real or a granule of them, and `length` is L in Numbers. `sums` are read and written.
 template <typename Number>
 __global__ void __launch_bounds__(kAddThreads)
     AddBlocksKernel(Number* __restrict__ sums, const int32_t* __restrict__ blocks,
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(kAddThreads)
   if (block < 0 || block >= B) return;
   bool is_before = false;
   for (uint32_t i = threadIdx.x; i < r; i += kAddThreads) is_before |= __ldg(blocks + i) == block;
-  // The answer for the whole list before r reaches all threads.
+  // Whether the destination comes before r anywhere in the list reaches all threads.
   if (__syncthreads_or(is_before)) return;
 
   const int64_t l = static_cast<int64_t>(share) * kAddThreads + threadIdx.x;
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kAddThreads)
     const bool is_part = i < R && __ldg(blocks + i) == block;
     const unsigned int ballot = __ballot_sync(kAllLanes, is_part);
     if (lane == 0) counts[warp] = __popc(ballot);
-    // The warps' counts become visible to all threads; the last window's list has been read.
+    // The warps' counts become visible to all threads, which have read the last window's list.
     __syncthreads();
     uint32_t count = 0, place = 0;
 #pragma unroll
@@ -81,10 +82,10 @@ __global__ void __launch_bounds__(kAddThreads)
       count += counts[w];
     }
     if (is_part) list[place + __popc(ballot & ((1u << lane) - 1))] = static_cast<uint32_t>(i);
-    // The window's list becomes visible to all threads; the counts have been read.
+    // The window's list becomes visible to all threads, which have read the counts.
     __syncthreads();
     if (has_number) {
-// So many loads are under way at once; the sums keep their order.
+// Unrolled, 8 loads are under way at once; the sum keeps its order.
 #pragma unroll 8
       for (uint32_t k = 0; k < count; ++k) AddTo(sum, __ldg(parts + list[k] * length + l));
     }

@@ -14,8 +14,8 @@ namespace jax_rnnt::cuda {
 //   sums, added  (B, L), the same pointer or apart
 //   blocks       (R), any numbers: those outside [0, B) have their parts dropped
 //   parts        (R, L)
-// Rows that are whole granules of 16 bytes at aligned addresses are faster. Every part's place is
-// compared with every other: it is made for R of hundreds.
+// Rows that are whole granules of 16 bytes at aligned addresses are faster. The kernel compares
+// every part's place with every other: it is made for R of hundreds.
 template <typename Real>
 cudaError_t AddBlocks(cudaStream_t stream, int64_t B, int64_t L, int64_t R, const Real* sums,
                       const int32_t* blocks, const Real* parts, Real* added);

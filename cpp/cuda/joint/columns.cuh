@@ -1,4 +1,4 @@
-// Which columns of a chunk of logits a thread has, and where among its accumulators.
+// The columns of a chunk of logits that a thread has, and its accumulators for them.
 #ifndef JAX_RNNT_CUDA_JOINT_COLUMNS_CUH_
 #define JAX_RNNT_CUDA_JOINT_COLUMNS_CUH_
 
@@ -8,14 +8,14 @@
 
 namespace jax_rnnt::cuda {
 
-// A chunk's columns in the packed kernel: line 8 j + 2 q + e, which a product gives lane q of each
-// quad (kWgmmaAccumulators), holds this one of the chunk.
+// The column of a chunk that a line of the packed kernel holds. Of the products, lane q of each
+// quad has lines 8 j + 2 q + e (kWgmmaAccumulators).
 __host__ __device__ __forceinline__ constexpr int ColumnOfLine(int line) {
   return line / 32 * 32 + line % 8 / 2 * 8 + line / 8 % 4 * 2 + line % 2;
 }
 
-// So that accumulator i is of this column of the chunk, kLaneColumns more for each lane before this
-// one in its quad, and of the thread's row i / 2 % 2.
+// In this order accumulator i is of this column of the chunk, and kLaneColumns more for each lane
+// before this one in its quad. It is of the thread's row i / 2 % 2.
 constexpr int kLaneColumns = 8;
 __host__ __device__ __forceinline__ constexpr int AccumulatorColumn(int i) {
   return i / 16 * 32 + i % 16 / 4 * 2 + i % 2;
@@ -24,8 +24,8 @@ __host__ __device__ __forceinline__ constexpr int AccumulatorColumn(int i) {
 // This lane's first column of a chunk.
 __device__ __forceinline__ int32_t FirstLaneColumn() { return threadIdx.x % 4 * kLaneColumns; }
 
-// Where the columns of this lane have column v, given that the chunk starts at first_v: accumulator
-// 4 group + 2 row + is_odd. kPaddingRow and kNoLabel are nowhere.
+// The place of column v among this lane's accumulators, in a chunk that starts at first_v: if
+// is_here, accumulator 4 group + 2 row + is_odd. kPaddingRow and kNoLabel are nowhere.
 struct AccumulatorPlace {
   bool is_here;
   bool is_odd;

@@ -8,13 +8,14 @@
 //   label_log_prob = (logit_label - maximum) - log_sum
 //
 // Pointers (T is __nv_bfloat16 or __half):
-//   encoder (N, T, H)    predictor (N, U, H)    kernel (H, V)    bias (V) or null, of T
+//   encoder (N, T, H), predictor (N, U, H) of T
 //   labels (N, U), frames (N) of int32
 //   packed_kernel (V chunks, H slices, 256, kSliceDepth) of T, packed_bias (V chunks, 256) of float
 //   blank_log_probs, label_log_probs, maxima, log_sums (N, T, U) of float
 //
-// A block takes a tile of cells, whose logits come chunk by chunk as cuda/joint/tile.cuh says; they
-// add to the running maxima and sums of their rows and are forgotten.
+// A block takes a tile of cells, whose logits come chunk by chunk as cuda/joint/tile.cuh says. A
+// chunk's logits add to the running maxima and sums of their rows and are forgotten
+// (log_softmax_epilogue.cuh).
 //
 //   - Two rows of a thread's accumulators are two frames of one column: they share their label.
 //   - A block per tile, not one per multiprocessor: lengths differ, tiles of padding leave at once,
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   const TileInputs<T>& inputs = arguments.inputs;
   extern __shared__ unsigned char shared[];
   const Tile tile = TileAt<kTileFrames>(blockIdx.x, arguments);
-  // The answers for all columns reach all threads.
+  // Whether any thread's column has a cell reaches all threads.
   if (!__syncthreads_or(HasCell(inputs, tile))) {
     StorePaddingTile<kTileFrames>(arguments, tile);
     return;

@@ -1,4 +1,5 @@
-// What the gradients do with the logits of a chunk while they are in registers.
+// The epilogue of the gradients, which takes a chunk's logits from registers. Here the gradient of
+// a padded cell becomes zero: its row is not active.
 #ifndef JAX_RNNT_CUDA_JOINT_GRADIENT_EPILOGUE_CUH_
 #define JAX_RNNT_CUDA_JOINT_GRADIENT_EPILOGUE_CUH_
 
@@ -24,7 +25,7 @@ struct GradientsArguments {
   TileGrid grid;
   bool has_gradient_granules;    // rows of logits_gradients and bias_parts are whole granules at
                                  // aligned addresses
-  bool has_activation_granules;  // and those of activations
+  bool has_activation_granules;  // so are rows of activations
   const float* maxima;
   const float* log_sums;
   const float* blank_cotangents;
@@ -35,7 +36,8 @@ struct GradientsArguments {
   float* bias_parts;
 };
 
-// What the gradient of a row takes besides its logits; a log_sum of +inf where it is all zeros.
+// The numbers that a row's gradient takes besides its logits. A log_sum of +inf marks a row of
+// zeros, which a padded cell is.
 struct RowCotangents {
   float maximum = 0.f;
   float log_sum = -kMinusInfinity<float>;
@@ -47,7 +49,7 @@ __device__ __forceinline__ bool IsActive(const RowCotangents& row) {
   return row.log_sum < -kMinusInfinity<float> && (row.blank != 0.f || row.label != 0.f);
 }
 
-// `label` is the row's.
+// The numbers of a cell whose label is `label`.
 template <typename T>
 __device__ __forceinline__ RowCotangents LoadRow(const GradientsArguments<T>& arguments,
                                                  int64_t cell, int32_t label) {
@@ -59,12 +61,12 @@ __device__ __forceinline__ RowCotangents LoadRow(const GradientsArguments<T>& ar
   return row;
 }
 
-// Turns a thread's logits of two rows of one label into gradients and stores them.
+// Turns a thread's logits of two rows, which have one label, into gradients, and stores them.
 template <typename T>
 class GradientEpilogue {
  public:
-  // Row i of the thread's goes to gradients + i kTileColumns V, sums over the warp's rows to
-  // bias_part, if that is not null.
+  // Row i of the thread's two goes to gradients + i * kTileColumns * V, and the sums over the
+  // warp's rows to bias_part, if that is not null.
   __device__ __forceinline__ GradientEpilogue(const GradientsArguments<T>& arguments, int32_t label,
                                               const RowCotangents (&rows)[2], T* gradients,
                                               float* bias_part)
@@ -84,12 +86,14 @@ class GradientEpilogue {
           logits);
     arguments_.has_gradient_granules ? Store<true>(first_v, logits) : Store<false>(first_v, logits);
     if (bias_part_ != nullptr) StoreSums(first_v, logits);
-    // Rows and columns made branches; the products that follow take whole warps.
+    // The warp's lanes, parted by rows and columns, meet: the products that follow take whole
+    // warps.
     __syncwarp();
   }
 
  private:
-  // -(c_blank + c_label) softmax_v in place of the logits of a row.
+  // Replaces the logits of a row by -(c_blank + c_label) softmax_v; by 0 in a row that is not
+  // active.
   template <int kRow>
   __device__ __forceinline__ void Turn(float (&logits)[kWgmmaAccumulators]) const {
     const RowCotangents& row = rows_[kRow];
@@ -114,7 +118,7 @@ class GradientEpilogue {
     }
   }
 
-  // Adds a number for each row to the gradients of column v if the thread has it.
+  // Adds one number for each of the two rows to the gradients of column v, if the thread has it.
   static __device__ __forceinline__ void AddAt(int32_t v, int32_t first_v, float first,
                                                float second, float (&logits)[kWgmmaAccumulators]) {
     const AccumulatorPlace place = PlaceOf(v, first_v);
@@ -149,8 +153,8 @@ class GradientEpilogue {
     }
   }
 
-  // The gradients' sums over the warp's rows, which are lost. A lane's columns are halved with each
-  // exchange, until lane l has the eight from 8 l on.
+  // Stores the gradients' sums over the warp's rows. Each exchange halves the columns that a lane
+  // has, until lane l has the eight from 8 l on.
   __device__ __forceinline__ void StoreSums(int32_t first_v,
                                             const float (&logits)[kWgmmaAccumulators]) const {
     float sums[kWgmmaAccumulators / 2];
@@ -179,8 +183,8 @@ class GradientEpilogue {
     }
   }
 
-  // Of 2 kCount sums: those below kCount, or the others where the lane's bit kCount / 2 is set,
-  // added to those of the lane that differs in this bit.
+  // Of 2 kCount sums a lane keeps those below kCount, or the others where its bit kCount / 2 is
+  // set, and adds to them those of the lane that differs in this bit.
   template <int kCount>
   static __device__ __forceinline__ void KeepHalf(int lane, float (&sums)[kWgmmaAccumulators / 2]) {
     const bool is_upper = (lane & kCount / 2) != 0;

@@ -12,15 +12,17 @@
 //   logits_gradients (R, 16, 8, V), activations (R, 16, 8, H) of T
 //   bias_parts (R, 8, V) of float or null
 //
-// Which cotangents count as 0 and which rows become zeros is as in PickBackward.
+// Which cotangents count as 0 and which rows become zeros is as in PickBackward
+// (cuda/rows/pick_backward.cu).
 //
 // A block takes a tile of the list, or half of one where H is above 704, whose logits come chunk by
-// chunk as cuda/joint/tile.cuh says. They are turned into gradients where they are, in registers,
-// rounded and stored: a thread has eight neighbouring columns at a time, a quad 64 bytes of a row.
+// chunk as cuda/joint/tile.cuh says. The logits are turned into gradients where they are, in
+// registers, rounded and stored (gradient_epilogue.cuh): a thread has eight neighbouring columns at
+// a time, a quad 64 bytes of a row.
 //
-//   - The logits are the forward's bit for bit, products and sums being the same: so is softmax_v
-//     what the forward's log-probabilities say.
-//   - The activations go to both memories as they are computed, during the first chunk.
+//   - The logits are the forward's bit for bit, products and sums being the same. softmax_v is
+//     therefore what the forward's log-probabilities say.
+//   - The activations go to shared and to global memory as they are computed, in the first chunk.
 //   - The bias's gradient, a sum over all cells, would take another pass over the gradients. Here
 //     each warp sums its 16 rows, 56 shuffles a chunk, and stores 1 / 8 as many bytes.
 //   - Entries without a tile, and tiles of padding, are zeros that a block writes and leaves.
@@ -47,7 +49,7 @@ namespace {
 
 static_assert(kListedColumns == kTileColumns && kListedFrames == 2 * kWarpgroupFrames);
 
-// `count`, a multiple of 8, zeros by all threads of the block.
+// Stores `count` zeros, a multiple of 8, by all threads of the block.
 template <typename Number>
 __device__ __forceinline__ void StoreZeros(Number* target, int64_t count, bool has_granules) {
   constexpr int kElements = kGranuleBytes / sizeof(Number);
@@ -73,7 +75,7 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTileRows;
   T* gradients = arguments.logits_gradients + first_row * V;
   T* activation_rows = arguments.activations + first_row * H;
-  // A part for the 16 rows of each warp.
+  // Each part is of the 16 rows of a warp.
   constexpr int kPartRows = kListedCells / kBiasParts;
   float* bias_parts =
       arguments.bias_parts == nullptr ? nullptr : arguments.bias_parts + first_row / kPartRows * V;
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
             static_cast<int32_t>((number - block * arguments.grid.column_blocks) * kTileColumns)};
     has_cell = HasCell(inputs, tile);
   }
-  // The answers for all columns reach all threads.
+  // Whether any thread's column has a cell reaches all threads.
   if (!__syncthreads_or(has_cell)) {
     StoreZeros(gradients, static_cast<int64_t>(kTileRows) * V, arguments.has_gradient_granules);
     StoreZeros(activation_rows, static_cast<int64_t>(kTileRows) * H,

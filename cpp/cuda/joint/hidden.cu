@@ -5,17 +5,17 @@
 //   encoder_parts[r, i]   = sum_j d[r, i, j]
 //   predictor_parts[r, j] = sum_i d[r, i, j]
 //
-// in float32, each product by H numbers, 0 for cells of padding.
+// in float32, for each of the H numbers of a row. d is 0 for cells of padding.
 //
 // Pointers (T is float, __nv_bfloat16 or __half):
 //   encoder (N, T, H), predictor (N, U, H), hidden_gradients (R, 16, 8, H) of T
 //   labels (N, U), frames (N), tiles (R) of int32
 //   encoder_parts (R, 16, H), predictor_parts (R, 8, H) of float
 //
-// It is bound by the bytes of hidden_gradients, which are read once, and by exponentials. A block
-// takes kBlockGranules granules of 16 bytes of every row of a tile. A thread takes one of them for
-// kThreadFrames frames, column by column: its sums over columns stay in registers, those over its
-// frames go to shared memory, where the block adds them up.
+// The kernel is bound by the bytes of hidden_gradients, which are read once, and by exponentials. A
+// block takes kBlockGranules granules of 16 bytes of every row of a tile. A thread takes one of
+// them for kThreadFrames frames, column by column: its sums over columns stay in registers, those
+// over its frames go to shared memory, where the block adds them up.
 #include <cstdint>
 #include <limits>
 
@@ -36,10 +36,10 @@ constexpr int kBlockGranules = 16;
 constexpr int kThreadFrames = 2;
 constexpr int kFrameGroups = kListedFrames / kThreadFrames;
 constexpr int kHiddenThreads = kBlockGranules * kFrameGroups;
-// Columns whose loads a thread has under way at once: 4 granules of hidden_gradients.
+// The number of columns whose loads a thread has under way at once: 4 granules of hidden_gradients.
 constexpr int kColumnsAtOnce = 2;
-// Shared memory, 32 KB a block for 16-bit types, holds 6 of them. Loads of single elements
-// take more registers than 6 leave.
+// Blocks asked for on a multiprocessor. Shared memory, of which a block takes 32 KB for 16-bit
+// types, holds 6 of them. Loads of single elements take more registers than 6 blocks leave.
 constexpr int HiddenBlocks(bool has_granules) {
   return ResidentBlocks(kHiddenThreads, has_granules ? 6 : 4);
 }
@@ -60,7 +60,8 @@ struct HiddenArguments {
   float* predictor_parts;
 };
 
-// The granule at `source`, of which `count` (any number) elements are in the row; zeros beyond.
+// The granule at `source`. Elements from `count` (any number) on are beyond the row: they are not
+// read and become zeros.
 template <bool kHasGranules, typename T>
 __device__ __forceinline__ uint4 LoadRowGranule(const T* source, int count) {
   if constexpr (kHasGranules) {
@@ -75,7 +76,7 @@ __device__ __forceinline__ uint4 LoadRowGranule(const T* source, int count) {
   }
 }
 
-// Four numbers, of which `count` (any number) are in the row.
+// Stores the first `count` (any number) of four numbers to `target`; the others are beyond the row.
 template <bool kHasGranules>
 __device__ __forceinline__ void StoreFour(float* target, int count, float4 values) {
   if constexpr (kHasGranules) {
@@ -93,7 +94,8 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
     JointHiddenKernel(const HiddenArguments<T> arguments) {
   constexpr int kElements = Granule<T>::kElements;
   constexpr int kFours = kElements / 4;
-  // Of each group of frames and column: the first four elements of every granule, then the others.
+  // The sums over each group of frames, for each column: the first four elements of every granule,
+  // then the others.
   __shared__ float4 sums[kFrameGroups][kListedColumns][kFours][kBlockGranules];
   const JointShape& shape = arguments.shape;
   const int64_t H = shape.H;

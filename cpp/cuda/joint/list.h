@@ -1,6 +1,7 @@
 // Lists of tiles of lattices. A tile is 16 frames by 8 columns of one sequence's cells, those
-// beyond T or U being padding; number (n * frame_blocks + i) * column_blocks + j has frames 16 i on
-// and columns 8 j on of sequence n. Any other number in a list means no tile.
+// beyond T or U being padding. Number (n * frame_blocks + i) * column_blocks + j is the tile of
+// sequence n with frames from 16 i on and columns from 8 j on. Any other number in a list means no
+// tile.
 #ifndef JAX_RNNT_CUDA_JOINT_LIST_H_
 #define JAX_RNNT_CUDA_JOINT_LIST_H_
 

@@ -1,4 +1,4 @@
-// What the forward does with the logits of a chunk while they are in registers.
+// The forward's epilogue, which takes a chunk's logits from registers.
 #ifndef JAX_RNNT_CUDA_JOINT_LOG_SOFTMAX_EPILOGUE_CUH_
 #define JAX_RNNT_CUDA_JOINT_LOG_SOFTMAX_EPILOGUE_CUH_
 
@@ -12,11 +12,11 @@
 
 namespace jax_rnnt::cuda {
 
-// The log-softmax of a thread's two rows, over the columns whose logits the thread has; a quad has
-// all of them.
+// The log-softmax of a thread's two rows over the columns that the thread has. The four lanes of a
+// quad have all columns among them.
 class LogSoftmaxEpilogue {
  public:
-  // `label` is both rows'; kPaddingRow and kNoLabel match no column.
+  // `label` is the label of both rows; kPaddingRow and kNoLabel match no column.
   __device__ __forceinline__ LogSoftmaxEpilogue(int32_t V, int32_t blank, int32_t label)
       : V_(V), blank_(blank), label_(label) {}
 
@@ -32,11 +32,12 @@ class LogSoftmaxEpilogue {
     Pick(label_, first_v, logits, label_logits_);
     Add<0>(logits);
     Add<1>(logits);
-    // Labels and large maxima made branches; the products that follow take whole warps.
+    // The warp's lanes, parted by labels and large maxima, meet: the products that follow take
+    // whole warps.
     __syncwarp();
   }
 
-  // Row `row` of the thread's two, merged over the quad, in all of its lanes.
+  // The sum of row `row` of the thread's two, merged over the quad, in all of its lanes.
   __device__ __forceinline__ PartialRow Merge(int row) const {
     PartialRow merged;
     const PartialRow part = parts_[row];
@@ -44,7 +45,7 @@ class LogSoftmaxEpilogue {
     merged.sum = SumOverLanes<4>(part.sum * RescaleFactor(part.maximum, merged.maximum));
     return merged;
   }
-  // A NaN may be lost here, but not from the sum.
+  // The maximum over lanes may lose a NaN; the row's sum keeps it.
   __device__ __forceinline__ float BlankLogit(int row) const {
     return MaxOverLanes<4>(blank_logits_[row]);
   }

@@ -5,8 +5,8 @@
 //   packed_kernel (V chunks, H slices, 256, kSliceDepth) of T: zeros beyond H and V
 //   packed_bias (V chunks, 256) of float: -inf beyond V
 //
-// Lines of a chunk are its columns in the order of ColumnOfLine, and the granules of a line are
-// swizzled as the products want them.
+// A line holds kSliceDepth numbers of one column. The lines of a chunk are its columns in the order
+// of ColumnOfLine, and the granules of a line are swizzled as the products want them.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -22,15 +22,15 @@
 namespace jax_rnnt::cuda {
 namespace {
 
-// Chunks are the packing grid's second dimension.
+// The most chunks: they are the second dimension of the grid.
 constexpr int kMaxChunks = 65535;
 
-// A block per slice of a chunk, a thread per column: kernel rows are read along V, and each column
-// becomes a line, swizzled as the products want it. Zeros beyond H and V, biases of -inf beyond V.
+// A block takes a slice of a chunk, a thread a column: rows of the kernel are read along V, and
+// each column becomes a line.
 template <typename T>
 __global__ void __launch_bounds__(kWgmmaColumns)
-    PackColumns(const T* __restrict__ kernel, const T* __restrict__ bias, int32_t H, int32_t V,
-                unsigned char* __restrict__ packed_kernel, float* __restrict__ packed_bias) {
+    JointPackKernel(const T* __restrict__ kernel, const T* __restrict__ bias, int32_t H, int32_t V,
+                    unsigned char* __restrict__ packed_kernel, float* __restrict__ packed_bias) {
   const int slices = gridDim.x;
   const int slice = blockIdx.x;
   const int line = threadIdx.x;
@@ -71,7 +71,7 @@ cudaError_t JointPack(cudaStream_t stream, int32_t H, int32_t V, const T* kernel
                       void* packed_kernel, float* packed_bias) {
   const JointPlan plan = MakePlan({1, 1, 1, H, V});
   if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return cudaErrorInvalidValue;
-  PackColumns<T>
+  JointPackKernel<T>
       <<<dim3(plan.depth_blocks * kSlicesPerBlock, plan.chunks), kWgmmaColumns, 0, stream>>>(
           kernel, bias, H, V, static_cast<unsigned char*>(packed_kernel), packed_bias);
   return cudaGetLastError();

@@ -8,9 +8,9 @@
 
 namespace jax_rnnt::cuda {
 
-// Bytes of `kernel` and `bias` in the order in which the kernels over tiles read them; zeros where
-// they take no such sizes: both must be positive, V below 2^24, and H up to 1408, as shared memory
-// must hold a tile's activations.
+// The bytes of JointPack's two results; zeros where the kernels over tiles do not take the sizes.
+// Both must be positive, V below 2^24, and H up to 1408, as shared memory must hold a tile's
+// activations.
 struct JointPackedBytes {
   int64_t kernel;
   int64_t bias;

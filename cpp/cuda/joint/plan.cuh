@@ -1,5 +1,5 @@
-// How the kernels over tiles cut a shape up: tiles, blocks of activations, slices of the kernel,
-// and the shared memory that they take (cuda/joint/tile.cuh has the whole picture).
+// How the kernels over tiles cut a shape up: tiles of cells, blocks of activations, slices of the
+// kernel, and the shared memory that they take. cuda/joint/tile.cuh has the whole picture.
 #ifndef JAX_RNNT_CUDA_JOINT_PLAN_CUH_
 #define JAX_RNNT_CUDA_JOINT_PLAN_CUH_
 
@@ -12,12 +12,13 @@
 
 namespace jax_rnnt::cuda {
 
-// Columns of the lattice in a tile; the eight lines that a swizzle permutes are the tile's columns
-// at one frame, and each warpgroup has as many frames.
+// A tile has kTileColumns columns of the lattice, and each warpgroup has the cells of
+// kWarpgroupFrames frames. The eight lines that a swizzle permutes are the tile's columns at one
+// frame.
 constexpr int kTileColumns = 8;
 constexpr int kWarpgroupFrames = kWgmmaRows / kTileColumns;
 
-// Activations lie in blocks of 64 numbers a cell: lines of 128 bytes.
+// Activations lie in blocks of 64 numbers for each cell, which are lines of 128 bytes.
 constexpr int kBlockDepth = 64;
 constexpr int kBlockLineBytes = kBlockDepth * 2;
 constexpr int kLineGranules = kBlockLineBytes / kGranuleBytes;
@@ -31,9 +32,9 @@ constexpr int kSlicesPerBlock = kBlockDepth / kSliceDepth;
 
 constexpr int kMinStages = 3;
 constexpr int kMaxStages = 8;
-// What a block may have on compute capability 9.0.
+// The shared memory that a block may have on compute capability 9.0.
 constexpr int kMaxSharedBytes = 227 * 1024;
-// Lines of 128 bytes start at multiples of 1024, which dynamic shared memory need not.
+// Blocks of lines of 128 bytes start at multiples of 1024, which dynamic shared memory need not.
 constexpr int kAlignment = 1024;
 constexpr int kBarrierBytes = 2 * kMaxStages * sizeof(uint64_t);
 
@@ -41,12 +42,12 @@ constexpr int64_t RoundUp(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
 
-// How a shape is cut up.
+// How a shape is cut up; all zeros where it does not fit.
 struct JointPlan {
-  int warpgroups;  // that multiply; 0 where the shape does not fit
-  int stages;
-  int depth_blocks;
-  int chunks;
+  int warpgroups;    // that multiply
+  int stages;        // of the ring, each of which holds a slice
+  int depth_blocks;  // of activations: H over kBlockDepth
+  int chunks;        // of the vocabulary: V over kWgmmaColumns
   int shared_bytes;
 };
 

@@ -11,20 +11,22 @@
 
 namespace jax_rnnt::cuda {
 
-// A warpgroup's walk along the slices.
+// Multiplies a warpgroup's blocks of activations with the slices, in the order in which they come.
 template <typename T>
 class SliceProducts {
  public:
   __device__ __forceinline__ explicit SliceProducts(const SliceRing& ring)
       : ring_(ring), first_b_(WgmmaStart(ring.slices)) {}
 
-  // logits += the block of activations that starts at `a`, times the next slices. The last product
-  // is under way until Finish or the next block.
+  // Adds to the logits the products of the block of activations that starts at `a` and the next
+  // slices. The last of them is under way until Finish or the next block.
   __device__ __forceinline__ void AddBlock(uint32_t a, float (&logits)[kWgmmaAccumulators]) {
 #pragma unroll
     for (int slice = 0; slice < kSlicesPerBlock; ++slice) {
+      // The slice, which the copying thread has sent for, becomes visible to the products.
       WaitBarrier(ring_.full + position_.stage, position_.parity);
-      // Lanes may leave the wait apart; the products take whole warps.
+      // The lanes of the warp, which may leave the wait one by one, meet: products take whole
+      // warps.
       __syncwarp();
       const uint32_t b = first_b_ + position_.stage * (kSliceBytes / 16);
       FenceWgmma();
@@ -43,6 +45,7 @@ class SliceProducts {
     }
   }
 
+  // Waits for the last products, whose logits are then valid.
   __device__ __forceinline__ void Finish(float (&logits)[kWgmmaAccumulators]) {
     WaitForWgmma<0>();
     PinAccumulators(logits);
@@ -54,14 +57,17 @@ class SliceProducts {
   const SliceRing& ring_;
   uint32_t first_b_;
   RingPosition position_;
-  int unfinished_ = -1;  // the stage that the products under way read
+  int unfinished_ = -1;  // the stage that products under way read; -1 for none
 };
 
-// A warpgroup's part of the products. `activations()` is asked once for an object whose
-// Compute(block) is called for each block in turn. Each chunk ends with epilogue(first_v, logits),
-// called with the thread's logits of columns first_v on, laid out as AccumulatorColumn says, for it
-// to do with as it likes. Logits of columns beyond V mean nothing. `lines` are the warpgroup's
-// activations, its blocks block_bytes apart.
+// Computes a warpgroup's logits, chunk by chunk.
+//   lines            the warpgroup's activations, whose blocks are block_bytes apart
+//   activations()    is called once, for an object whose Compute(block) is called for each block in
+//                    turn
+//   epilogue(first_v, logits)
+//                    is called at the end of each chunk with the thread's logits of columns first_v
+//                    on, laid out as AccumulatorColumn says, for it to do with as it likes. Logits
+//                    of columns beyond V mean nothing.
 template <typename T, typename Activations, typename Epilogue>
 __device__ __forceinline__ void MultiplySlices(const TileInputs<T>& inputs, const SliceRing& ring,
                                                const unsigned char* lines, int block_bytes,
@@ -82,7 +88,7 @@ __device__ __forceinline__ void MultiplySlices(const TileInputs<T>& inputs, cons
       logits[4 * j + 1] = logits[4 * j + 3] = pair.y;
     }
     PinAccumulators(logits);
-    // Two loops: what the activations keep in registers is gone with the first.
+    // Two loops, so that the registers of the activations are free after the first.
     uint32_t a = first_a;
     if (chunk == 0) {
       auto blocks = activations();

@@ -1,4 +1,4 @@
-// A tile as a block runs it: which warpgroups multiply, which one copies.
+// A block of threads on a tile: the warpgroups that multiply, and the thread that copies.
 #ifndef JAX_RNNT_CUDA_JOINT_RUN_TILE_CUH_
 #define JAX_RNNT_CUDA_JOINT_RUN_TILE_CUH_
 
@@ -13,17 +13,18 @@
 
 namespace jax_rnnt::cuda {
 
-// With the 65536 registers of a multiprocessor spread evenly over 384 threads, each would have 168:
-// 128 accumulators and too few for the rest. The warpgroup of the copying thread gives up its own.
+// With the 65536 registers of a multiprocessor spread evenly over 384 threads, each thread would
+// have 168: 128 accumulators and too few for the rest. The warpgroup of the copying thread gives
+// its registers up to the others.
 constexpr int kCopyRegisters = 24;
 constexpr int kProductRegisters = 240;
 
 constexpr int JointThreads(int warpgroups) { return (warpgroups + 1) * kWarpgroupThreads; }
 
-// A block of JointThreads(kWarpgroups) threads: kWarpgroups of 64 rows each multiply, one more
-// copies. Each of the former calls multiply(ring, warpgroup, lines, block_bytes), in which it goes
-// through MultiplySlices once; the latter does nothing else. `shared`, from a multiple of
-// kAlignment on: depth_blocks blocks of activations, `stages` slices, then the barriers.
+// Runs a block of JointThreads(kWarpgroups) threads. kWarpgroups warpgroups of 64 rows each call
+// multiply(ring, warpgroup, lines, block_bytes), in which they go through MultiplySlices once. One
+// more warpgroup copies, and does nothing else. `shared` holds, from a multiple of kAlignment on,
+// depth_blocks blocks of activations, `stages` slices and the barriers.
 template <typename T, int kWarpgroups, typename Multiply>
 __device__ __forceinline__ void RunTile(const TileInputs<T>& inputs, unsigned char* shared,
                                         const Multiply& multiply) {
@@ -39,7 +40,7 @@ __device__ __forceinline__ void RunTile(const TileInputs<T>& inputs, unsigned ch
     }
     FenceBarrierInit();
   }
-  // The ring's barriers become visible to all threads.
+  // The ring's barriers, which thread 0 has initialised, become visible to all threads.
   __syncthreads();
 
   const int warpgroup = threadIdx.x / kWarpgroupThreads;

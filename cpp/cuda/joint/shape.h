@@ -1,4 +1,4 @@
-// What a joint network is made of, as its kernels take it.
+// The sizes and the activation of a joint network, as its kernels take them.
 #ifndef JAX_RNNT_CUDA_JOINT_SHAPE_H_
 #define JAX_RNNT_CUDA_JOINT_SHAPE_H_
 
@@ -6,13 +6,13 @@
 
 namespace jax_rnnt::cuda {
 
-// kGelu is the approximation with tanh. All are computed in float32.
+// kGelu is the approximation with tanh. All activations are computed in float32.
 enum class Activation { kNone, kTanh, kRelu, kSilu, kGelu };
 
 struct JointShape {
   int32_t N;  // sequences
   int32_t T;  // frames
-  int32_t U;  // columns: labels and one
+  int32_t U;  // columns: the most labels, and one
   int32_t H;  // width of the joint network
   int32_t V;  // vocabulary, the blank included
 };

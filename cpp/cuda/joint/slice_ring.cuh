@@ -1,4 +1,4 @@
-// The ring in shared memory through which slices of the packed kernel pass.
+// The ring in shared memory through which the slices of the packed kernel pass.
 #ifndef JAX_RNNT_CUDA_JOINT_SLICE_RING_CUH_
 #define JAX_RNNT_CUDA_JOINT_SLICE_RING_CUH_
 
@@ -10,11 +10,11 @@
 
 namespace jax_rnnt::cuda {
 
-// The ring of slices in shared memory.
+// The ring: `stages` slices and two barriers for each.
 struct SliceRing {
   unsigned char* slices;
-  uint64_t* full;   // a stage's slice has arrived
-  uint64_t* empty;  // and all warps that read it have done so
+  uint64_t* full;   // of a stage: its slice has arrived
+  uint64_t* empty;  // of a stage: all warps have read its slice
   int stages;
 };
 
@@ -30,13 +30,13 @@ struct RingPosition {
   }
 };
 
-// The copying thread: every slice once, in the order in which it lies in memory.
+// Copies every slice once, in the order in which it lies in memory. The copying thread calls this.
 __device__ __forceinline__ void CopySlices(const SliceRing& ring,
                                            const unsigned char* packed_kernel, int64_t slices) {
   RingPosition position;
 #pragma unroll 1
   for (int64_t i = 0; i < slices; ++i) {
-    // All warps have read what the stage held.
+    // All warps have read what the stage held before.
     WaitBarrier(ring.empty + position.stage, position.parity ^ 1);
     uint64_t* full = ring.full + position.stage;
     ArriveExpectBytes(full, kSliceBytes);
@@ -46,7 +46,7 @@ __device__ __forceinline__ void CopySlices(const SliceRing& ring,
   }
 }
 
-// This warp has read the stage's slice.
+// Lets the copying thread know that this warp has read the stage's slice.
 __device__ __forceinline__ void ReleaseStage(const SliceRing& ring, int stage) {
   if (threadIdx.x % kWarpSize == 0) Arrive(ring.empty + stage);
 }

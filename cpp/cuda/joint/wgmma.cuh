@@ -1,8 +1,8 @@
 // Matrix products of a warpgroup (sm_90a): D (64, 256) += A (64, 16) B (16, 256) with 16-bit A and
-// B in shared memory and float32 D in registers. They run beside the threads that started them.
+// B in shared memory and float32 D in registers. A product runs beside the threads that started it.
 //
 // Both operands lie "K-major" in shared memory: a line of kSwizzleBytes for each row of A or column
-// of B, with consecutive k, and the 16-byte chunks of each line permuted so that the same chunk of
+// of B, with consecutive k. The 16-byte chunks of each line are permuted so that the same chunk of
 // eight lines takes all banks (SwizzledChunk). Lines of 128 bytes start at multiples of 1024 bytes
 // by eights, lines of 64 bytes at multiples of 512.
 #ifndef JAX_RNNT_CUDA_JOINT_WGMMA_CUH_
@@ -27,18 +27,20 @@ constexpr int kWgmmaRows = 64;
 constexpr int kWgmmaColumns = 256;
 constexpr int kWgmmaDepth = 16;
 
-// Of a thread: d[4 j + 2 i + e] is row 16 warp + 8 i + lane / 4, column 8 j + 2 (lane % 4) + e.
+// The accumulators of a thread: d[4 j + 2 i + e] is row 16 warp + 8 i + lane / 4, column
+// 8 j + 2 (lane % 4) + e.
 constexpr int kWgmmaAccumulators = kWgmmaRows * kWgmmaColumns / kWarpgroupThreads;
 
-// Where chunk `chunk` of line `line` lies in its line.
+// The place of chunk `chunk` in line `line`.
 template <int kSwizzleBytes>
 __host__ __device__ __forceinline__ constexpr int SwizzledChunk(int line, int chunk) {
   static_assert(kSwizzleBytes == 128 || kSwizzleBytes == 64);
   return kSwizzleBytes == 128 ? chunk ^ (line & 7) : chunk ^ ((line >> 1) & 3);
 }
 
-// Where an operand's lines start, in the 32 bits in which operands of one kind differ. Adding
-// kWgmmaDepthStep moves it by kWgmmaDepth along the lines, adding 1 by 16 bytes of memory.
+// The start of an operand's lines, as the low 32 bits of its descriptor; the operands of one kind
+// differ in nothing else. Adding kWgmmaDepthStep moves the start by kWgmmaDepth along the lines,
+// adding 1 moves it by 16 bytes of memory.
 __device__ __forceinline__ uint32_t WgmmaStart(const void* lines) {
   // The distance between chunks is without meaning where lines are swizzled.
   constexpr uint32_t kUnused = 1;
@@ -46,7 +48,7 @@ __device__ __forceinline__ uint32_t WgmmaStart(const void* lines) {
 }
 constexpr uint32_t kWgmmaDepthStep = kWgmmaDepth * 2 / 16;
 
-// What Wgmma takes for an operand.
+// The descriptor of an operand, which Wgmma takes.
 template <int kSwizzleBytes>
 __device__ __forceinline__ uint64_t WgmmaDescriptor(uint32_t start) {
   static_assert(kSwizzleBytes == 128 || kSwizzleBytes == 64);
@@ -77,8 +79,8 @@ __device__ __forceinline__ void PinAccumulators(float (&d)[kWgmmaAccumulators]) 
   for (int i = 0; i < kWgmmaAccumulators; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// The instruction for a type of A and B, which it names twice: the number of an operand and the
-// type can only be written out.
+// The product for a type of A and B, "bf16" or "f16". It is a macro because the instruction's text,
+// which has the type in it, must be a literal, and names the 128 accumulators one by one.
 // clang-format off
 #define JAX_RNNT_WGMMA(type) \
   asm volatile( \
@@ -140,9 +142,11 @@ __device__ __forceinline__ void Wgmma(float (&d)[kWgmmaAccumulators], uint64_t a
 }
 #undef JAX_RNNT_WGMMA
 
-// A barrier of the threads of one warpgroup of two at most.
+// A barrier of the threads of one warpgroup, of two at most: what each of them has written before
+// becomes visible to the others.
 __device__ __forceinline__ void SyncWarpgroup(int warpgroup) {
-  // Barrier 0 is __syncthreads'. With the number in a register all 16 would count as used.
+  // Barrier 0 is that of __syncthreads. With the number in a register all 16 barriers would count
+  // as used.
   if (warpgroup == 0) {
     asm volatile("bar.sync 1, %0;" ::"n"(kWarpgroupThreads) : "memory");
   } else {
@@ -150,7 +154,8 @@ __device__ __forceinline__ void SyncWarpgroup(int warpgroup) {
   }
 }
 
-// Moves registers of the multiprocessor between warpgroups; every warp of the warpgroup calls it.
+// Give registers of the multiprocessor back, and take them, until each thread of the warpgroup has
+// kRegisters. Every warp of the warpgroup must call.
 template <int kRegisters>
 __device__ __forceinline__ void ReleaseRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));

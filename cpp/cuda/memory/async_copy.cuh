@@ -1,6 +1,6 @@
-// Copies of 4, 8 or 16 bytes a thread from global to shared memory that pass no register: cp.async
-// from sm_80, a load and a store before (20 to 30 % slower for the row kernels when an H100 did the
-// same).
+// Copies of 4, 8 or 16 bytes a thread from global to shared memory. From sm_80 on they are
+// cp.async, which passes no register; before, they are a load and a store (20 to 30 % slower for
+// the row kernels when an H100 did the same).
 #ifndef JAX_RNNT_CUDA_MEMORY_ASYNC_COPY_CUH_
 #define JAX_RNNT_CUDA_MEMORY_ASYNC_COPY_CUH_
 
@@ -43,15 +43,15 @@ __device__ __forceinline__ void CopyAsyncIf(bool condition, T* shared, const T* 
 #endif
 }
 
-// Closes the group of copies that this thread has issued since the last call.
+// Makes one group of the copies that this thread has started since the last call.
 __device__ __forceinline__ void CommitCopies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 
-// Waits until all but the newest kPending groups of this thread have arrived, for this thread to
-// read.
+// Waits until all but the newest kPending groups of this thread have arrived. This thread can then
+// read what they copied; a barrier makes it visible to others.
 template <int kPending>
 __device__ __forceinline__ void WaitForCopies() {
 #if __CUDA_ARCH__ >= 800

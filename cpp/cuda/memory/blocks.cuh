@@ -1,4 +1,4 @@
-// How many blocks of threads: to cover an array, and on a multiprocessor at once.
+// How many blocks of threads a kernel takes: to cover an array, and on a multiprocessor at once.
 #ifndef JAX_RNNT_CUDA_MEMORY_BLOCKS_CUH_
 #define JAX_RNNT_CUDA_MEMORY_BLOCKS_CUH_
 
@@ -7,7 +7,7 @@
 
 namespace jax_rnnt::cuda {
 
-// The warps that a multiprocessor holds at once.
+// The number of warps that a multiprocessor holds at once.
 #if !defined(__CUDA_ARCH__)
 constexpr int kMaxResidentWarps = 64;
 #elif __CUDA_ARCH__ == 750
@@ -18,17 +18,17 @@ constexpr int kMaxResidentWarps = 48;
 constexpr int kMaxResidentWarps = 64;
 #endif
 
-// For __launch_bounds__: as many blocks of so many threads on a multiprocessor as asked for, or as
-// many as it holds.
+// For __launch_bounds__: `wanted` blocks of so many threads on a multiprocessor, or as many as it
+// holds.
 constexpr int ResidentBlocks(int threads, int wanted) {
   const int most = kMaxResidentWarps * 32 / threads;
   return wanted < most ? wanted : most;
 }
 
-// Blocks for `items` in shares of `items_per_block`, or 0, a launch error, where they pass the
-// grid's 2^31 - 1. No tensor gets there: 2^31 blocks of the least that one takes in these kernels
-// (64 rows, 256 elements, 1 KB of logits) are 1 TB of buffers and more, 350 GB in the forward of
-// double, whose blocks take 4 rows.
+// The number of blocks that cover `items`, items_per_block each; 0, with which the launch fails,
+// where it passes the grid's 2^31 - 1. No tensor gets there: 2^31 blocks of the least that one
+// takes in these kernels (64 rows, 256 elements, 1 KB of logits) are 1 TB of buffers and more, 350
+// GB in the forward of double, whose blocks take 4 rows.
 inline unsigned int CountBlocks(int64_t items, int64_t items_per_block) {
   const int64_t blocks = (items - 1) / items_per_block + 1;
   return blocks <= std::numeric_limits<int32_t>::max() ? static_cast<unsigned int>(blocks) : 0;

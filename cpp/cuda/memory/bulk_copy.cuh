@@ -1,5 +1,5 @@
-// Bulk copies from global to shared memory and the barriers in shared memory that count their bytes
-// (sm_90): one thread starts a copy of kilobytes, which passes no register.
+// Bulk copies from global to shared memory (sm_90), and the barriers in shared memory that count
+// their bytes. One thread starts a copy of kilobytes, which passes no register.
 #ifndef JAX_RNNT_CUDA_MEMORY_BULK_COPY_CUH_
 #define JAX_RNNT_CUDA_MEMORY_BULK_COPY_CUH_
 
@@ -7,23 +7,25 @@
 
 namespace jax_rnnt::cuda {
 
+// The address by which instructions for shared memory take `pointer`.
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// A barrier's phase ends with `arrivals` arrivals and all bytes announced for it.
+// A phase of the barrier ends when `arrivals` arrivals and all bytes announced for it have come.
 __device__ __forceinline__ void InitBarrier(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
                "r"(arrivals)
                : "memory");
 }
 
-// Makes the barriers that this thread has initialised known to copies; a block barrier must follow.
+// Makes the barriers that this thread has initialised visible to bulk copies; a barrier of the
+// whole block must follow.
 __device__ __forceinline__ void FenceBarrierInit() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// Arrives and announces the bytes of copies.
+// Arrives, and announces the bytes of copies that the phase is to wait for.
 __device__ __forceinline__ void ArriveExpectBytes(uint64_t* barrier, uint32_t bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
@@ -35,8 +37,8 @@ __device__ __forceinline__ void Arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
 
-// Waits for the end of a phase: parity 0 for the first, third, ... one. A new barrier counts as
-// one whose phase of parity 1 has ended.
+// Waits until the phase of this parity has ended: 0 for the first, third, ... phase of the barrier,
+// 1 for the second, fourth, ... On a new barrier the phase of parity 1 counts as ended.
 __device__ __forceinline__ void WaitBarrier(uint64_t* barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -51,7 +53,7 @@ __device__ __forceinline__ void WaitBarrier(uint64_t* barrier, uint32_t parity) 
       : "memory");
 }
 
-// `bytes` and both pointers are multiples of 16. The bytes are counted by `barrier`.
+// Starts a copy whose bytes `barrier` counts. `bytes` and both pointers are multiples of 16.
 __device__ __forceinline__ void CopyBulk(void* shared, const void* global, uint32_t bytes,
                                          uint64_t* barrier) {
   asm volatile(

@@ -27,10 +27,11 @@ __device__ __forceinline__ void FromAccumulator(float x, __half* y) { *y = __flo
 __device__ __forceinline__ void FromAccumulator(double x, double* y) { *y = x; }
 
 // A word of 4 bytes: one float or a pair of 16-bit elements, the first in the low half.
-//   Maximum: running maximum in the form that is cheapest to update. 16-bit pairs stay packed,
-//   which halves the instructions for it: bfloat16 V = 1024 forward went from 79 % to 99 % of the
-//   copy bandwidth (H100 80GB, 2026-11). Maxima drop NaN; sums of exponentials carry it.
-//   Subtract: from each element, a number that the type holds, rounded to the type.
+//   Maximum    a running maximum, in the form that is cheapest to update. 16-bit pairs stay packed,
+//              which halves the instructions for it: bfloat16 V = 1024 forward went from 79 % to 99
+//              % of the copy bandwidth (H100 80GB, 2026-11). Maxima drop NaN; sums of exponentials
+//              keep it.
+//   Subtract   takes a number that the type holds from each element, rounded to the type.
 template <typename T>
 struct Word;
 
@@ -111,7 +112,8 @@ struct Word<__half> {
   }
 };
 
-// The word with -inf in place of the elements that are not to be kept (high: float has none).
+// The word with -inf in place of each element that is not to be kept. A float is the low element;
+// it has no high one.
 template <typename T>
 __device__ __forceinline__ uint32_t MaskWord(uint32_t word, bool keep_low, bool keep_high) {
   if constexpr (Word<T>::kElements == 1) {
@@ -156,7 +158,7 @@ struct Granule {
     return make_uint4(W::Subtract(granule.x, x), W::Subtract(granule.y, x),
                       W::Subtract(granule.z, x), W::Subtract(granule.w, x));
   }
-  // -inf in place of every element j for which column + j, modulo 2^32, is not below V.
+  // -inf in place of every element j whose column + j, modulo 2^32, is not below V.
   static __device__ __forceinline__ uint4 MaskColumns(const uint4& granule, uint32_t column,
                                                       uint32_t V) {
     return make_uint4(MaskWordColumns(granule.x, column, V),

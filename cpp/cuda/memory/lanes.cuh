@@ -1,4 +1,4 @@
-// Maxima and sums over neighbouring lanes of a warp.
+// Maxima and sums over the lanes of a warp.
 #ifndef JAX_RNNT_CUDA_MEMORY_LANES_CUH_
 #define JAX_RNNT_CUDA_MEMORY_LANES_CUH_
 
@@ -7,6 +7,8 @@ namespace jax_rnnt::cuda {
 constexpr int kWarpSize = 32;
 constexpr unsigned int kAllLanes = 0xffffffffu;
 
+// The maximum over each run of kLanes lanes, in all of its lanes; NaN is dropped. Every lane of the
+// warp must take part.
 template <int kLanes, typename Acc>
 __device__ __forceinline__ Acc MaxOverLanes(Acc maximum) {
 #pragma unroll
@@ -16,6 +18,8 @@ __device__ __forceinline__ Acc MaxOverLanes(Acc maximum) {
   return maximum;
 }
 
+// The sum over each run of kLanes lanes, in all of its lanes. Every lane of the warp must take
+// part.
 template <int kLanes, typename Acc>
 __device__ __forceinline__ Acc SumOverLanes(Acc sum) {
 #pragma unroll

@@ -9,7 +9,8 @@
 
 namespace jax_rnnt::cuda {
 
-// 8 elements from `source` on, of which `count` (any number) are in the row; zeros beyond.
+// The granule of 8 elements at `source`. Elements from `count` (any number) on are beyond the row:
+// they are not read and become zeros.
 template <bool kHasGranules, typename T>
 __device__ __forceinline__ uint4 LoadGranule(const T* source, int count) {
   if constexpr (kHasGranules) {
@@ -27,7 +28,7 @@ __device__ __forceinline__ uint4 LoadGranule(const T* source, int count) {
   }
 }
 
-// The first `count` (any number) elements of a granule to `target`.
+// Stores the first `count` (any number) elements of a granule to `target`.
 template <bool kHasGranules, typename T>
 __device__ __forceinline__ void StoreGranule(T* target, int count, const uint4& granule) {
   if constexpr (kHasGranules) {

@@ -24,10 +24,10 @@ __device__ __forceinline__ float Exp(float x) { return Exp2(x * kLog2E); }
 
 // exp(x - maximum) with one fused multiply-add for the exponent:
 //   exp(x - maximum) = ScaledExp(x, scaled) 2^-residual
-// where scaled is maximum * log2(e) rounded and residual what the rounding took away. The exponent
-// is then as good as that of the exact difference x - maximum, at any offset of the logits: 1e-3,
-// the last place of a sum near 1e4, never enters. One instruction less for each element than the
-// difference and its product.
+// where `scaled` is maximum * log2(e), rounded, and `residual` is what the rounding took away. The
+// exponent is then as good as that of the exact difference x - maximum, at any offset of the
+// logits: 1e-3, the last place of a sum near 1e4, never enters. It takes one instruction less for
+// each element than the difference and its product.
 struct ScaledMaximum {
   float scaled;
   float residual;
@@ -42,9 +42,10 @@ __device__ __forceinline__ float ScaledExp(float x, float scaled) {
   return Exp2(fmaf(x, kLog2E, -scaled));
 }
 
-// From here on, +inf among them, a maximum is subtracted from its row before and counts as 0: the
-// residual, up to 2^-4 below, would spoil the sum's last places and then overflow. Of 16-bit types
-// only bfloat16 gets here, where its numbers are 2^12 apart: differences may be rounded to it.
+// A maximum of this magnitude or above, +inf included, is subtracted from its row beforehand and
+// counts as 0. The residual, up to 2^-4 below this bound, would spoil the sum's last places and
+// then overflow. Of the 16-bit types only bfloat16 gets here, where its numbers are 2^12 apart:
+// differences may be rounded to it.
 constexpr float kLargeMaximum = 1048576.f;  // 2^20
 
 __device__ __forceinline__ bool IsLargeMaximum(float maximum) {

@@ -1,6 +1,16 @@
-// Row kernels of the loss: a log-softmax over rows of V logits of which two entries are kept, the
-// blank's and the row's own label's, and the way back from two cotangents to a row of logit
-// cotangents. Rows know nothing of lattices; core/row_label.h says what a row's label means.
+// The row kernels of the loss. PickForward takes a log-softmax over each row of V logits and keeps
+// two entries of it, the blank's and the row's own label's. PickBackward goes back from the
+// cotangents of the two to the cotangents of the row's logits. Rows know nothing of lattices;
+// core/row_label.h says what a row's label means.
+//
+//   pick_forward.cu          the forward's equations and the choice among its kernels
+//   pick_forward_tile.cuh    rows of up to 512 logits, by tiles of whole rows
+//   pick_forward_rows.cuh    every other row
+//   pick_backward.cu         the backward's equations and its kernels
+//   row_cotangents.cuh       a granule of logits turned into cotangents; which rows become zeros
+//   row_labels.cuh           labels by row and by column, as kernels read them
+//   row_sums.cuh             a row's running maximum and sum, and what is stored of it
+//   exponents.cuh            exponentials relative to a maximum
 #ifndef JAX_RNNT_CUDA_ROWS_PICK_H_
 #define JAX_RNNT_CUDA_ROWS_PICK_H_
 

@@ -8,21 +8,22 @@
 //   maxima, log_sums, blank_cotangents, label_cotangents (rows) of Acc
 //   logits_cotangents (rows, V) of T, which may be logits
 //
-// c_label counts as 0 where the label is kNoLabel, both cotangents where it marks a padding row or
-// log_sum is not finite (a row of nothing but -inf, or one with NaN or +inf).
-// Rows whose cotangents are both 0 are inactive: zeros are written and, as the rows of one granule
-// allow, no logits read. The exponent is as good as that of the exact x_v - maximum at any offset
-// of the logits (ScaledMaximum).
+// c_label counts as 0 where the label is kNoLabel. Both cotangents count as 0 in a padding row and
+// where log_sum is not finite (a row of nothing but -inf, or one with NaN or +inf). A row whose
+// cotangents are both 0 is inactive: zeros are written for it, and a granule that holds elements of
+// inactive rows alone is not read. The exponent is as good as that of the exact x_v - maximum at
+// any offset of the logits (ScaledMaximum).
 //
-// The backward is bound by its bytes: logits read, cotangents written. Two kernels:
+// The backward is bound by its bytes: logits read, cotangents written. It has two kernels:
 //
-//   PickBackwardFlatKernel: both tensors as one flat run of granules of 16 bytes that know
-//     nothing of rows; a block per 2048 (float) or 4096 (16-bit) elements, the parameters of its
-//     rows in shared memory. Each granule is written by the thread that read it, so that writing
-//     over the logits is safe. Share of the copy bandwidth by the logits' bytes alone, in float:
-//     92 % at V = 28, 95 % at V = 50, 98 to 100 % from V = 127 (H100 80GB, 2026-11).
-//   PickBackwardElementKernel: a thread per element, for double and for tensors not aligned to
-//     16 bytes. It was not tuned.
+//   PickBackwardFlatKernel takes both tensors as one flat run of granules of 16 bytes that know
+//     nothing of rows: a block for each 2048 (float) or 4096 (16-bit) elements, with the parameters
+//     of its rows in shared memory (row_cotangents.cuh). Each granule is written by the thread that
+//     read it, so that writing over the logits is safe. Share of the copy bandwidth by the logits'
+//     bytes alone, in float: 92 % at V = 28, 95 % at V = 50, 98 to 100 % from V = 127 (H100 80GB,
+//     2026-11).
+//   PickBackwardElementKernel takes a thread for each element, for double and for tensors not
+//     aligned to 16 bytes. It was not tuned.
 #include <cstdint>
 #include <type_traits>
 
@@ -40,26 +41,29 @@ namespace {
 
 // ----------------------------------------------------------------------------------------- Flat
 
-// 128 threads of 4 granules. One granule a thread has too few loads in flight: 80 to 86 %, not 95.
+// 128 threads with 4 granules each. With one granule a thread too few loads are in flight: 80 to 86
+// %, not 95.
 constexpr int kFlatThreads = 128;
 constexpr int kFlatGranules = 4;
-// Asking for 10 blocks a multiprocessor (40 warps, not 36) gave 16-bit types 2 to 4 %; 12 spilled.
+// Asking for 10 blocks a multiprocessor (40 warps, not 36) gained 2 to 4 % in 16-bit types; with
+// 12, registers spilled.
 constexpr int kFlatBlocks = ResidentBlocks(kFlatThreads, 10);
-// Rows shorter than a granule: 64 threads of one granule bound the rows' parameters to 10 KB.
+// For rows shorter than a granule, 64 threads with one granule each bound the rows' parameters to
+// 10 KB.
 constexpr int kShortRowsThreads = 64;
 constexpr int kShortRowsGranules = 1;
-// Granules inside one row, and the two picks, take branches of their own from here on: bfloat16
-// V = 500 92 to 99 %; at V = 28 to 129 the divergence costs 8 %.
+// From this V on, granules inside one row and the two picks take branches of their own: bfloat16 V
+// = 500 went from 92 to 99 %. At V = 28 to 129 the divergence costs 8 %.
 constexpr int kBranchesMinV = 256;
 
 template <typename T, int kThreads, int kGranules>
 constexpr int64_t kFlatBlockElements =
     static_cast<int64_t>(kThreads) * kGranules * Granule<T>::kElements;
 
-// A block per kThreads * kGranules granules of the flat tensors. kShortRows: V is less than the
-// elements of a granule, which may touch many rows; otherwise it touches two at most. kBranches:
-// see kBranchesMinV. Logits and cotangents aligned to 16 bytes.
-// Shared memory: row_capacity RowParameters, then as many labels and large maxima.
+// A block takes kThreads * kGranules granules of the flat tensors. kShortRows: V is less than the
+// elements of a granule, which may touch many rows; otherwise it touches two at most. kBranches: V
+// is at least kBranchesMinV. Logits and cotangents are aligned to 16 bytes. Shared memory:
+// row_capacity RowParameters, then as many labels and large maxima.
 template <typename T, int kThreads, int kGranules, bool kShortRows, bool kBranches>
 __global__ void __launch_bounds__(kThreads, kShortRows ? 1 : kFlatBlocks)
     PickBackwardFlatKernel(const T* logits, T* logits_cotangents, RowArrays<float> arrays,
@@ -138,8 +142,8 @@ cudaError_t LaunchPickBackwardFlat(cudaStream_t stream, int64_t rows, int32_t V,
                                    T* logits_cotangents) {
   constexpr int64_t kBlockElements = kFlatBlockElements<T, kThreads, kGranules>;
   const int64_t elements = rows * V;
-  // kBlockElements / V whole rows, part of a row before them and part of one after, and the
-  // inactive row. At most 12 KB: 515 rows.
+  // A block touches kBlockElements / V whole rows, part of a row before them and part of one after,
+  // and takes the inactive row besides. At most 12 KB: 515 rows.
   const int row_capacity = static_cast<int>(kBlockElements / V + 3);
   const size_t shared_bytes = row_capacity * kBlockRowBytes;
   PickBackwardFlatKernel<T, kThreads, kGranules, kShortRows, kBranches>
@@ -175,7 +179,8 @@ __device__ __forceinline__ double Softmax(double logit, double maximum, double l
   return exp((logit - maximum) - log_sum);
 }
 
-// A thread per element: it reads what it overwrites. Any alignment.
+// A thread takes an element, which it reads before it writes over it. Tensors may have any
+// alignment.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads)
     PickBackwardElementKernel(const T* logits, T* logits_cotangents,

@@ -11,21 +11,21 @@
 //
 // The maximum and the log of the sum stay apart, and every exponent is as good as the difference
 // x_v - maximum (ScaledMaximum): with logits near 1e4 the last place of maximum + log_sum is 1e-3,
-// while the difference is exact there. maximum is 0 in a row of -inf alone, so that nothing is
-// inf - inf but a row that holds +inf, whose sum is to be NaN.
+// while the difference is exact there. In a row of nothing but -inf the maximum is 0: inf - inf
+// then occurs only in a row that holds +inf, whose sum is to be NaN.
 //
-// The forward is bound by reading the logits. Two kernels split it; figures are shares of the copy
-// bandwidth by the logits' bytes alone (H100 80GB, 2026-11):
+// The forward is bound by reading the logits. Two kernels share the rows; the figures are shares of
+// the copy bandwidth by the logits' bytes alone (H100 80GB, 2026-11):
 //
-//   PickForwardTileKernel, V <= 512: a block per tile of whole rows, copied to shared memory in
-//     granules of 16 bytes; then 1 to 16 lanes per row with the row in registers. Rows this short
-//     waste the ends of their memory sectors when read one by one: float V = 28 gets 88 % from
-//     tiles, 69 % from rows.
-//   PickForwardRowsKernel, every other row: 2 to 32 lanes or a block per row, straight from global
-//     memory in one pass with a running maximum: 98 % to 105 % for rows of 2 KB and more. It takes
-//     logits of any alignment.
+//   PickForwardTileKernel (pick_forward_tile.cuh) has rows of V <= 512. A block takes a tile of
+//     whole rows, copied to shared memory in granules of 16 bytes; then 1 to 16 lanes take each
+//     row, with the row in registers. Rows this short waste the ends of their memory sectors when
+//     read one by one: float V = 28 gets 88 % from tiles, 69 % from rows.
+//   PickForwardRowsKernel (pick_forward_rows.cuh) has every other row. 2 to 32 lanes or a block
+//     take each row, straight from global memory in one pass with a running maximum: 98 % to 105 %
+//     for rows of 2 KB and more. It takes logits of any alignment.
 //
-// PickForwardDoubleKernel, a warp per row, is a plain kernel for the type of accuracy.
+// PickForwardDoubleKernel, a warp for each row, is a plain kernel for the type of accuracy.
 #include <cstdint>
 
 #include "core/row_label.h"
@@ -42,7 +42,7 @@
 namespace jax_rnnt::cuda {
 namespace {
 
-// Double is here for accuracy: one warp per row, which reads it once for the maximum and once, from
+// Double is here for accuracy: a warp takes a row, and reads it once for the maximum and once, from
 // the caches unless it is long, for the sum. Its block of kRowsThreads was not tuned.
 __global__ void __launch_bounds__(kRowsThreads)
     PickForwardDoubleKernel(const double* __restrict__ logits, DeviceRowLabels labels,

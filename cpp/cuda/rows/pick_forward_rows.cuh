@@ -17,9 +17,10 @@ namespace jax_rnnt::cuda {
 
 constexpr int kRowsThreads = 128;
 
-// Threads of a block, and blocks asked for on a multiprocessor. A block per row waits for its
-// label, its row and its other warps in turn: what keeps the memory busy is other blocks, so blocks
-// of up to 256 threads are held to the 32 registers with which a multiprocessor is full of them.
+// Threads of a block, and blocks asked for on a multiprocessor. A block that takes one row waits
+// for its label, its row and its other warps in turn, while only other blocks keep the memory busy.
+// Blocks of up to 256 threads are therefore held to 32 registers a thread, with which a
+// multiprocessor is full of them.
 constexpr int RowsThreads(int lanes) { return lanes > kWarpSize ? lanes : kRowsThreads; }
 constexpr int RowsBlocks(int lanes) {
   const bool is_full = lanes > kWarpSize && lanes <= 256;
@@ -61,9 +62,9 @@ __device__ __forceinline__ void AddGranules(uint4 (&granules)[kBatch],
 }
 
 // This lane's share of the row at `row`: every kLanes-th granule, kBatch of them in flight. The row
-// may start anywhere. Its first and last granule hold elements of its neighbours, which are masked;
-// a granule that leaves the tensor [tensor_begin, tensor_end) is not loaded, lane 0 takes the row's
-// elements in it one by one.
+// may start at any element. Its first and last granule hold elements of neighbouring rows, which
+// are masked. A granule that leaves the tensor [tensor_begin, tensor_end) is not loaded: lane 0
+// takes the row's elements in it one by one.
 template <typename T, int kLanes, int kBatch>
 __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tensor_begin,
                                                     const T* tensor_end, uint32_t V,
@@ -78,7 +79,7 @@ __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tenso
   const bool passes_end = aligned_row + static_cast<int64_t>(granules) * kElements > tensor_end;
   const uint32_t end = granules - (passes_end ? 1 : 0);
 
-  // Before the loop: after it, what this needs would be kept in 8 registers.
+  // This comes before the loop: after it, what it needs would be kept in 8 registers meanwhile.
   PartialRow part;
   if (lane == 0 && (begin != 0 || passes_end)) {
     const uint32_t head = begin != 0 ? min(kElements - skipped, V) : 0;
@@ -127,7 +128,7 @@ __device__ __forceinline__ PartialRow CombineLanes(PartialRow part) {
   return row;
 }
 
-// The parts of a block's warps; the result holds in the first warp.
+// Combines the parts of a block's warps; the result is valid in the first warp alone.
 template <int kWarps>
 __device__ __forceinline__ PartialRow CombineWarps(PartialRow part) {
   __shared__ float maxima[kWarps];
@@ -148,8 +149,8 @@ __device__ __forceinline__ PartialRow CombineWarps(PartialRow part) {
   return CombineLanes<kWarpSize>(warp_part);
 }
 
-// kLanes lanes per row: up to a warp, several rows share a block of kRowsThreads; beyond, a block
-// of kLanes threads takes a row.
+// kLanes lanes take each row: up to a warp, several rows share a block of kRowsThreads; beyond, a
+// block of kLanes threads takes one row.
 template <typename T, int kLanes, int kBatch>
 __global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
     PickForwardRowsKernel(const T* __restrict__ logits, DeviceRowLabels labels,
@@ -204,10 +205,11 @@ struct RowsSplit {
   static constexpr int kBatch = kBatchValue;
 };
 
-// Lanes follow the row's bytes so that each has 4 to 5 granules or loops: threads that outnumber
-// the granules leave 13 to 60 % of the bandwidth. 16-bit rows have twice the arithmetic in a
-// granule and are bound by instructions up to 1.5 KB, where fewer lanes spend less on combining:
-// with the packed maximum, 16 lanes in place of 32 took bfloat16 V = 1024 from 79 to 99 %.
+// The number of lanes follows the row's bytes, so that each lane has 4 to 5 granules or loops:
+// threads that outnumber the granules leave 13 to 60 % of the bandwidth. 16-bit rows have twice the
+// arithmetic in a granule and are bound by instructions up to 1.5 KB, where fewer lanes spend less
+// on combining: with the packed maximum, 16 lanes in place of 32 took bfloat16 V = 1024 from 79 to
+// 99 %.
 template <typename T>
 cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
                          const T* logits, const DeviceRowLabels& labels,

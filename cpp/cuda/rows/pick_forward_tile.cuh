@@ -18,19 +18,22 @@
 
 namespace jax_rnnt::cuda {
 
-// 256 threads and 24 KB of logits a tile up to V = 64, 32 KB beyond. Share of the copy bandwidth by
-// the tile's size: 8 KB 66 to 80 %, 16 KB 90 %, 24 to 32 KB the best, 48 KB worse for V <= 50.
+// A tile has 256 threads, and 24 KB of logits up to V = 64, 32 KB beyond. Share of the copy
+// bandwidth by the tile's size: 8 KB 66 to 80 %, 16 KB 90 %, 24 to 32 KB the best, 48 KB worse for
+// V <= 50.
 constexpr int kTileThreads = 256;
 constexpr int kTileBytesShortRows = 24 * 1024;
 constexpr int kTileBytes = 32 * 1024;
 constexpr int kTileShortRowsMaxV = 64;
 constexpr int kTileMaxV = 512;
-// Bounds the tile's labels for the shortest rows.
+// The most rows of a tile, which bounds its labels where rows are shortest.
 constexpr int kTileMaxRows = 2048;
-// Tiles start on a granule whatever V is if they have a multiple of 8 rows of at least 2 bytes.
+// With a multiple of 8 rows, of at least 2 bytes each, every tile starts on a granule whatever V
+// is.
 constexpr int kTileRowsMultiple = 8;
-// Rows of a multiple of 64 bytes would lie on the same banks of shared memory: they are moved apart
-// by a granule each (float V = 64: 59 to 90 %; the same for multiples of 32 made V = 8 slower).
+// Rows of a multiple of 64 bytes would lie on the same banks of shared memory: a granule of padding
+// after each moves them apart (float V = 64: 59 to 90 %; the same for multiples of 32 made V = 8
+// slower).
 constexpr int kBankConflictBytes = 64;
 
 struct TileShape {
@@ -40,7 +43,8 @@ struct TileShape {
   Divider divider;     // by granules a row if is_spread, else by V
 };
 
-// Whether a row is read of those that the kElements elements from `column` of `row` on touch.
+// Whether any row that the kElements elements from `column` of `row` on touch is not padding, and
+// so is read.
 template <uint32_t kElements>
 __device__ __forceinline__ bool HasReadRow(const int32_t* labels, uint32_t row, uint32_t column,
                                            uint32_t V) {
@@ -51,7 +55,8 @@ __device__ __forceinline__ bool HasReadRow(const int32_t* labels, uint32_t row, 
   return found;
 }
 
-// Starts this thread's copies of a tile's logits, leaving out granules of padding rows alone.
+// Starts this thread's copies of a tile's logits; granules in which all rows are padding are left
+// out.
 template <typename T>
 __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* labels,
                                          const T* logits, int rows, int32_t V,
@@ -84,15 +89,15 @@ __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* lab
   }
 }
 
-// The kWords words, each of a row's words lane + k * kLanes, of the row at byte `offset` of the
-// tile, -inf beyond the row's ends. A row of 16-bit elements may start or end inside a word, of
-// which the other half is a neighbour's. The first kSureWords of each lane are inside every row,
-// and none of them a row's last.
+// Loads this lane's kWords words of the row at byte `offset` of the tile: words lane + k * kLanes
+// of the row, with -inf beyond the row's ends. A row of 16-bit elements may start or end inside a
+// word, whose other half is a neighbour's. The first kSureWords words of each lane are inside every
+// row, and none of them is a row's last.
 template <typename T, int kLanes, int kWords, int kSureWords>
 __device__ __forceinline__ void LoadRowWords(const unsigned char* tile, uint32_t offset, uint32_t V,
                                              uint32_t lane, uint32_t (&words)[kWords]) {
   constexpr uint32_t kElements = Word<T>::kElements;
-  // Elements of the row's first word that are its neighbour's.
+  // The number of elements of the row's first word that are its neighbour's.
   const uint32_t skipped = kElements == 1 ? 0 : offset / sizeof(T) % kElements;
   const uint32_t end = skipped + V;
   const uint32_t* source =
@@ -104,8 +109,9 @@ __device__ __forceinline__ void LoadRowWords(const unsigned char* tile, uint32_t
       words[k] = source[k * kLanes];
     } else {
       words[k] = element < end ? source[k * kLanes] : Word<T>::kMinusInfinities;
-      // Words past the row stay as they are. A test for its last word alone would be compiled to
-      // a store to the last word's index, and the array put into a stack frame.
+      // The test holds for words past the row too, which it leaves as they are. A test for the
+      // row's last word alone would be compiled to a store to the last word's index, and the array
+      // put into a stack frame.
       if (kElements == 2 && element + 1 >= end) words[k] = MaskWord<T>(words[k], true, false);
     }
     if (kElements == 2 && k == 0 && element < skipped) {
@@ -139,15 +145,16 @@ __device__ __forceinline__ float SumOfExps(const uint32_t (&words)[kWords], floa
   return sums[0] + sums[1];
 }
 
-// Blocks asked for on a multiprocessor, as many as leave a lane registers for its words. 6 of them
-// (48 warps) fill its shared memory too; the compiler's own choice of registers leaves room for 5.
+// Blocks asked for on a multiprocessor: as many as leave a lane enough registers for its words. 6
+// blocks (48 warps) fill its shared memory too; with the compiler's own choice of registers there
+// is room for 5.
 constexpr int TileBlocks(int words) {
   return ResidentBlocks(kTileThreads, words <= 17 ? 6 : words <= 20 ? 5 : 4);
 }
 
-// A block per tile of shape.rows whole rows, then kLanes lanes per row, kWords words of 4 bytes a
-// lane: kLanes * kSureWords * 4 < V * sizeof(T) <= kLanes * kWords * 4. Logits aligned to 16 bytes.
-// Shared memory: shape.rows rows of row_pitch bytes, then shape.rows labels.
+// A block takes a tile of shape.rows whole rows; then kLanes lanes take each row, kWords words of 4
+// bytes a lane: kLanes * kSureWords * 4 < V * sizeof(T) <= kLanes * kWords * 4. Logits are aligned
+// to 16 bytes. Shared memory: shape.rows rows of row_pitch bytes, then shape.rows labels.
 template <typename T, int kLanes, int kWords, int kSureWords>
 __global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
     PickForwardTileKernel(const T* __restrict__ logits, DeviceRowLabels labels,
@@ -178,7 +185,7 @@ __global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
   constexpr int kRowsPerWarp = kWarpSize / kLanes;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kLanes;
-  // The bound is the same for all lanes of a warp, as the shuffles need all of them.
+  // The bound is the same for all lanes of a warp: the shuffles need all of them.
   for (int warp_row = warp * kRowsPerWarp; warp_row < tile_rows;
        warp_row += kTileThreads / kLanes) {
     const int row = warp_row + (threadIdx.x % kWarpSize) / kLanes;
@@ -244,7 +251,8 @@ struct TileSplit {
   static constexpr int kWords = kWordsValue;
 };
 
-// kTooFewWords: what the split before the first of these holds, less than row_words.
+// Launches with the first split that holds row_words words. kTooFewWords is what the split before
+// the first of these holds, less than row_words.
 template <typename T, int kTooFewWords, typename Split, typename... Splits, typename... Arguments>
 cudaError_t LaunchFirstFittingTile(int row_words, const Arguments&... arguments) {
   if constexpr (sizeof...(Splits) > 0) {
@@ -257,10 +265,10 @@ cudaError_t LaunchFirstFittingTile(int row_words, const Arguments&... arguments)
       arguments...);
 }
 
-// Splits of a row over lanes in ascending order of the words they hold; beyond 8 words the next is
-// at most 1.4 times the last (2 from 8 to 16), as words beyond the row cost the
-// same as its own. With the number of words known at run time only, their array goes to local
-// memory: 49 %, not 72 %, at bfloat16 V = 28.
+// The splits of a row over lanes, in ascending order of the words that they hold. Beyond 8 words a
+// split holds at most 1.4 times the words of the one before it (2 from 8 to 16), as words beyond
+// the row cost the same as its own. The number of words is a template argument: with one known at
+// run time only, the array of words goes to local memory: 49 %, not 72 %, at bfloat16 V = 28.
 template <typename T>
 cudaError_t DispatchTile(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
                          const T* logits, const DeviceRowLabels& labels,

@@ -1,5 +1,7 @@
-// What the backward knows of rows, and how it turns a granule of logits into the logits' cotangents
-// (pick_backward.cu has the equations).
+// How the backward turns logits into their cotangents: the parameters of a block's rows in shared
+// memory, and a granule of logits in registers (pick_backward.cu has the equations). Rows whose
+// gradient is zero are found here: LoadRows leaves the cotangents of padding rows, and of rows
+// whose log_sum is not finite, at 0.
 #ifndef JAX_RNNT_CUDA_ROWS_ROW_COTANGENTS_CUH_
 #define JAX_RNNT_CUDA_ROWS_ROW_COTANGENTS_CUH_
 
@@ -25,12 +27,12 @@ __device__ __forceinline__ bool IsUsableRow(int32_t label, int32_t V, Acc log_su
   return !IsPaddingRow(label, V) && log_sum < -kMinusInfinity<Acc>;
 }
 
-// What a block keeps of a row in shared memory, next to the row's label and its maximum where that
-// is large. An inactive row has cotangents of 0.
+// The parameters of a row in shared memory, beside the row's label and, where it is large, its
+// maximum. An inactive row has cotangents of 0.
 struct alignas(16) RowParameters {
   float scaled_maximum;  // 0 where the maximum is large: it is subtracted before
-  float scale;  // of ScaledExp(x_v, scaled_maximum): -(c_blank + c_label) exp(-log_sum) and
-                // what the rounding of scaled_maximum took away
+  float scale;           // the factor of ScaledExp(x_v, scaled_maximum): -(c_blank + c_label)
+                         // exp(-log_sum), times what the rounding of scaled_maximum took away
   float blank_cotangent;
   float label_cotangent;
 };
@@ -48,8 +50,9 @@ struct BlockRows {
 // Bytes of shared memory for one row of BlockRows.
 constexpr size_t kBlockRowBytes = sizeof(RowParameters) + sizeof(int32_t) + sizeof(float);
 
-// Fills the block's rows and one inactive row after them, for granules that end with the tensor.
-// Returns whether this thread met a large maximum in an active row.
+// Fills the parameters of the block's rows, and of one inactive row after them, which a granule
+// that ends with the tensor takes for its second row. Returns whether this thread met a large
+// maximum in an active row.
 __device__ __forceinline__ bool LoadRows(const RowArrays<float>& arrays, int64_t first_row,
                                          uint32_t count, int32_t V, const BlockRows& rows) {
   const RowLabelRun row_labels(arrays.labels, first_row);
@@ -61,8 +64,8 @@ __device__ __forceinline__ bool LoadRows(const RowArrays<float>& arrays, int64_t
     float large_maximum = 0.f;
     if (i < count) {
       const int64_t row = first_row + i;
-      // All loads at once, needed or not: one that waits for another lengthens the time before the
-      // block's first logits. The label, which branches, comes last.
+      // All loads start at once, needed or not: one that waits for another lengthens the time
+      // before the block's first logits. The label, which branches, comes last.
       float maximum = __ldg(arrays.maxima + row);
       const float log_sum = __ldg(arrays.log_sums + row);
       const float blank_cotangent = __ldg(arrays.blank_cotangents + row);
@@ -89,7 +92,7 @@ __device__ __forceinline__ bool LoadRows(const RowArrays<float>& arrays, int64_t
   return has_large;
 }
 
-// Whether any row is active of those that the kElements elements from `column` of `row` on touch.
+// Whether any row that the kElements elements from `column` of `row` on touch is active.
 template <int kElements, bool kShortRows>
 __device__ __forceinline__ bool IsAnyActive(const BlockRows& rows, uint32_t count, uint32_t row,
                                             uint32_t column, uint32_t V) {
@@ -104,8 +107,8 @@ __device__ __forceinline__ bool IsAnyActive(const BlockRows& rows, uint32_t coun
   return is_active;
 }
 
-// The functions below turn a granule's logits, `values`, into their cotangents; the first element
-// is that of `column` in `row`.
+// The functions below turn a granule's logits, `values`, into their cotangents. The first element
+// is column `column` of row `row`.
 
 template <int kElements>
 __device__ __forceinline__ void ToCotangentsInOneRow(const RowParameters& row, int32_t label,
@@ -126,9 +129,9 @@ __device__ __forceinline__ void ToCotangentsInOneRow(const RowParameters& row, i
   }
 }
 
-// V - column elements belong to `row`, the others to `next`, the row after it. Both by value: a
-// parameter of a reference to shared memory is loaded again wherever a select wants it, 40 loads a
-// granule.
+// The first V - column elements belong to `row`, the others to `next`, the row after it. Both are
+// passed by value: of a reference to shared memory, a parameter is loaded again wherever a select
+// wants it, 40 loads a granule.
 template <int kElements, bool kBranches>
 __device__ __forceinline__ void ToCotangentsInTwoRows(RowParameters row, RowParameters next,
                                                       int32_t label, int32_t next_label,

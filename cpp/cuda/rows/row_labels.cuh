@@ -1,5 +1,6 @@
-// The labels of a block's rows in either form of core/row_label.h. Blocks work on runs of rows: a
-// run finds its first row's line and group once, and each of its rows is two 32-bit divisions away.
+// The labels of a block's rows, in either form of core/row_label.h. A block works on a run of rows:
+// the line and group of the run's first row are found once, and each row of the run is two 32-bit
+// divisions away.
 #ifndef JAX_RNNT_CUDA_ROWS_ROW_LABELS_CUH_
 #define JAX_RNNT_CUDA_ROWS_ROW_LABELS_CUH_
 
@@ -10,7 +11,7 @@
 
 namespace jax_rnnt::cuda {
 
-// RowLabels as kernels take them.
+// RowLabels in the form that kernels take.
 struct DeviceRowLabels {
   explicit DeviceRowLabels(const RowLabels& row_labels)
       : labels(row_labels.labels),

@@ -1,5 +1,5 @@
-// What the kernels that reduce rows of logits share: a row's running maximum and sum, over the
-// lanes that hold its parts, and what is written of it (cuda/rows/pick.h has the equations).
+// A row of logits while it is reduced, and what is stored of it: a running maximum and sum, in
+// parts that lanes hold (cuda/rows/pick.h has the equations).
 #ifndef JAX_RNNT_CUDA_ROWS_ROW_SUMS_CUH_
 #define JAX_RNNT_CUDA_ROWS_ROW_SUMS_CUH_
 
@@ -27,7 +27,8 @@ __device__ __forceinline__ void StorePaddingRow(const RowResults<Acc>& results, 
   results.log_sums[row] = 0;
 }
 
-// `sum` is relative to reference + log_scale, reference being ExponentReference(maximum).
+// Stores a row whose exponentials sum to sum * exp(reference + log_scale), where reference is
+// ExponentReference(maximum).
 template <typename Acc>
 __device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t row, Acc reference,
                                          Acc sum, Acc log_scale, Acc blank_logit, Acc label_logit,
@@ -41,24 +42,26 @@ __device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t
   results.log_sums[row] = log_sum;
 }
 
+// The number that exponents are relative to: the maximum, or 0 where all is -inf.
 template <typename Acc>
 __device__ __forceinline__ Acc ExponentReference(Acc maximum) {
   return maximum == kMinusInfinity<Acc> ? 0 : maximum;
 }
 
-// What ScaledExp of a row's elements takes, 0 where its large maximum has been subtracted.
+// The `scaled` that ScaledExp takes for a row's elements, and its residual: of the reference, or of
+// 0 where the reference is large and has been subtracted from the elements.
 __device__ __forceinline__ ScaledMaximum ScaleForSum(float reference) {
   return ScaleMaximum(IsLargeMaximum(reference) ? 0.f : reference);
 }
 
-// Part of a row: sum_v exp(x_v - ExponentReference(maximum)) over it.
+// A part of a row: its maximum, and sum_v exp(x_v - ExponentReference(maximum)) over it.
 struct PartialRow {
   float maximum = kMinusInfinity<float>;
   float sum = 0.f;
 };
 
-// What the sum is multiplied with as the maximum rises. The sum below a maximum of -inf is 0 or,
-// which must last, NaN.
+// The factor of a sum when its maximum rises. The sum below a maximum of -inf is 0 or NaN, and NaN
+// must last.
 __device__ __forceinline__ float RescaleFactor(float maximum, float new_maximum) {
   return maximum == kMinusInfinity<float> ? 1.f : Exp(maximum - new_maximum);
 }
