@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import re
 import sys
 import textwrap
 
@@ -70,10 +69,6 @@ TRACE = [
 ]
 
 
-# Imports go from a room to those behind it; the commands are above all.
-ROOMS = ("", "running", "printing", "contenders", "problems", "measuring")
-
-
 def joint_case(N, T, U, H, V, model="random", frames=None, labels=None):
     full = shapes.full(N, T, U, V)
     case = shapes.JointCase.of(full, H, V, model, scale=1.0)
@@ -82,16 +77,6 @@ def joint_case(N, T, U, H, V, model="random", frames=None, labels=None):
         frames_lengths=frames or case.frames_lengths,
         labels_lengths=labels or case.labels_lengths,
     )
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_go_down_the_rooms(room):
-    below = ROOMS[ROOMS.index(room) :]
-    paths = list((BENCHMARKS / room).glob("*.py"))
-    assert paths
-    for path in paths:
-        for imported in re.findall(r"^from benchmarks(?:\.(\w+))?", path.read_text(), re.M):
-            assert imported in below, (path, imported)
 
 
 @pytest.fixture
