@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax_rnnt import reference
 from jax_rnnt._version import __version__
-from jax_rnnt._xla import oldest_jax as _oldest_jax
-from jax_rnnt._xla.ffi import custom_call_checks, register_custom_calls
+from jax_rnnt.export import custom_call_checks, register_custom_calls
 from jax_rnnt.lattice.cost import lattice_cost
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits

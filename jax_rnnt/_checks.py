@@ -40,6 +40,14 @@ def integers(name: str, value: Any) -> Integers:
     return array.astype(np.int32) if isinstance(array, jax.Array) else np.asarray(array, np.int32)
 
 
+def mask(name: str, value: Any) -> jax.Array | np.ndarray:
+    """value as an array of booleans, or TypeError; what is not JAX's stays NumPy's."""
+    array = value if isinstance(value, jax.Array) else _numpy(name, value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must be booleans, got dtype {array.dtype}.")
+    return array
+
+
 def number(name: str, value: Any) -> jax.Array:
     """value as a real scalar array, or TypeError, ValueError."""
     array = _array(name, value)
@@ -89,28 +97,34 @@ def shape(name: str, array: Any, expected: tuple[int, ...], meaning: str) -> Non
 
 
 def lengths_values(
-    name: str, value: Integers, low: int, high: int, meaning: str
+    name: str,
+    value: Integers,
+    low: int,
+    high: int,
+    meaning: str,
+    where: jax.Array | np.ndarray | None = None,
 ) -> np.ndarray | None:
-    """The lengths as NumPy has them if concrete, ValueError if one is outside [low, high]."""
-    lengths = concrete(value)
-    if lengths is not None:
-        _first_bad(
-            name, lengths, (lengths < low) | (lengths > high), f"[{low}, {high}] ({meaning})"
-        )
+    """The lengths as NumPy has them if concrete, ValueError if one is outside [low, high].
+
+    Where `where` is false a length may be anything; nothing is known while `where` is traced.
+    """
+    lengths, counted = concrete(value), True if where is None else concrete(where)
+    if lengths is None or counted is None:
+        return None
+    bad = (lengths < low) | (lengths > high)
+    _first_bad(name, lengths, bad & counted, f"[{low}, {high}] ({meaning})")
     return lengths
 
 
-def labels_values(labels: Integers, labels_lengths: np.ndarray | None, vocabulary: int) -> None:
-    """ValueError if a concrete label (..., U-1) within its concrete length is outside [0, V)."""
+def labels_values(labels: Integers, used: np.ndarray, vocabulary: int) -> None:
+    """ValueError if a concrete label that is used, by a mask of its shape, is outside [0, V)."""
     values = concrete(labels)
-    if values is None or labels_lengths is None:
-        return
-    used = np.arange(values.shape[-1]) < labels_lengths[..., None]
-    bad = used & ((values < 0) | (values >= vocabulary))
-    _first_bad("labels", values, bad, f"[0, {vocabulary}) within their lengths")
+    if values is not None:
+        bad = used & ((values < 0) | (values >= vocabulary))
+        _first_bad("labels", values, bad, f"[0, {vocabulary}) within their lengths")
 
 
-def concrete(value: Integers) -> np.ndarray | None:
+def concrete(value: jax.Array | np.ndarray) -> np.ndarray | None:
     """value on the host, or None if it is traced or not all here."""
     if isinstance(value, np.ndarray):
         return value

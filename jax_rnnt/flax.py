@@ -167,7 +167,7 @@ class RNNTJoint(nnx.Module):
             frames_lengths: (...) integers T_n in [1, T].
             labels_lengths: (...) integers U_n in [0, U - 1].
             **options: those of `rnnt_loss_from_joint` but `activation`: `average_frames`,
-                `reduction`, `blank`, `fastemit_lambda`, `min_posterior`, `tile` and
+                `reduction`, `blank`, `fastemit_lambda`, `where`, `min_posterior`, `tile` and
                 `implementation`.
 
         Returns:

@@ -77,7 +77,7 @@ def test_messages_of_the_troubleshooting_page_are_the_packages():
     package = pathlib.Path(jax_rnnt.__file__).parent
     sources = [ast.parse(path.read_text()) for path in package.rglob("*.py")]
     texts = [text for source in sources for text in _strings(source)]
-    texts.append((ROOT / "cpp" / "ffi" / "handlers.h").read_text())
+    texts += [path.read_text() for path in (ROOT / "cpp" / "ffi").glob("*.h")]
     page = (DOCS / "manual" / "troubleshooting.md").read_text()
     messages = re.findall(r"^\| `([^`]*(?:…|\.)[^`]*)` \|", page, re.M)
     assert len(messages) > 15

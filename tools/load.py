@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import write
-from benchmarks.table import grid, number
+from benchmarks.printing.markdown import grid, number
+from benchmarks.printing.results import write
 
 MIB = 2**20
 # Over the second half. Of the host: in 1000 steps (262 bytes a step), and in all. Of the device,

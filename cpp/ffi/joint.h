@@ -1,5 +1,7 @@
-// The joint network's custom calls, CUDA's alone: their buffers, the checks of these, and the
-// calls.
+// The custom calls of the joint network, which CUDA alone has: joint_pack, joint_forward,
+// joint_gradients, joint_hidden and add_blocks.
+//
+// A Backend has JointPack, JointForward, JointGradients, JointHidden and AddBlocks.
 #ifndef JAX_RNNT_FFI_JOINT_H_
 #define JAX_RNNT_FFI_JOINT_H_
 
@@ -10,9 +12,11 @@
 #include <string_view>
 #include <utility>
 
-#include "cuda/joint_forward.h"
-#include "cuda/joint_list.h"
-#include "ffi/handlers.h"
+#include "cuda/joint/gradients.h"
+#include "cuda/joint/list.h"
+#include "cuda/joint/pack.h"
+#include "cuda/joint/shape.h"
+#include "ffi/buffers.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jax_rnnt::ffi {
@@ -33,7 +37,7 @@ inline Error CheckOptions(std::string_view activation, int64_t blank, int64_t V)
                "jax_rnnt: activation must be a name that has a kernel, blank in [0, V).");
 }
 
-// Calls body(TypeTag<T>) for the half type that is dtype.
+// Calls body(TypeTag<T>()) for the 16-bit type T that is dtype.
 template <typename Backend, typename Body>
 Error DispatchHalves(DataType dtype, const Body& body) {
   switch (dtype) {
@@ -46,8 +50,8 @@ Error DispatchHalves(DataType dtype, const Body& body) {
   }
 }
 
-// The shape of a joint network from encoder (N, T, H), predictor (N, U, H) and the number of
-// symbols, whose labels (N, U) and counts (N) are checked as well.
+// Makes the shape of a joint network from encoder (N, T, H), predictor (N, U, H) and the number of
+// symbols V, and checks its labels (N, U) and counts (N).
 inline Error MakeShape(const AnyBuffer& encoder, const AnyBuffer& predictor, int64_t V,
                        const Int32Buffer& labels, const Int32Buffer& counts,
                        cuda::JointShape* shape) {
@@ -67,7 +71,7 @@ inline Error MakeShape(const AnyBuffer& encoder, const AnyBuffer& predictor, int
   return Error::Success();
 }
 
-// The packed kernel and bias as joint_pack leaves them.
+// An error unless the two buffers have the size of the kernel and bias that joint_pack packs.
 template <typename Buffer>
 Error CheckPacked(const cuda::JointShape& shape, Buffer& packed_kernel, Buffer& packed_bias) {
   const cuda::JointPackedBytes bytes = cuda::PackedJointBytes(shape.H, shape.V);
@@ -76,7 +80,7 @@ Error CheckPacked(const cuda::JointShape& shape, Buffer& packed_kernel, Buffer& 
   return Check("packed_bias", packed_bias, DataType::U32, bytes.bias / 4);
 }
 
-// What all calls of a joint network begin with, checked.
+// The operands that joint_forward and joint_gradients begin with. MakeShape checks them.
 struct JointBuffers {
   AnyBuffer encoder;
   AnyBuffer predictor;
@@ -97,6 +101,20 @@ struct JointBuffers {
   }
 };
 
+// The buffers of JointBuffers.
+template <typename Context>
+auto BindJoint() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<Context>()
+      .template Arg<AnyBuffer>()     // encoder (N, T, H)
+      .template Arg<AnyBuffer>()     // predictor (N, U, H)
+      .template Arg<AnyBuffer>()     // kernel (H, V), for its shape
+      .template Arg<AnyBuffer>()     // packed_kernel
+      .template Arg<AnyBuffer>()     // packed_bias
+      .template Arg<Int32Buffer>()   // labels (N, U)
+      .template Arg<Int32Buffer>();  // counts (N)
+}
+
 template <typename Backend>
 Error JointPack(typename Backend::Context context, AnyBuffer kernel, AnyBuffer bias,
                 AnyResult packed_kernel, AnyResult packed_bias) {
@@ -113,6 +131,16 @@ Error JointPack(typename Backend::Context context, AnyBuffer kernel, AnyBuffer b
     return Backend::JointPack(context, shape.H, shape.V, Data<const T>(kernel), Data<const T>(bias),
                               packed_kernel->untyped_data(), Data<float>(*packed_bias));
   });
+}
+
+template <typename Context>
+auto BindJointPack() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<Context>()
+      .template Arg<AnyBuffer>()   // kernel (H, V)
+      .template Arg<AnyBuffer>()   // bias (V)
+      .template Ret<AnyBuffer>()   // packed_kernel
+      .template Ret<AnyBuffer>();  // packed_bias
 }
 
 template <typename Backend>
@@ -141,6 +169,17 @@ Error JointForward(typename Backend::Context context, AnyBuffer encoder, AnyBuff
         Data<float>(*blank_log_probs), Data<float>(*label_log_probs), Data<float>(*maxima),
         Data<float>(*log_sums));
   });
+}
+
+template <typename Context>
+auto BindJointForward() {
+  return BindJoint<Context>()
+      .template Ret<AnyBuffer>()  // blank_log_probs (N, T, U)
+      .template Ret<AnyBuffer>()  // label_log_probs (N, T, U)
+      .template Ret<AnyBuffer>()  // maxima (N, T, U)
+      .template Ret<AnyBuffer>()  // log_sums (N, T, U)
+      .template Attr<std::string_view>("activation")
+      .template Attr<int64_t>("blank");
 }
 
 template <typename Backend>
@@ -180,6 +219,21 @@ Error JointGradients(typename Backend::Context context, AnyBuffer encoder, AnyBu
   });
 }
 
+template <typename Context>
+auto BindJointGradients() {
+  return BindJoint<Context>()
+      .template Arg<Int32Buffer>()  // tiles (R)
+      .template Arg<AnyBuffer>()    // maxima (N, T, U)
+      .template Arg<AnyBuffer>()    // log_sums (N, T, U)
+      .template Arg<AnyBuffer>()    // blank_cotangents (N, T, U)
+      .template Arg<AnyBuffer>()    // label_cotangents (N, T, U)
+      .template Ret<AnyBuffer>()    // activations (R, 16, 8, H)
+      .template Ret<AnyBuffer>()    // gradients (R, 16, 8, V)
+      .template Ret<AnyBuffer>()    // bias_parts (R, 8, V)
+      .template Attr<std::string_view>("activation")
+      .template Attr<int64_t>("blank");
+}
+
 template <typename Backend>
 Error JointHidden(typename Backend::Context context, AnyBuffer hidden_gradients, AnyBuffer encoder,
                   AnyBuffer predictor, Int32Buffer labels, Int32Buffer counts, Int32Buffer tiles,
@@ -206,70 +260,6 @@ Error JointHidden(typename Backend::Context context, AnyBuffer hidden_gradients,
   });
 }
 
-template <typename Backend>
-Error AddBlocks(typename Backend::Context context, AnyBuffer sums, Int32Buffer blocks,
-                AnyBuffer parts, AnyResult added) {
-  if (sums.dimensions().size() != 2) return WrongBuffer("sums", "(B, L)");
-  const int64_t B = sums.dimensions()[0], L = sums.dimensions()[1], R = blocks.element_count();
-  return DispatchArcs(sums.element_type(), [&](auto real) -> Error {
-    using Real = typename decltype(real)::Type;
-    JAX_RNNT_RETURN_IF_ERROR(Check("sums", sums, kDataType<Real>, Times({B, L})));
-    JAX_RNNT_RETURN_IF_ERROR(Check("parts", parts, kDataType<Real>, Times({R, L})));
-    JAX_RNNT_RETURN_IF_ERROR(Check("added", *added, kDataType<Real>, Times({B, L})));
-    return Backend::AddBlocks(context, B, L, R, Data<const Real>(sums), blocks.typed_data(),
-                              Data<const Real>(parts), Data<Real>(*added));
-  });
-}
-
-template <typename Context>
-auto BindJointPack() {
-  return xla::ffi::Ffi::Bind()
-      .Ctx<Context>()
-      .template Arg<AnyBuffer>()   // kernel (H, V)
-      .template Arg<AnyBuffer>()   // bias (V)
-      .template Ret<AnyBuffer>()   // packed_kernel
-      .template Ret<AnyBuffer>();  // packed_bias
-}
-
-template <typename Context>
-auto BindJoint() {
-  return xla::ffi::Ffi::Bind()
-      .Ctx<Context>()
-      .template Arg<AnyBuffer>()     // encoder (N, T, H)
-      .template Arg<AnyBuffer>()     // predictor (N, U, H)
-      .template Arg<AnyBuffer>()     // kernel (H, V), for its shape
-      .template Arg<AnyBuffer>()     // packed_kernel
-      .template Arg<AnyBuffer>()     // packed_bias
-      .template Arg<Int32Buffer>()   // labels (N, U)
-      .template Arg<Int32Buffer>();  // counts (N)
-}
-
-template <typename Context>
-auto BindJointForward() {
-  return BindJoint<Context>()
-      .template Ret<AnyBuffer>()  // blank_log_probs (N, T, U)
-      .template Ret<AnyBuffer>()  // label_log_probs (N, T, U)
-      .template Ret<AnyBuffer>()  // maxima (N, T, U)
-      .template Ret<AnyBuffer>()  // log_sums (N, T, U)
-      .template Attr<std::string_view>("activation")
-      .template Attr<int64_t>("blank");
-}
-
-template <typename Context>
-auto BindJointGradients() {
-  return BindJoint<Context>()
-      .template Arg<Int32Buffer>()  // tiles (R)
-      .template Arg<AnyBuffer>()    // maxima (N, T, U)
-      .template Arg<AnyBuffer>()    // log_sums (N, T, U)
-      .template Arg<AnyBuffer>()    // blank_cotangents (N, T, U)
-      .template Arg<AnyBuffer>()    // label_cotangents (N, T, U)
-      .template Ret<AnyBuffer>()    // activations (R, 16, 8, H)
-      .template Ret<AnyBuffer>()    // gradients (R, 16, 8, V)
-      .template Ret<AnyBuffer>()    // bias_parts (R, 8, V)
-      .template Attr<std::string_view>("activation")
-      .template Attr<int64_t>("blank");
-}
-
 template <typename Context>
 auto BindJointHidden() {
   return xla::ffi::Ffi::Bind()
@@ -284,6 +274,21 @@ auto BindJointHidden() {
       .template Ret<AnyBuffer>()    // predictor_parts (R, 8, H)
       .template Attr<std::string_view>("activation")
       .template Attr<int64_t>("symbols");
+}
+
+template <typename Backend>
+Error AddBlocks(typename Backend::Context context, AnyBuffer sums, Int32Buffer blocks,
+                AnyBuffer parts, AnyResult added) {
+  if (sums.dimensions().size() != 2) return WrongBuffer("sums", "(B, L)");
+  const int64_t B = sums.dimensions()[0], L = sums.dimensions()[1], R = blocks.element_count();
+  return DispatchReals("sums", sums, [&](auto real) -> Error {
+    using Real = typename decltype(real)::Type;
+    JAX_RNNT_RETURN_IF_ERROR(Check("sums", sums, kDataType<Real>, Times({B, L})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("parts", parts, kDataType<Real>, Times({R, L})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("added", *added, kDataType<Real>, Times({B, L})));
+    return Backend::AddBlocks(context, B, L, R, Data<const Real>(sums), blocks.typed_data(),
+                              Data<const Real>(parts), Data<Real>(*added));
+  });
 }
 
 template <typename Context>

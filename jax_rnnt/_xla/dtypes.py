@@ -14,3 +14,8 @@ def accumulator_dtype(*dtypes: DTypeLike) -> np.dtype:
 def bits_dtype(dtype):
     """The unsigned integers as wide as these floats."""
     return jnp.dtype(f"uint{8 * jnp.dtype(dtype).itemsize}")
+
+
+def floats_dtype(dtype):
+    """float32 or float64, whichever is as wide as these integers."""
+    return jnp.dtype(f"float{8 * jnp.dtype(dtype).itemsize}")

@@ -15,7 +15,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_rnnt._xla.primitive import batch_spec, refuse_derivatives, vary_alike, varying_axes
+from jax_rnnt._xla.derivatives import refuse_derivatives
+from jax_rnnt._xla.sharding import batch_spec, vary_alike, varying_axes
 
 BATCH, WHOLE = "batch", "whole"
 

@@ -12,7 +12,7 @@ Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" on
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,10 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
 from jax_rnnt._xla import ffi
-from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype
+from jax_rnnt._xla.derivatives import refuse_derivatives
+from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype, floats_dtype
+from jax_rnnt._xla.residuals import from_bits
+from jax_rnnt._xla.sharding import batch_spec, sharding_rule
 
 KERNELS: dict[str, "Kernel"] = {}
 Dims = str | Sequence[str | int]
@@ -40,6 +43,8 @@ class Kernel:
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that nobody takes what was never written for a NaN.
         accumulated: indices of the results of the accumulator's dtype all the same.
+        bits: indices of operands which may be given as `residuals.to_bits` keeps floats, so that
+            even where each operation is a program of its own nothing shows what they hold.
         fallback: the same function of the same operands and attributes in jax.numpy; none where
             nobody calls without insisting.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
@@ -57,6 +62,7 @@ class Kernel:
         result_dtype: str,
         kept: Sequence[int] = (),
         accumulated: Sequence[int] = (),
+        bits: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]] | None = None,
         scratch: dict[str, Sequence[Dims]] | None = None,
@@ -65,6 +71,7 @@ class Kernel:
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
         self._result_dtype, self._kept, self._accumulated = result_dtype, kept, accumulated
+        self._bits = frozenset(bits)
         self._scratch = scratch or {}
         self.platforms = tuple(platforms)
         self._primitive = self._make_primitive()
@@ -127,8 +134,23 @@ class Kernel:
         like = operands[0].update(sharding=sharding.update(spec=PartitionSpec()))
         return [
             self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
-            for dims, dtype in self._result_types(operands[0].dtype)
+            for dims, dtype in self._result_types(self._own_dtype(operands[0]))
         ]
+
+    def _own_dtype(self, first_operand):
+        is_bits = 0 in self._bits and first_operand.dtype.kind == "u"
+        return floats_dtype(first_operand.dtype) if is_bits else first_operand.dtype
+
+    def _floats(self, ctx, values):
+        """The avals and MLIR values of the operands, those given as bits being floats."""
+        avals, values = list(ctx.avals_in), list(values)
+        for i in self._bits:
+            if avals[i].dtype.kind == "u":
+                floats = avals[i].update(dtype=floats_dtype(avals[i].dtype))
+                lower = mlir.lower_fun(from_bits, multiple_results=True)
+                own = ctx.replace(avals_in=[avals[i]], avals_out=[floats])
+                avals[i], (values[i],) = floats, lower(own, values[i])
+        return avals, values
 
     def _result_types(self, dtype, platform=""):
         accumulator = accumulator_dtype(dtype)
@@ -169,7 +191,9 @@ class Kernel:
             ffi.warn_once(fault)
 
         def fallback(*arrays):
-            return list(call(*arrays, **dict(attributes)))
+            is_bits = [i in self._bits and x.dtype.kind == "u" for i, x in enumerate(arrays)]
+            floats = (from_bits(x)[0] if bits else x for bits, x in zip(is_bits, arrays))
+            return list(call(*floats, **dict(attributes)))
 
         return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
 
@@ -192,8 +216,9 @@ class Kernel:
                 insist=insist,
                 attributes=attributes,
             )
-        like = ctx.avals_in[0]
-        sizes = _sizes(ctx.avals_in, self.operands, num_batch_dims)
+        avals_in, operands = self._floats(ctx, operands)
+        like = avals_in[0]
+        sizes = _sizes(avals_in, self.operands, num_batch_dims)
         types = list(self._result_types(like.dtype, platform))
         spec = (None,) * num_batch_dims
         results = [
@@ -202,10 +227,10 @@ class Kernel:
         ]
         avals_out = [*ctx.avals_out, *results]
         extra = None
-        static = all(isinstance(size, int) for aval in ctx.avals_in for size in aval.shape)
+        static = all(isinstance(size, int) for aval in avals_in for size in aval.shape)
         if num_batch_dims and static:
-            rule = _sharding_rule(
-                [(aval, dims) for aval, dims in zip(ctx.avals_in, self.operands)],
+            rule = sharding_rule(
+                [(aval, dims) for aval, dims in zip(avals_in, self.operands)],
                 [(aval, dims) for aval, (dims, _) in zip(avals_out, types)],
                 num_batch_dims,
             )
@@ -220,42 +245,9 @@ class Kernel:
             operand_output_aliases={0: 0} if overwrites else None,
             extra_attributes=extra,
         )
-        values = lower(ctx.replace(avals_out=avals_out), *operands, **dict(attributes))
+        own = ctx.replace(avals_in=avals_in, avals_out=avals_out)
+        values = lower(own, *operands, **dict(attributes))
         return values[: len(self.results)]
-
-
-def refuse_derivatives(*arguments: Any, **params: Any) -> NoReturn:
-    """The derivative of what computes a gradient: NotImplementedError."""
-    del arguments, params
-    raise NotImplementedError(
-        "jax_rnnt's kernels can be differentiated once: where gradients are differentiated again, "
-        "use implementation='reference'."
-    )
-
-
-def custom_vjp(*nondiff_argnums: int) -> Callable[[Callable], Any]:
-    """jax.custom_vjp as a decorator with arguments."""
-    return functools.partial(jax.custom_vjp, nondiff_argnums=nondiff_argnums)
-
-
-def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, each varying over every manual mesh axis over which any of them varies.
-
-    Inside shard_map with check_vma a primitive's operands must agree in this.
-    """
-    varying = [varying_axes(x) for x in arrays]
-    union = frozenset().union(*varying)
-    return [
-        jax.lax.pcast(x, tuple(union - axes), to="varying") if union - axes else x
-        for x, axes in zip(arrays, varying)
-    ]
-
-
-def varying_axes(x) -> frozenset:
-    aval = jax.typeof(x)
-    if hasattr(aval, "manual_axis_type"):  # JAX 0.11 and newer
-        return aval.manual_axis_type.varying
-    return aval.vma
 
 
 @functools.cache
@@ -305,49 +297,3 @@ def _sizes(avals, operands, num_batch_dims) -> dict[str, int]:
         for aval, dims in zip(avals, operands)
         for dim, size in zip(dims, aval.shape[num_batch_dims:])
     }
-
-
-def batch_spec(name, operands, num_batch_dims) -> tuple:
-    """The explicit sharding of the batch dimensions, from whichever operand has one."""
-    spec: list = [None] * num_batch_dims
-    for operand in operands:
-        own = tuple(operand.sharding.spec)
-        own += (None,) * (operand.ndim - len(own))
-        if any(axis is not None for axis in own[num_batch_dims:]):
-            raise ValueError(
-                f"{name}: an operand of shape {operand.shape} is sharded as "
-                f"{operand.sharding.spec}; only its first {num_batch_dims} dimensions may be: "
-                "reshard it first (jax.sharding.reshard)."
-            )
-        for dim, axis in enumerate(own[:num_batch_dims]):
-            if axis is not None and spec[dim] not in (None, axis):
-                raise ValueError(
-                    f"{name}: operands are sharded over different mesh axes in dimension {dim}: "
-                    f"{spec[dim]} and {axis}; reshard one of them first (jax.sharding.reshard)."
-                )
-            spec[dim] = spec[dim] if axis is None else axis
-    return tuple(spec)
-
-
-def _sharding_rule(operands, results, num_batch_dims) -> str:
-    """The Shardy rule: batch dimensions may be sharded alike everywhere, all others are whole."""
-    names: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-
-    def factor(key: str, size: int) -> str:
-        # Shardy's own names of factors, in order: i, j, ..., z, z_1, z_2, ...
-        index = len(names)
-        name = names.setdefault(key, chr(ord("i") + index) if index < 18 else f"z_{index - 17}")
-        sizes[name] = size
-        return name
-
-    def tensor(aval, dims) -> str:
-        keys = [f"batch{i}" for i in range(num_batch_dims)] + list(dims)
-        return "[" + ", ".join(factor(k, s) for k, s in zip(keys, aval.shape, strict=True)) + "]"
-
-    left = ", ".join(tensor(*operand) for operand in operands)
-    right = ", ".join(tensor(*result) for result in results)
-    all_sizes = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    whole = [name for key, name in names.items() if not key.startswith("batch")]
-    replicated = f" need_replication={{{', '.join(whole)}}}," if whole else ""
-    return f"#sdy.op_sharding_rule<({left})->({right}) {{{all_sizes}}}{replicated} custom>"

@@ -14,8 +14,11 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, reference
+from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
-from jax_rnnt._xla.primitive import Kernel, custom_vjp, vary_alike
+from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt._xla.residuals import to_bits
+from jax_rnnt._xla.sharding import vary_alike
 
 
 class ColumnLabels(NamedTuple):
@@ -48,6 +51,7 @@ _BY_ROW = _Kernels(
         operands=("V", "", "", "", "", ""),
         results=("V",),
         result_dtype="operand",
+        bits=(2, 3),
         overwrites=True,
         fallback=lambda *operands, blank: [reference.pick_backward(*operands, blank=blank)],
     ),
@@ -67,6 +71,7 @@ BY_COLUMN = _Kernels(
         operands=("RCV", "C", "", "RC", "RC", "RC", "RC"),
         results=("RCV",),
         result_dtype="operand",
+        bits=(3, 4),
         overwrites=True,
         fallback=lambda logits, labels, counts, *rows, blank: [
             reference.pick_backward(
@@ -164,17 +169,16 @@ def _log_softmax_pick_forward(logits, labels, blank, insist):
     blank_log_probs, label_log_probs, maxima, log_sums = kernels.forward(
         logits, *jax.tree.leaves(labels), insist=insist, blank=blank
     )
-    return (blank_log_probs, label_log_probs), (logits, labels, maxima, log_sums)
+    return (blank_log_probs, label_log_probs), (logits, labels, *to_bits(maxima, log_sums))
 
 
 def _log_softmax_pick_backward(blank, insist, residuals, cotangents):
-    logits, labels, maxima, log_sums = residuals
+    logits, labels, *normalisers = residuals
     kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
     (logits_cotangents,) = kernels.backward(
         logits,
         *jax.tree.leaves(labels),
-        maxima,
-        log_sums,
+        *normalisers,
         *cotangents,
         insist=insist,
         blank=blank,

@@ -12,7 +12,8 @@ from tolerances import GRADIENT_ERROR, assert_costs, assert_gradients, relative_
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
-from benchmarks import far_cases, far_out
+from benchmarks import far_out
+from benchmarks.problems import far_cases
 
 CASES = {case.name: case for case in far_cases.CASES if case.small}
 # Where the float32 log-probabilities that a lattice is given of logits are good to 4e-6 nats or
