@@ -7,15 +7,16 @@
 // uneven batch arrives with undefined rows.
 //
 //   buffers.h                      checks and element types
-//   rows.h, lattice.h, joint.h     for each custom call its handler, then its binding, which names
-//                                  every buffer and attribute in order
+//   rows.h, lattice.h, joint.h,    for each custom call its handler, then its binding, which names
+//   blocks.h                       every buffer and attribute in order
+//   joint_buffers.h                what the calls of joint.h check
 //   cpu_module.cc, cuda_module.cc  the backends, and the name of each custom call
 //   module.h                       what both modules tell Python
 //
 // A Backend names what differs between devices:
 //   Context              what XLA hands to a handler (a thread pool, a stream)
 //   BFloat16, Float16    its 16-bit types
-//   and the functions that rows.h, lattice.h and joint.h say they call, returning Error.
+//   and the functions that rows.h, lattice.h, joint.h and blocks.h say they call, returning Error.
 #ifndef JAX_RNNT_FFI_BUFFERS_H_
 #define JAX_RNNT_FFI_BUFFERS_H_
 
@@ -50,6 +51,14 @@ inline int64_t Times(std::initializer_list<int64_t> sizes) {
       product = std::numeric_limits<int64_t>::max();
     }
   }
+  return product;
+}
+
+// The product of all dimensions but the last `own`, one if there are no others.
+template <typename Dimensions>
+int64_t Leading(const Dimensions& dimensions, size_t own) {
+  int64_t product = 1;
+  for (size_t i = 0; i + own < dimensions.size(); ++i) product = Times({product, dimensions[i]});
   return product;
 }
 

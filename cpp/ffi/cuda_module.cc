@@ -12,6 +12,7 @@
 #include "cuda/joint/pack.h"
 #include "cuda/lattice/lattice.h"
 #include "cuda/rows/pick.h"
+#include "ffi/blocks.h"
 #include "ffi/joint.h"
 #include "ffi/lattice.h"
 #include "ffi/module.h"

@@ -28,7 +28,7 @@ def custom_vjp(*nondiff_argnums: int) -> Callable[[Callable], Any]:
 
 
 class _CustomVjp:
-    def __init__(self, function: jax.custom_vjp):
+    def __init__(self, function: Any):
         self._function = function
         self.defvjp = function.defvjp
 

@@ -123,11 +123,11 @@ def lattice_cost(
     arcs = blank_log_probs, label_log_probs
     jnp.promote_types(*(x.dtype for x in arcs))  # TypePromotionError where it is strict
     if compact:
-        (rows,) = shape
+        rows = shape[0]
         compact_form.check_lengths(rows, frames_lengths, labels_lengths)
         max_labels = compact_form.check_max_labels(max_labels, labels_lengths, rows)
     else:
-        *batch, T, U = shape
+        *batch, T, U = blank_log_probs.shape
         _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
         _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
         _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")

@@ -17,10 +17,6 @@ PROBLEM = Problem(
     np.array([2, 1], np.int32),
     np.array([1, 0], np.int32),
 )
-OPTIONS = {
-    "debug_nans": jax.debug_nans,
-    "debug_infs": jax.debug_infs,
-}
 
 
 @pytest.fixture(params=[False, True], ids=["jit", "disable_jit"])
@@ -29,9 +25,10 @@ def maybe_without_jit(request):
         yield
 
 
-@pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
-def option(request, maybe_without_jit):
-    with request.param(True):
+@pytest.fixture
+def options(maybe_without_jit):
+    """Both at once, as either raises by itself; every setting is compiled anew."""
+    with jax.debug_nans(True), jax.debug_infs(True):
         yield
 
 
@@ -44,14 +41,14 @@ def _finite(function, *arguments) -> None:
     assert any(np.any(x) for x in gradients)
 
 
-@pytest.mark.usefixtures("option")
+@pytest.mark.usefixtures("options")
 def test_losses(loss: Loss):
     problem = for_loss(loss, PROBLEM)
     rows, *rest = pack(problem, filler=0.0) if loss.compact else problem
     _finite(lambda rows: loss(rows, *rest).sum(), jnp.asarray(rows))
 
 
-@pytest.mark.usefixtures("option")
+@pytest.mark.usefixtures("options")
 def test_a_lattice_of_one_cell(implementation):
     """The label arc of the last column is -inf between the two halves."""
 
@@ -64,7 +61,7 @@ def test_a_lattice_of_one_cell(implementation):
 
 
 @pytest.mark.parametrize("compact", [False, True])
-@pytest.mark.usefixtures("option")
+@pytest.mark.usefixtures("options")
 def test_lattice_cost(implementation, compact):
     shape = (7,) if compact else (2, 2, 2)
 
@@ -83,7 +80,7 @@ def test_lattice_cost(implementation, compact):
 
 
 @pytest.mark.parametrize("implementation", [None, "reference"])
-@pytest.mark.usefixtures("option")
+@pytest.mark.usefixtures("options")
 def test_joint(implementation):
     joint = jnp.ones((2, 2, 4)), jnp.ones((2, 2, 4)), jnp.ones((4, 3)), jnp.zeros(3)
 
@@ -95,7 +92,6 @@ def test_joint(implementation):
     _finite(loss, *joint)
 
 
-@pytest.mark.usefixtures("maybe_without_jit")
 def test_an_infinite_cost_is_found(loss: Loss, rng):
     problem = for_loss(loss, ragged(rng, (2,), 2, 2, 3))
     problem.rows[:] = -np.inf
