@@ -184,19 +184,32 @@ class _Walk:
     activation: Callable
     min_posterior: float | None
     tile: Tile
+    is_chosen: bool  # the tile, from the shapes
     blank: int
     insist: bool
+
+    def tile_of(self, weights: joint_tiles.Weights, parts: tuple[str, ...]) -> Tile:
+        """The tile of a batch or, if there are any, of one of its parts.
+
+        One device may hold all parts: a step then takes the tiles of every one.
+        """
+        if not (parts and self.is_chosen):
+            return self.tile
+        sequences, T, H = weights.encoder.shape
+        U, V = weights.predictor.shape[1], weights.kernel.shape[1]
+        return choose_tile(T, U, H, V, sequences, weights.dtype, self.activation)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Forward:
     walk: _Walk
 
-    def __call__(self, *operands):
+    def __call__(self, *operands, parts):
         walk, operands = self.walk, _grouped(operands)
+        tile = walk.tile_of(operands[0], parts)
         options = {"activation": walk.activation, "blank": walk.blank}
         plain = functools.partial(
-            joint_tiles.forward, tile=walk.tile, insist=walk.insist, **options
+            joint_tiles.forward, tile=tile, insist=walk.insist, parts=parts, **options
         )
         fused = functools.partial(joint_fused.forward, **options)
         return _fused_where_it_fits(fused, plain, walk, operands)
@@ -206,19 +219,21 @@ class _Forward:
 class _Backward:
     walk: _Walk
 
-    def __call__(self, *operands):
+    def __call__(self, *operands, parts):
         walk, operands = self.walk, _grouped(operands)
+        tile = walk.tile_of(operands[0], parts)
         run = functools.partial(
             joint_tiles.backward,
-            tile=walk.tile,
+            tile=tile,
             blank=walk.blank,
             min_posterior=walk.min_posterior,
+            parts=parts,
         )
         plain_cells = functools.partial(
             joint_tiles.PlainCells, activation=walk.activation, insist=walk.insist
         )
         plain = functools.partial(run, make_cells=plain_cells)
-        if walk.tile[:2] != joint_tiles.WHOLE_TILE:
+        if tile[:2] != joint_tiles.WHOLE_TILE:
             return plain(*operands)
         fused_cells = functools.partial(joint_fused.FusedCells, activation=walk.activation)
         fused = functools.partial(run, make_cells=fused_cells)
@@ -271,7 +286,7 @@ def _joint_to_arcs(joint, labels, *, blank, implementation):
         raise ValueError(f"tile must be larger: {tile[:2]} makes 2^30 tiles or more of the batch.")
     check_closure(joint.activation, accumulator_dtype(weights.dtype))
     insist = implementation == "native"
-    walk = _Walk(joint.activation, joint.min_posterior, tile, blank, insist)
+    walk = _Walk(joint.activation, joint.min_posterior, tile, joint.tile is None, blank, insist)
     operands = spread_alike(
         *weights, *labels, kinds=(*_WEIGHT_KINDS, BATCH, BATCH), num_batch_dims=len(batch)
     )

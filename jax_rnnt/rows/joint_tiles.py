@@ -75,8 +75,12 @@ def forward(
     tile: Tile,
     blank: int,
     insist: bool,
+    parts: tuple[str, ...] = (),
 ) -> Rows:
-    """The arcs and the normalisers of every row that is not padding."""
+    """The arcs and the normalisers of every row that is not padding.
+
+    `parts`: names of axes over which this is mapped, the loop taking as many steps in each part.
+    """
     grid = Grid(weights, labels, tile)
     tile = grid.tile
     _, U, _ = weights.predictor.shape
@@ -85,7 +89,7 @@ def forward(
     frame = tile.frames * jnp.arange(grid.frames, dtype=jnp.int32)
     column = tile.labels * jnp.arange(grid.labels, dtype=jnp.int32)
     inside = (frame[:, None] < labels.counts[:, None, None]) & (column < columns[:, None, None])
-    listed, steps, places = grid.list(inside)
+    listed, steps, places = grid.list(inside, parts)
     dtype = accumulator_dtype(weights.dtype)
 
     def step(i, kept):
@@ -113,10 +117,11 @@ def backward(
     blank: int,
     min_posterior: float | None,
     make_cells: "Callable[..., Cells]",
+    parts: tuple[str, ...] = (),
 ) -> Weights:
     """The gradients of all four operands, in the accumulator's dtype, from the arcs' (N, T, U).
 
-    `make_cells`: a subclass of Cells with its own options bound.
+    `make_cells`: a subclass of Cells with its own options bound. `parts`: as of `forward`.
     """
     grid = Grid(weights, labels, tile)
     tile = grid.tile
@@ -131,7 +136,7 @@ def backward(
         certain = jnp.abs(blank_cotangents).max((-2, -1))
         highest = grid.tiles(posteriors).max((-2, -1))
         wanted = ~(highest <= min_posterior * certain[:, None, None]) | ~jnp.isfinite(highest)
-    listed, steps, _ = grid.list(wanted)
+    listed, steps, _ = grid.list(wanted, parts)
     cells = make_cells(grid, weights, labels, rows, cotangents, blank)
     dtype = accumulator_dtype(weights.dtype)
     kernel = weights.kernel.astype(weights.dtype)
@@ -326,15 +331,17 @@ class Grid:
         # One device's part of a batch may have fewer tiles than a step of the whole takes.
         self.tile = tile._replace(at_once=min(tile.at_once, max(self.size, 1)))
 
-    def list(self, wanted):
+    def list(self, wanted, parts):
         """The numbers of the wanted tiles, in order.
 
         Args:
             wanted: (N, frames, labels) booleans.
+            parts: names of axes over which this is mapped.
 
         Returns:
             (R,) int32 numbers, `size` behind the last, R a multiple of at_once; () how many steps
-            they take; (size,) int32 places of the tiles in the list, beyond it if not wanted.
+            they take in the part of the longest list; (size,) int32 places of the tiles in the
+            list, beyond it if not wanted.
         """
         wanted = wanted.reshape(-1)
         numbers = jnp.arange(self.size, dtype=jnp.int32)
@@ -342,7 +349,8 @@ class Grid:
         places = jnp.where(wanted, jnp.cumsum(wanted, dtype=jnp.int32) - 1, room + numbers)
         (listed,) = _varying_as(places, jnp.full(room, self.size, jnp.int32))
         listed = listed.at[places].set(numbers, mode="drop", unique_indices=True)
-        return listed, -(-wanted.sum(dtype=jnp.int32) // self.tile.at_once), places
+        steps = -(-wanted.sum(dtype=jnp.int32) // self.tile.at_once)
+        return listed, lax.pmax(steps, parts) if parts else steps, places
 
     def encoder_block(self, tiles):
         return tiles // self.labels
@@ -425,7 +433,13 @@ def add_blocks(sums: jax.Array, blocks: jax.Array, parts: jax.Array) -> jax.Arra
 
 def _add_blocks_plainly(sums, blocks, parts):
     """By a scatter, which XLA does in order on CPU and TPU, and in any order on a GPU."""
-    return [sums.at[blocks].add(parts, mode="drop")]
+
+    def add(sums, blocks, parts):
+        return sums.at[blocks].add(parts, mode="drop")
+
+    for _ in range(blocks.ndim - 1):
+        add = jax.vmap(add)
+    return [add(sums, blocks, parts)]
 
 
 _add_blocks = Kernel(

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import pytest
 from support import full, ragged
 from tolerances import relative_error
 
 import jax_rnnt
 
 IMPLEMENTATIONS = [None, "reference"]
+needs_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 # Norm over norm, of each of the four gradients. Half dtypes: the tiles' logits and activations are
 # rounded, as a materialised joint's are.
 GRADIENT_ERRORS = {"float64": 2e-12, "float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}

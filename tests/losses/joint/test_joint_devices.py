@@ -1,6 +1,8 @@
 """The joint's loss of a batch that is spread over devices."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from joint_problems import (
     flat,
     joint_cost,
     make_problem,
+    needs_devices,
     value_and_gradients,
 )
 from support import collectives
@@ -33,9 +36,6 @@ def test_pmap(rng):
     costs, gradients = run(*flat(problem))
     sums = [*gradients[:2], *(g.sum(0) for g in gradients[2:])]
     assert_close(Result(costs, Joint(*sums)), expected(problem))
-
-
-needs_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 
 
 @pytest.fixture(
@@ -60,17 +60,34 @@ def _placed(problem, mesh):
     ]
 
 
+def _numbers_of_steps(mesh) -> int:
+    """How many of them devices tell each other: parts of Auto axes take as many as the longest."""
+    return 0 if AxisType.Explicit in mesh.axis_types else 1
+
+
+def _assert_sums(program, numbers: int, floats: int = 0) -> None:
+    """All that the program moves are so many integers and so many floats, summed over devices."""
+    assert collectives(program) == ({"all-reduce"} if numbers or floats else set())
+    shapes = re.findall(r"= (.*) all-reduce(?:-start)?\(", program.as_text())
+    types = re.findall(r"\b([a-z]+)\d+\[([\d,]*)\]", " ".join(shapes))
+    moved = {"s": 0, "f": 0}
+    for kind, sizes in types:
+        moved[kind] += math.prod(int(size) for size in sizes.split(",") if size)
+    assert moved == {"s": numbers, "f": floats}
+
+
 @needs_devices
 @pytest.mark.parametrize("ambient", [True, False])
 def test_sharded_batch_moves_nothing_but_the_sums(mesh, ambient, rng):
     problem = make_problem(rng, 16, 9, 6, 5, 7)
     arguments = _placed(problem, mesh)
+    steps = _numbers_of_steps(mesh)
 
     def check():
         forward = jax.jit(joint_cost).lower(*arguments).compile()
-        assert not collectives(forward)
+        _assert_sums(forward, steps)
         both = jax.jit(value_and_gradients).lower(*arguments).compile()
-        assert collectives(both) == {"all-reduce"}
+        _assert_sums(both, 2 * steps, 5 * 7 + 7)
         costs, gradients = both(*arguments)
         assert costs.sharding.is_equivalent_to(arguments[4].sharding, 1)
         assert gradients[0].sharding.is_equivalent_to(arguments[0].sharding, 3)
@@ -81,6 +98,49 @@ def test_sharded_batch_moves_nothing_but_the_sums(mesh, ambient, rng):
             check()
     else:
         check()
+
+
+_AUTO = (AxisType.Auto,)
+
+
+@needs_devices
+@pytest.mark.parametrize(
+    ("sizes", "batch", "spec"),
+    [
+        ((-1,), (4,), P("a")),
+        ((-1, 2), (16,), P("a")),
+        ((-1, 2), (16,), P("b")),
+        ((-1, 2), (8, 2), P("a", "b")),
+        ((-1, 2), (2, 8), P(None, ("a", "b"))),
+        ((-1, 2), (8, 2), P()),
+    ],
+    ids=str,
+)
+def test_batches_spread_over_some_axes_or_several_dimensions(sizes, batch, spec, rng):
+    """No gather where a batch is spread evenly, whichever of its dimensions over whichever axes."""
+    count = 2 ** (jax.device_count().bit_length() - 1)
+    count = math.gcd(count, batch[0]) if len(sizes) == 1 else count
+    mesh = jax.make_mesh(
+        (count // math.prod(sizes[1:]), *sizes[1:]),
+        ("a", "b")[: len(sizes)],
+        axis_types=_AUTO * len(sizes),
+        devices=jax.devices()[:count],
+    )
+    problem = make_problem(rng, math.prod(batch), 9, 6, 5, 7)
+    arguments = [
+        jax.device_put(
+            x if i in (2, 3) else x.reshape(*batch, *x.shape[1:]),
+            NamedSharding(mesh, P() if i in (2, 3) else spec),
+        )
+        for i, x in enumerate(flat(problem))
+    ]
+    run = jax.jit(value_and_gradients).lower(*arguments).compile()
+    dims = sum(axis is not None for axis in spec)  # reduced one after the other
+    _assert_sums(run, 2 * dims, dims * (5 * 7 + 7))
+    costs, gradients = run(*arguments)
+    wanted = expected(problem)
+    folded = (g.reshape(w.shape) for g, w in zip(gradients, wanted.gradients))
+    assert_close(Result(np.asarray(costs).reshape(-1), Joint(*folded)), wanted)
 
 
 @needs_devices
@@ -190,7 +250,7 @@ def test_vmap_beside_a_sharded_batch_moves_nothing(mesh, rng):
     mapped = jax.vmap(lambda e, p, *rest: joint_cost(e, p, kernel, bias, *rest), 1, 1)
     with jax.set_mesh(mesh):
         run = jax.jit(mapped).lower(*arguments).compile()
-        assert not collectives(run)
+        _assert_sums(run, _numbers_of_steps(mesh))
         assert_costs(np.asarray(run(*arguments)).reshape(-1), expected(problem).costs)
 
 
@@ -225,6 +285,18 @@ def test_half_dtypes_over_devices(way, rng):
         assert ("jax_rnnt_joint_gradients_cuda" in program.as_text()) == fits
         costs, gradients = program(*arguments)
     assert_close(Result(costs, Joint(*gradients)), expected(problem), "bfloat16")
+
+
+@needs_devices
+def test_export_of_a_spread_batch(mesh, rng):
+    problem = make_problem(rng, 16, 9, 6, 5, 7)
+    arguments = _placed(problem, mesh)
+    exported = jax.export.export(
+        jax.jit(value_and_gradients), disabled_checks=jax_rnnt.custom_call_checks()
+    )(*arguments)
+    reloaded = jax.export.deserialize(exported.serialize())
+    costs, gradients = jax.jit(reloaded.call)(*arguments)
+    assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
 
 
 @needs_devices

@@ -130,3 +130,19 @@ def test_symbolic_sizes_are_refused_with_a_sentence(rng):
         arguments[i] = jax.ShapeDtypeStruct((N, *arguments[i].shape[1:]), arguments[i].dtype)
     with pytest.raises(NotImplementedError, match="symbolic"):
         jax.export.export(jax.jit(joint_cost))(*arguments)
+
+
+@pytest.mark.parametrize("under_jit", [False, True])
+def test_ensure_compile_time_eval(rng, under_jit):
+    """Values and gradients of constants, as the plain call has them."""
+    problem = make_problem(rng, 3, 9, 6, 5, 7)
+
+    def evaluated(scale):
+        with jax.ensure_compile_time_eval():
+            costs, gradients = value_and_gradients(*flat(problem))
+        assert not isinstance(costs, jax.core.Tracer)
+        return costs * scale, gradients
+
+    run = jax.jit(evaluated) if under_jit else evaluated
+    costs, gradients = run(np.float32(1))
+    assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
