@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -94,8 +95,9 @@ def rnnt_loss_from_joint(
     Raises:
         TypeError: If encoder, predictor, kernel or bias are not floats, labels or lengths not
             integers, or activation not hashable.
-        ValueError: If shapes do not fit, concrete lengths or labels are out of range, or activation
-            closes over arrays.
+        ValueError: If shapes do not fit, concrete lengths or labels are out of range, activation
+            closes over arrays, or dtypes differ under jax_numpy_dtype_promotion="strict" (JAX's own
+            TypePromotionError).
         NotImplementedError: If implementation="native" and the platform has no kernels, or if a
             size is symbolic.
 
@@ -124,6 +126,7 @@ def rnnt_loss_from_joint(
         tile=None if tile is None else _check_tile(tile),
     )
     _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
+    jnp.result_type(*(x.dtype for x in joint.weights))  # raises where dtypes may not be promoted
     return checked_loss(
         "logits",
         joint,

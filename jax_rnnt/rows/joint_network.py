@@ -3,7 +3,6 @@
 logits[n, t, u] = activation(encoder[n, t] + predictor[n, u]) @ kernel + bias
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,9 +25,13 @@ class Weights(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """What the activations and the matrix products' operands are."""
+        """What the activations and the matrix products' operands are.
+
+        Whatever jax_numpy_dtype_promotion is by the time that this is traced: the public function
+        has asked it.
+        """
         with jax.numpy_dtype_promotion("standard"):
-            return functools.reduce(jnp.promote_types, (x.dtype for x in self))
+            return jnp.result_type(*(x.dtype for x in self))
 
     def project(self, activations: jax.Array) -> jax.Array:
         """Logits (..., V) of activations (..., H), in the accumulator's dtype.
@@ -39,7 +42,8 @@ class Weights(NamedTuple):
         dtype = accumulator_dtype(self.dtype)
         contract = (activations.ndim - 1,), (0,)
         operands = activations.astype(self.dtype), self.kernel.astype(self.dtype)
-        return product(*operands, contract, dtype) + self.bias.astype(dtype)
+        bias = jnp.expand_dims(self.bias.astype(dtype), range(activations.ndim - 1))
+        return product(*operands, contract, dtype) + bias
 
 
 class Rows(NamedTuple):

@@ -42,7 +42,8 @@ def forward(
     columns = jnp.max(jnp.where(wanted, jnp.arange(1, U + 1, dtype=jnp.int32), 0), -1)
     frame = tile.frames * jnp.arange(grid.frames, dtype=jnp.int32)
     column = tile.labels * jnp.arange(grid.labels, dtype=jnp.int32)
-    inside = (frame[:, None] < labels.counts[:, None, None]) & (column < columns[:, None, None])
+    inside = frame[None, :, None] < labels.counts[:, None, None]
+    inside &= column[None, None] < columns[:, None, None]
     listed, steps, places = grid.list(inside, parts)
     dtype = accumulator_dtype(weights.dtype)
 

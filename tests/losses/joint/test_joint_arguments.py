@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from joint_problems import evaluate, expected, make_problem
+from joint_problems import IMPLEMENTATIONS, Joint, evaluate, expected, make_problem
 
 import jax_rnnt
 
@@ -88,3 +88,14 @@ _GOOD = {
 def test_errors_name_the_argument(argument, value, error):
     with pytest.raises(error, match=f"^{argument}"):
         jax_rnnt.rnnt_loss_from_joint(**{**_GOOD, argument: value})
+
+
+@pytest.mark.parametrize("name", Joint._fields)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_strict_promotion_refuses_dtypes_that_differ(rng, name, implementation):
+    """As it refuses them of jnp.matmul."""
+    problem = make_problem(rng, 1, 3, 2, 2, 3)
+    half = getattr(problem.joint, name).astype(jnp.bfloat16)
+    joint = problem.joint._replace(**{name: half})
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(jax.dtypes.TypePromotionError):
+        jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:], implementation=implementation)

@@ -11,12 +11,15 @@ from joint_problems import (
     Problem,
     Result,
     assert_close,
+    compiled,
+    evaluate,
     expected,
     flat,
     joint_cost,
     make_problem,
     value_and_gradients,
 )
+from tolerances import assert_same_bits
 
 import jax_rnnt
 
@@ -146,3 +149,24 @@ def test_ensure_compile_time_eval(rng, under_jit):
     run = jax.jit(evaluated) if under_jit else evaluated
     costs, gradients = run(np.float32(1))
     assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
+
+
+@pytest.mark.parametrize("options", [{}, {"min_posterior": 0.1}, {"implementation": "reference"}])
+def test_rank_promotion_is_not_needed(rng, options):
+    """Nothing in it broadcasts arrays of different ranks unsaid."""
+    problem = make_problem(rng, 3, 9, 6, 5, 7)
+    batches = problem._replace(
+        joint=problem.joint._replace(
+            encoder=problem.joint.encoder[None], predictor=problem.joint.predictor[None]
+        ),
+        **{name: getattr(problem, name)[None] for name in Problem._fields[1:]},
+    )
+    with jax.numpy_rank_promotion("allow"):
+        wanted = evaluate(problem, **options)
+    for given in (problem, batches):
+        compiled.cache_clear()
+        with jax.numpy_rank_promotion("raise"):
+            actual = evaluate(given, **options)
+        assert_same_bits(actual.costs.reshape(-1), wanted.costs)
+        for a, b in zip(actual.gradients, wanted.gradients, strict=True):
+            assert_same_bits(np.asarray(a).reshape(np.shape(b)), b)
