@@ -105,15 +105,11 @@ class Kernel:
     def _make_primitive(self) -> Primitive:
         primitive = Primitive(f"rnnt_{self.name}")
         primitive.multiple_results = True
-        primitive.def_impl(functools.partial(self._run_eagerly, primitive))
+        primitive.def_impl(functools.partial(run_eagerly, primitive))
         primitive.def_abstract_eval(self._abstract_eval)
         batching.primitive_batchers[primitive] = functools.partial(self._batch, primitive)
         ad.primitive_jvps[primitive] = refuse_derivatives
         return primitive
-
-    def _run_eagerly(self, primitive, *operands, **params):
-        with jax.disable_jit(False):
-            return _jitted(primitive, _freeze(params))(*operands)
 
     def _abstract_eval(self, *operands, num_batch_dims, insist, attributes):
         del insist, attributes
@@ -250,6 +246,12 @@ class Kernel:
         own = ctx.replace(avals_in=avals_in, avals_out=avals_out)
         values = lower(own, *operands, **dict(attributes))
         return values[: len(self.results)]
+
+
+def run_eagerly(primitive: Primitive, *operands: jax.Array, **params: Any) -> list[jax.Array]:
+    """The implementation of a primitive: its lowering, compiled."""
+    with jax.disable_jit(False):
+        return _jitted(primitive, _freeze(params))(*operands)
 
 
 @functools.cache

@@ -38,7 +38,7 @@ def sharding_rule(operands, results, num_batch_dims) -> str:
         return name
 
     def tensor(aval, dims) -> str:
-        keys = [f"batch{i}" for i in range(num_batch_dims)] + list(dims)
+        keys = [*(f"batch{i}" for i in range(num_batch_dims)), *map(str, dims)]
         return "[" + ", ".join(factor(k, s) for k, s in zip(keys, aval.shape, strict=True)) + "]"
 
     left = ", ".join(tensor(*operand) for operand in operands)
