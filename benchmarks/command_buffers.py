@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 import jax_rnnt
-from benchmarks import traces
+from benchmarks.measuring import traces
 
 N, T, U, V = 16, 150, 40, 28
 STEPS = 10

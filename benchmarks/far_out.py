@@ -3,8 +3,8 @@
 Each case (far_cases.py) goes through every public loss that takes it, and its cost and gradient are
 set beside the oracle's (tests/oracle.py) of the very numbers that the loss is given, float32 ones.
 The oracle keeps logarithms of whole prefixes, in longdouble: 64 bits of mantissa are 1e-11 nats of
-a cost of 1e8, where float64 would be off by 1e-8 a step. What it loses shows in its own posteriors,
-which are as far from summing to one as the first line says.
+a cost of 1e8, where float64 would be off by 1e-8 a step. What the oracle itself loses shows in its
+posteriors: the report's first line says how far they are from summing to one.
 
 `--beside FILE` puts the figures of an earlier run, of another device say, into the same table.
 """
@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from benchmarks import table
-from benchmarks.far_cases import CASES, JOINT, LATTICE, LOG_PROBS, LOGITS, Case, Rows
-from benchmarks.results import write
+from benchmarks.printing.markdown import grid, versions
+from benchmarks.printing.results import write
+from benchmarks.problems.far_cases import CASES, JOINT, LATTICE, LOG_PROBS, LOGITS, Case, Rows
 
-# Behind everything else, for the oracle alone.
+# Last on the path: the oracle alone is from there.
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 
 import oracle
@@ -234,8 +234,7 @@ def markdown(runs: Sequence[dict]) -> str:
     columns = ["case", "(T, U, V)", "loss", "cost, nats", "norm of the gradient"]
     table_rows: dict[tuple, list] = {}
     for i, run in enumerate(runs, 1):
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        lines.append(f"- {i}: {run['device']}, float32; {versions}")
+        lines.append(f"- {i}: {run['device']}, float32; {versions(run['versions'])}")
         columns += [f"{i}: {name}" for name in ("cost", "gradient", "largest", "sums")]
         for row in run["rows"]:
             key = tuple(row[name] for name in ("case", "T", "U", "V", "implementation"))
@@ -247,7 +246,7 @@ def markdown(runs: Sequence[dict]) -> str:
             line += [_figure(row.get(name)) for name in ("gradient_error", "largest", "sums")]
     for line in table_rows.values():
         line += [""] * (len(columns) - len(line))
-    return "\n".join(lines) + "\n\n" + table.grid(columns, table_rows.values())
+    return "\n".join(lines) + "\n\n" + grid(columns, table_rows.values())
 
 
 def _relative(row: dict) -> float:

@@ -14,10 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import processes, shapes, table
-from benchmarks.joint_paths import JOINT, MATERIALISED
-from benchmarks.results import ITEM_BYTES, in_mib, write
-from benchmarks.shapes import JointCase
+from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, PATHS
+from benchmarks.printing import joint_tables
+from benchmarks.printing.results import in_mib, write
+from benchmarks.problems import shapes
+from benchmarks.problems.floor import ITEM_BYTES
+from benchmarks.problems.shapes import JointCase
+from benchmarks.running import processes
 
 H, V, BATCH = 640, 1024, 32
 # (N, T, U, H, V), model
@@ -28,17 +31,11 @@ CASES = (
     ((64, 700, 150, H, 4096), "confident"),
 )
 CPU_CASES = (((4, 100, 30, 128, 512), "random"), ((4, 100, 30, 128, 512), "confident"))
-# Of the time and of the temporary memory of the materialised logits' way, at most.
-TARGETS = {
-    ((32, 400, 100, H, V), "random"): (0.9, 1 / 15),
-    ((32, 400, 100, H, V), "confident"): (0.45, 1 / 15),
-    ((16, 400, 100, H, 4096), "confident"): (0.4, 1 / 30),
-}
-LIBRISPEECH_TARGET, CPU_TARGET = (0.5, 1 / 15), (1.0, 1.0)
-SQUARE = {"gpu": 8192, "cpu": 1024}  # of the matrix product whose rate is measured
-ROWS = {"gpu": 1 << 16, "cpu": 1 << 12}  # of the other: rows of logits
-PATHS = JOINT, MATERIALISED
-PLUGINS = ("benchmarks.joint_paths",)
+# The matrix products whose rates are measured: a square one of this size, and for each H and V
+# one of this many rows of logits.
+SQUARE = {"gpu": 8192, "cpu": 1024}
+ROWS = {"gpu": 1 << 16, "cpu": 1 << 12}
+PLUGINS = ("benchmarks.contenders.joint_paths",)
 # Matrix products of H x V a cell: forward; backward, on the cells that it takes.
 PRODUCTS = {JOINT: (1, 3), MATERIALISED: (1, 2)}
 
@@ -57,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write(options.json, results)
     except processes.MissingError as error:
         raise SystemExit(f"The joint's loss does not run here: {error}") from None
-    print(markdown(results))
+    print(joint_tables.markdown(results))
 
 
 def _start(
@@ -120,7 +117,7 @@ def _kind(case: JointCase) -> str:
 
 
 def _groups(cases: Sequence[JointCase]) -> list[list[JointCase]]:
-    """Cases that one process measures, smallest first: what compiles alike, or one data set."""
+    """Groups of cases, each for one process, smallest first: of one shape, or of one data set."""
     groups: dict[tuple, list[JointCase]] = {}
     for case in sorted(cases, key=lambda case: case.elements):
         own = case.group == shapes.SYNTHETIC and (case.N, case.T, case.U, case.V, case.H)
@@ -146,7 +143,7 @@ def _measure(group: Sequence[JointCase], results: dict, options: argparse.Namesp
             for i in range(len(group)):
                 add("analyse", i)
                 add("measure", i, gradients=file(path, i))
-            # Behind the others, whose peak of memory these would hide.
+            # Last, because their peak of memory would hide that of the others.
             if results["platform"] == "gpu":
                 for i in range(len(group)):
                     add("profile", i)
@@ -227,261 +224,6 @@ def _errors(file: str, reference: str, name: str) -> dict:
             for key in theirs.files
         }
     return {f"relative_{name}": errors}
-
-
-def markdown(results: dict) -> str:
-    groups: dict[tuple, list[tuple[dict, dict, dict]]] = {}
-    for i, case in enumerate(results["cases"]):
-        both = results["rows"][2 * i : 2 * i + 2]
-        own = (case["N"], case["T"], case["U"], case["H"], case["V"], case["model"])
-        key = own if case["group"] == shapes.SYNTHETIC else (case["group"],)
-        groups.setdefault(key, []).append((case, *both))
-    sums = [_Sum(list(group), results) for group in groups.values()]
-    return "\n\n".join(
-        [
-            _header(results),
-            "## Time and temporary memory",
-            _beside(sums),
-            "## Matrix products",
-            "Share: what the products that are needed take at the rate of the square one, over "
-            "the time.",
-            _products(sums),
-            "## On the device",
-            "Forward and backward under the profiler, ms. Fused: products with the activations "
-            "before and the log-softmax or its gradient behind them. Sums: the gradients of the "
-            "activations and what becomes of them. Rows: the log-softmax and its gradient alone. "
-            "Other: what XLA makes of the rest. Idle: what remains of the time above.",
-            _profiles(sums),
-            "## Cells",
-            "Within the lengths, but those of tiles, which are counted whole. The forward takes "
-            "all tiles that hold one within; the backward's are found from the float32 gradient "
-            "by the rule that the loss documents.",
-            _cells(sums),
-            "## Precision",
-            "Largest relative error among the four gradients; costs in nats.",
-            _precision(sums),
-        ]
-    )
-
-
-class _Sum:
-    """The figures of one line: of one case, or of the batches of a data set."""
-
-    def __init__(self, group: Sequence[tuple[dict, dict, dict]], results: dict):
-        self.cases = [case for case, _, _ in group]
-        self.rows = {
-            JOINT: [row for _, row, _ in group],
-            MATERIALISED: [row for _, _, row in group],
-        }
-        first = self.cases[0]
-        own = tuple(first[name] for name in ("N", "T", "U", "H", "V"))
-        self.target = TARGETS.get((own, first["model"]))
-        self.name = f"({', '.join(map(str, own))})"
-        self.model = first["model"]
-        if first["group"] != shapes.SYNTHETIC:
-            self.name = f"LibriSpeech, {len(self.cases)} x {first['N']} in file order"
-            self.target = LIBRISPEECH_TARGET
-        if results["platform"] == "cpu":
-            self.target = CPU_TARGET
-        elif results["dtype"] != "bfloat16":
-            self.target = None
-
-    def failure(self, path: str) -> str | None:
-        return next((row["error"] for row in self.rows[path] if "error" in row), None)
-
-    def sum(self, path: str, name: str) -> float | None:
-        values = [row.get(name) for row in self.rows[path]]
-        return None if None in values else sum(values)
-
-    def most(self, path: str, name: str) -> float | None:
-        values = [row[name] for row in self.rows[path] if name in row]
-        return max(values, default=None)
-
-    def of_cases(self, name: str) -> float | None:
-        values = [case.get(name) for case in self.cases]
-        return None if None in values else sum(values)
-
-    def mean(self, name: str, weight: str) -> float | None:
-        values = [case.get(name) for case in self.cases]
-        if None in values:
-            return None
-        return float(np.average(values, weights=[case[weight] for case in self.cases]))
-
-
-def _header(results: dict) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    products = ", ".join(
-        f"({rate['rows']}, {rate['inner']}) x ({rate['inner']}, {rate['columns']}) "
-        + (rate.get("error") or table.number(rate["tflops"], " TFLOP/s"))
-        for rate in results["products"]
-    )
-    given = ", ".join(f"{name} = {value}" for name, value in results["options"].items())
-    return "\n".join(
-        [
-            f"# {results['device']}, {results['dtype']}",
-            f"- {versions}",
-            f"- matrix products: {products}",
-            f"- options: {given or 'defaults'}",
-        ]
-    )
-
-
-def _beside(sums: Sequence[_Sum]) -> str:
-    columns = (
-        "(N, T, U, H, V)",
-        "model",
-        "joint, ms",
-        "materialised, ms",
-        "time over materialised",
-        "joint, MiB",
-        "materialised, MiB",
-        "memory over materialised",
-        "allocator's peak, MiB: joint",
-        "materialised",
-    )
-    lines = []
-    for line in sums:
-        times = [line.sum(path, "forward_backward_ms") for path in PATHS]
-        memory = [line.most(path, "temporary_mib") for path in PATHS]
-        time_target, memory_target = line.target or (None, None)
-        lines.append(
-            (
-                line.name,
-                line.model,
-                *(line.failure(path) or table.number(x) for path, x in zip(PATHS, times)),
-                _ratio(*times, time_target),
-                *map(table.number, memory),
-                _ratio(*memory, memory_target),
-                *(table.number(line.most(path, "allocated_mib")) for path in PATHS),
-            )
-        )
-    return table.grid(columns, lines)
-
-
-def _products(sums: Sequence[_Sum]) -> str:
-    columns = (
-        "(N, T, U, H, V)",
-        "model",
-        "way",
-        "forward, ms",
-        "products, ms",
-        "share",
-        "backward, ms",
-        "products, ms",
-        "share",
-        "rest of both, ms",
-    )
-    lines = []
-    for line, path in itertools.product(sums, PATHS):
-        figures, rest = [], 0.0
-        for what in ("forward", "backward"):
-            total = line.sum(path, f"{what}_ms")
-            products = line.sum(path, f"{what}_products_ms")
-            if total is None or products is None:
-                figures += ["", "", ""]
-                continue
-            rest += total - products
-            share = f"{products / total:.0%}" if total > 0 else ""
-            figures += [table.number(total), table.number(products), share]
-        rest_cell = f"{rest:.3g}" if all(figures) else line.failure(path) or ""
-        lines.append((line.name, line.model, path, *figures, rest_cell))
-    return table.grid(columns, lines)
-
-
-def _profiles(sums: Sequence[_Sum]) -> str:
-    kinds = ("fused", "products", "sums", "rows", "lattice", "copies", "other")
-    lines = []
-    for line, path in itertools.product(sums, PATHS):
-        profiles = [row["profile"] for row in line.rows[path]]
-        if all(profile.get("device_ms") for profile in profiles):
-            times = [sum(profile["device_ms"][kind] for profile in profiles) for kind in kinds]
-            total = line.sum(path, "forward_backward_ms")
-            idle = "" if total is None else f"{total - sum(times):.3g}"
-            lines.append((line.name, line.model, path, *map(table.number, times), idle))
-    if not lines:
-        return "Not measured."
-    return table.grid(("(N, T, U, H, V)", "model", "way", *kinds, "idle"), lines)
-
-
-def _cells(sums: Sequence[_Sum]) -> str:
-    columns = (
-        "(N, T, U, H, V)",
-        "model",
-        "cells",
-        "of padded ones",
-        "hold 99.9 % of the posterior",
-        "tile",
-        "in the forward's tiles",
-        "in the backward's",
-        "which hold, of the posterior",
-        "of the gradient's L1 norm",
-    )
-    lines = []
-    for line in sums:
-        cells, padded = line.of_cases("cells"), line.of_cases("padded_cells")
-        forward = line.of_cases("forward_tiles_cells")
-        backward = line.of_cases("backward_tiles_cells")
-        if cells is None or padded is None or forward is None or backward is None:
-            failed = next((case["error"] for case in line.cases if "error" in case), "")
-            lines.append((line.name, line.model, failed, *[""] * 7))
-            continue
-        tiles = dict.fromkeys(" x ".join(map(str, case["tile"])) for case in line.cases)
-        lines.append(
-            (
-                line.name,
-                line.model,
-                cells,
-                f"{cells / padded:.1%}",
-                f"{line.mean('holding_cells', 'cells'):.1%}",
-                ", ".join(tiles),
-                f"{forward / cells:.1%}",
-                f"{backward / cells:.1%}",
-                f"{line.mean('kept_posterior', 'cells'):.5f}",
-                f"{line.mean('kept_gradient', 'cells'):.5f}",
-            )
-        )
-    return table.grid(columns, lines)
-
-
-def _precision(sums: Sequence[_Sum]) -> str:
-    columns = (
-        "(N, T, U, H, V)",
-        "model",
-        "cost in float32",
-        "joint - materialised",
-        "joint - float32",
-        "materialised - float32",
-        "gradients: joint from materialised",
-        "joint from float32",
-        "materialised from float32",
-    )
-    lines = []
-    for line in sums:
-        costs = [
-            [case.get("cost_between") for case in line.cases],
-            *([row.get("cost_from_truth") for row in line.rows[path]] for path in PATHS),
-        ]
-        gradients = [
-            [case.get("relative_between") for case in line.cases],
-            *([row.get("relative_from_truth") for row in line.rows[path]] for path in PATHS),
-        ]
-        lines.append(
-            (
-                line.name,
-                line.model,
-                table.number(line.mean("cost", "N")),
-                *("" if None in x else f"{max(x, key=abs):.1e}" for x in costs),
-                *("" if None in x else f"{max(max(e.values()) for e in x):.1e}" for x in gradients),
-            )
-        )
-    return table.grid(columns, lines)
-
-
-def _ratio(ours: float | None, theirs: float | None, target: float | None) -> str:
-    if not ours or not theirs:
-        return ""
-    text = table.number(ours / theirs)
-    return f"{text} (target at most {table.number(target)})" if target else text
 
 
 def _sizes(text: str) -> tuple[int, ...]:

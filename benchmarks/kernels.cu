@@ -2,7 +2,7 @@
 // compute.
 //
 //   nvcc -O2 -std=c++17 -gencode arch=compute_90,code=sm_90 -Icpp benchmarks/kernels.cu
-//     cpp/cuda/*.cu -o kernels
+//     cpp/cuda/{rows,lattice}/*.cu -o kernels
 //   ./kernels [SECTION...]     sections: rows, lattice; all without an argument
 //
 // rows: PickForward and PickBackward on about 1 GB of logits labelled by column, as the padded loss
@@ -36,8 +36,8 @@
 #include "../tools/device_array.h"
 #include "core/lattice_layout.h"
 #include "core/row_label.h"
-#include "cuda/lattice.h"
-#include "cuda/pick.h"
+#include "cuda/lattice/lattice.h"
+#include "cuda/rows/pick.h"
 
 namespace {
 

@@ -3,20 +3,21 @@
 import argparse
 import importlib
 import importlib.util
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import processes, shapes, table
-from benchmarks.peers import CONTENDERS, OURS
-from benchmarks.results import ITEM_BYTES, in_mib, write
-from benchmarks.shapes import Case
+from benchmarks.contenders import quoted
+from benchmarks.contenders.peers import CONTENDERS, OURS
+from benchmarks.printing import loss_tables
+from benchmarks.printing.results import in_mib, write
+from benchmarks.problems import shapes
+from benchmarks.problems.floor import ITEM_BYTES, with_floor
+from benchmarks.problems.shapes import Case
+from benchmarks.running import processes
 
-PASSES = {"forward": 1, "forward_backward": 3}  # over the logits' bytes: read; read twice, written
-QUOTED = pathlib.Path(__file__).with_name("peers_quoted.json")
 OUR_SECONDS = 1800
 
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if results["platform"] == "gpu" and options.dtype == "float32":
         _quote(results, all_of_them=options.peers is None)
         write(options.json, results)
-    print(table.markdown(results))
+    print(loss_tables.markdown(results))
     if options.plot is not None:
         from benchmarks import plot
 
@@ -134,7 +135,7 @@ def _train_steps(synthetic: Sequence[Case], platform: str) -> list[Case]:
 
 
 def _smallest_first(kind: str, cases: Sequence[Case], **arguments) -> processes.Tasks:
-    """So that what a limit of time cuts off is the least."""
+    """A task for each case. In this order a limit of time cuts off the fewest."""
     return [
         {"kind": kind, "arguments": {"case": vars(case), **arguments}}
         for case in sorted(cases, key=lambda case: case.elements)
@@ -156,7 +157,8 @@ def _enter(
         case = Case(**task["arguments"]["case"])
         row = {"contender": name, **case.key, "dtype": results["dtype"]}
         if task["kind"] == "time":
-            results["rows"].append(_with_floor({**row, **in_mib(answer)}, results))
+            row = {**row, **in_mib(answer)}
+            results["rows"].append(with_floor(row, results["copy_gb_per_second"]))
         elif task["kind"] == "precision":
             results["precision"].append({**row, **answer})
         else:
@@ -176,48 +178,18 @@ def _order(row: dict) -> tuple:
     return *first, row["N"], row["lengths"], row["scale"]
 
 
-def _with_floor(row: dict, results: dict, copy_gb_per_second: float | None = None) -> dict:
-    """The row, and its times over that of moving the logits' bytes at the copy's speed."""
-    bandwidth = copy_gb_per_second or results["copy_gb_per_second"]
-    logits_bytes = row["N"] * row["T"] * row["U"] * row["V"] * ITEM_BYTES[row["dtype"]]
-    row["logits_mib"] = logits_bytes / 2**20
-    if not bandwidth:
-        return row
-    for what, passes in PASSES.items():
-        row[f"{what}_floor_ms"] = passes * logits_bytes / bandwidth / 1e6
-        if f"{what}_ms" in row:
-            row[f"{what}_over_floor"] = row[f"{what}_ms"] / row[f"{what}_floor_ms"]
-    return row
-
-
 def _quote(results: dict, all_of_them: bool) -> None:
     """Enters the figures of peers that do not run here, for the cases that were measured.
 
     All of them: those too that have no function in `peers`.
     """
-    quoted = json.loads(QUOTED.read_text())
     missing = {name for name, value in results["contenders"].items() if "missing" in value}
     if all_of_them:
-        missing |= {row["contender"] for row in quoted["rows"]} - set(CONTENDERS)
-    if missing:
-        results["quoted"] = {key: quoted[key] for key in ("device", "versions", "source")}
-    common = {"dtype": "float32", "lengths": "full", "group": shapes.SYNTHETIC, "quoted": True}
-    wanted = {_identity(row) for row in results["rows"] if row["group"] == shapes.SYNTHETIC}
-    for row in quoted["rows"]:
-        row = {"scale": 1.0, **row, **common}
-        if row["contender"] in missing and _identity(row) in wanted:
-            results["rows"].append(_with_floor(row, results, quoted["copy_gb_per_second"]))
-    wanted = {_identity(row) for row in results["precision"]}
-    for row in quoted["precision"]:
-        row = {**row, **common}
-        if row["contender"] in missing and _identity(row) in wanted:
-            results["precision"].append(row)
-    for rows in (results["rows"], results["precision"]):
-        rows.sort(key=_order)
-
-
-def _identity(row: dict) -> tuple:
-    return tuple(row[name] for name in ("N", "T", "U", "V", "lengths", "scale"))
+        missing |= quoted.names() - set(CONTENDERS)
+    quoted.enter(results, missing)
+    results["rows"].sort(key=_order)
+    # Whatever their N: quoted ones stand behind what was measured of the shape.
+    results["precision"].sort(key=lambda row: _order({**row, "N": 0}))
 
 
 def _shape(text: str) -> tuple[int, ...]:

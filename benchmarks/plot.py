@@ -1,11 +1,15 @@
-"""Two plots, time and memory against N: `python -m benchmarks.plot RESULTS.json PREFIX`."""
+"""Two plots, time and memory against N: `python -m benchmarks.plot RESULTS.json PREFIX`.
+
+`quoted` in the place of RESULTS.json draws the newest run of contenders/peers_quoted.json.
+"""
 
 import argparse
 import json
 import pathlib
 
-from benchmarks import shapes
-from benchmarks.peers import OURS
+from benchmarks.contenders import quoted
+from benchmarks.contenders.peers import OURS
+from benchmarks.problems import shapes
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; black is ours.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
@@ -40,9 +44,10 @@ def _save(rows: list[dict], quantity: str, title: str, unit: str, path: pathlib.
         for name in names:
             points = [row for row in here if row["contender"] == name and quantity in row]
             if points:
-                quoted = " (quoted)" * bool(points[0].get("quoted"))
+                is_quoted = bool(points[0].get("quoted"))
+                label = name + " (quoted)" * is_quoted
                 x, y = zip(*((row["N"], row[quantity]) for row in points), strict=True)
-                lines[name + quoted] = panel.plot(x, y, **_style(name, names, bool(quoted)))[0]
+                lines[label] = panel.plot(x, y, **_style(name, names, is_quoted))[0]
         floor = sorted(
             {(row["N"], row[_FLOOR[quantity]]) for row in here if _is_floor(row, quantity)}
         )
@@ -69,14 +74,16 @@ def _rank(name: str) -> tuple[bool, bool, str]:
     return name != OURS, name != "reference", name
 
 
-def _style(name: str, names: list[str], quoted: bool) -> dict:
+def _style(name: str, names: list[str], is_quoted: bool) -> dict:
     if name == OURS:
         return {"color": "black", "linewidth": 3, "marker": "o", "markersize": 7, "zorder": 3}
     index = [other for other in names if other != OURS].index(name)
     return {
         "color": _COLOURS[index % len(_COLOURS)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-        "linestyle": "--" if quoted else "-",
+        # Past the last colour they begin anew, with other markers, hollow ones.
+        "marker": _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)],
+        "fillstyle": "none" if index >= len(_COLOURS) else "full",
+        "linestyle": "--" if is_quoted else "-",
         "linewidth": 1.5,
         "markersize": 5,
         "zorder": 2,
@@ -112,10 +119,14 @@ def _figure_class():
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
-    parser.add_argument("results", type=pathlib.Path)
+    parser.add_argument("results", help="the JSON that benchmarks.loss wrote, or: quoted")
     parser.add_argument("prefix")
     options = parser.parse_args()
-    for path in save(json.loads(options.results.read_text()), options.prefix):
+    if options.results == "quoted":
+        results = quoted.newest()
+    else:
+        results = json.loads(pathlib.Path(options.results).read_text())
+    for path in save(results, options.prefix):
         print(path)
 
 

@@ -22,8 +22,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jax_rnnt
-from benchmarks import table, timing
-from benchmarks.results import write
+from benchmarks.measuring import timing
+from benchmarks.printing.markdown import grid, number
+from benchmarks.printing.results import write
 
 AXIS = "data"
 
@@ -91,13 +92,13 @@ def markdown(rows: Sequence[dict]) -> str:
         *("weak, ms", "one / weak", "strong, ms", "one / strong"),
     )
     figures = "one_ms", "weak_ms", "weak_ratio", "strong_ms", "strong_ratio"
-    return table.grid(
+    return grid(
         columns,
         [
             (
                 *(row["loss"], row["N"], f"({row['T']}, {row['U']}, {row['V']})", row["H"] or ""),
                 *(row["dtype"], row["way"], row["devices"]),
-                *(table.number(row.get(name)) for name in figures),
+                *(number(row.get(name)) for name in figures),
             )
             for row in rows
         ],
@@ -121,7 +122,7 @@ def time(case: Case, way: str, devices: int) -> float:
 
 
 def mean_cost(case: Case, operands: Sequence[jax.Array], batch: Sequence[jax.Array]) -> jax.Array:
-    """Of whatever part of the case's sequences is here."""
+    """The mean over the sequences of `batch`, which may be a part of the case's."""
     loss = jax_rnnt.rnnt_loss_from_logits if case.H is None else jax_rnnt.rnnt_loss_from_joint
     return loss(*operands, *batch, reduction="mean")
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax_rnnt import reference
 from jax_rnnt._version import __version__
-from jax_rnnt._xla import oldest_jax as _oldest_jax
-from jax_rnnt._xla.ffi import custom_call_checks, register_custom_calls
+from jax_rnnt.export import custom_call_checks, register_custom_calls
 from jax_rnnt.lattice.cost import lattice_cost
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
@@ -29,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # `jax_rnnt.flax` without an import of its own; Flax is imported by whoever asks for it.
+    # `jax_rnnt.flax` needs no import of its own, and imports Flax when it is first asked for.
     if name == "flax":
         return importlib.import_module("jax_rnnt.flax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

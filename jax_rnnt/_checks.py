@@ -1,4 +1,4 @@
-"""What callers may pass: shapes and dtypes always, values where they are there to be seen."""
+"""Checks of arguments: of shapes and dtypes always, of values where they are concrete."""
 
 import operator
 from typing import Any
@@ -14,7 +14,7 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 def floats(name: str, value: Any) -> jax.Array:
-    """value as an array of a dtype that we take, or TypeError."""
+    """value as a jax.Array; TypeError if its dtype is not one of FLOATS."""
     array = _array(name, value)
     if array.dtype.name not in FLOATS:
         raise TypeError(f"{name} must be of dtype {', '.join(FLOATS)}, got {array.dtype.name}.")
@@ -22,15 +22,16 @@ def floats(name: str, value: Any) -> jax.Array:
 
 
 def integers(name: str, value: Any) -> Integers:
-    """value as an int32 array, integers beyond int32 clipped, or TypeError.
+    """value as an int32 array, integers beyond int32 clipped; TypeError if it is not integers.
 
-    What is not JAX's stays NumPy's: under jit, too, its values are there to be checked.
+    Only a jax.Array stays one. Anything else becomes a NumPy array, whose values can be checked
+    even under jit.
     """
     array = value if isinstance(value, jax.Array) else _numpy(name, value)
     if array.size == 0 and not hasattr(value, "dtype"):
         array = array.astype(np.int32)  # an empty list has no dtype of its own
     is_integer = jnp.issubdtype(array.dtype, jnp.integer)
-    if not is_integer or array.dtype.kind == "m":  # NumPy counts spans of time among them
+    if not is_integer or array.dtype.kind == "m":  # to NumPy timedelta64 is an integer
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}.")
     limits, own = np.iinfo(np.int32), jnp.iinfo(array.dtype)
     if own.max > limits.max or own.min < limits.min:
@@ -38,6 +39,14 @@ def integers(name: str, value: Any) -> Integers:
         clip = jnp.clip if isinstance(array, jax.Array) else np.clip
         array = clip(array, low, limits.max)
     return array.astype(np.int32) if isinstance(array, jax.Array) else np.asarray(array, np.int32)
+
+
+def mask(name: str, value: Any) -> jax.Array | np.ndarray:
+    """value as an array of booleans, NumPy's unless it is a jax.Array; or TypeError."""
+    array = value if isinstance(value, jax.Array) else _numpy(name, value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must be booleans, got dtype {array.dtype}.")
+    return array
 
 
 def number(name: str, value: Any) -> jax.Array:
@@ -89,29 +98,36 @@ def shape(name: str, array: Any, expected: tuple[int, ...], meaning: str) -> Non
 
 
 def lengths_values(
-    name: str, value: Integers, low: int, high: int, meaning: str
+    name: str,
+    value: Integers,
+    low: int,
+    high: int,
+    meaning: str,
+    where: jax.Array | np.ndarray | None = None,
 ) -> np.ndarray | None:
-    """The lengths as NumPy has them if concrete, ValueError if one is outside [low, high]."""
-    lengths = concrete(value)
-    if lengths is not None:
-        _first_bad(
-            name, lengths, (lengths < low) | (lengths > high), f"[{low}, {high}] ({meaning})"
-        )
+    """Concrete lengths as a NumPy array; ValueError if one is outside [low, high].
+
+    Lengths for which `where` is false are not checked. Returns None, and checks nothing, if the
+    lengths or `where` are traced.
+    """
+    lengths, counted = concrete(value), True if where is None else concrete(where)
+    if lengths is None or counted is None:
+        return None
+    bad = (lengths < low) | (lengths > high)
+    _first_bad(name, lengths, bad & counted, f"[{low}, {high}] ({meaning})")
     return lengths
 
 
-def labels_values(labels: Integers, labels_lengths: np.ndarray | None, vocabulary: int) -> None:
-    """ValueError if a concrete label (..., U-1) within its concrete length is outside [0, V)."""
+def labels_values(labels: Integers, used: np.ndarray, vocabulary: int) -> None:
+    """ValueError if a concrete label is outside [0, V) where the mask `used` is true."""
     values = concrete(labels)
-    if values is None or labels_lengths is None:
-        return
-    used = np.arange(values.shape[-1]) < labels_lengths[..., None]
-    bad = used & ((values < 0) | (values >= vocabulary))
-    _first_bad("labels", values, bad, f"[0, {vocabulary}) within their lengths")
+    if values is not None:
+        bad = used & ((values < 0) | (values >= vocabulary))
+        _first_bad("labels", values, bad, f"[0, {vocabulary}) within their lengths")
 
 
-def concrete(value: Integers) -> np.ndarray | None:
-    """value on the host, or None if it is traced or not all here."""
+def concrete(value: jax.Array | np.ndarray) -> np.ndarray | None:
+    """value as a NumPy array, or None if it is traced or not wholly in this process."""
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, jax.core.Tracer) or not value.is_fully_addressable:

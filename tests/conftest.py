@@ -23,6 +23,7 @@ import pytest  # noqa: E402
 import support  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile(
     "suite", derandomize=True, deadline=None, database=None, print_blob=True
 )

@@ -18,22 +18,16 @@ from jax_rnnt._xla import ffi
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import (
-    hlo,
-    joint,
-    joint_models,
-    loss,
-    plot,
-    precision,
-    scaling,
-    shapes,
-    timing,
-    traces,
-)
+from benchmarks import joint, loss, plot, scaling
+from benchmarks.contenders import quoted
+from benchmarks.measuring import hlo, timing, traces
+from benchmarks.printing import joint_tables
+from benchmarks.problems import joint_models, precision, shapes
 
+BENCHMARKS = pathlib.Path(loss.__file__).parent
 FRAGILE = """
     import os
-    from benchmarks.peers import contender
+    from benchmarks.contenders.peers import contender
 
     @contender("jax", requires="jax")
     def fragile():
@@ -143,16 +137,42 @@ def test_whole_run_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
 def test_peers_that_do_not_run_are_quoted_for_the_measured_cases():
     case = shapes.full(16, 150, 40, 28)
     ours = {"contender": "jax_rnnt", **case.key, "dtype": "float32", "forward_backward_ms": 0.1}
+    gradients = {**shapes.full(2, 1500, 300, 50).key, "contender": "jax_rnnt", "relative": 1e-6}
     results = {
         "copy_gb_per_second": 3000,
-        "contenders": {"torchaudio": {"missing": "no module"}, "reference": {}},
+        "contenders": {"apex": {"missing": "no module"}, "reference": {}},
         "rows": [ours],
-        "precision": [],
+        "precision": [gradients],
     }
     loss._quote(results, all_of_them=False)
-    (quoted,) = (row for row in results["rows"] if row["contender"] != "jax_rnnt")
-    assert (quoted["contender"], quoted["N"], quoted["quoted"]) == ("torchaudio", 16, True)
-    assert "H100" in results["quoted"]["device"]
+    (row,) = (row for row in results["rows"] if row["contender"] != "jax_rnnt")
+    assert (row["contender"], row["N"], row["quoted"]) == ("apex", 16, True)
+    assert row["forward_backward_over_floor"] > 1
+    assert [row["contender"] for row in results["precision"]] == ["jax_rnnt", "apex"]
+    (run,) = results["quoted"]
+    assert "H100" in run["device"]
+    assert run["date"]
+
+    loss._quote(results, all_of_them=True)  # what is there already is not quoted again
+    names = [row["contender"] for row in results["rows"]]
+    assert len(names) == len(set(names))
+    assert {"apex", "nemo_triton", "warp_rnnt_compact"} < set(names)
+    assert "torchaudio" not in names  # it has a function, and nothing says that it is missing
+
+
+def test_the_newest_figures_are_quoted():
+    case = {**shapes.full(2, 1500, 300, 50).key, "contender": "jax_rnnt", "relative": 1e-6}
+    results = {"contenders": {}, "rows": [], "precision": [case, {**case, "scale": 3.0}]}
+    quoted.enter(results, {"warp_rnnt"})
+    newest, older = (row for row in results["precision"] if row["contender"] == "warp_rnnt")
+    assert (newest["N"], newest["scale"]) == (1, 1)
+    assert (older["N"], older["scale"]) == (2, 3)
+    assert len(results["quoted"]) == 2
+
+
+def test_the_quoted_run_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert all(path.stat().st_size > 0 for path in plot.save(quoted.newest(), str(tmp_path / "p")))
 
 
 def test_float64_gradient_is_the_oracles():
@@ -229,7 +249,7 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
         del failed[name]
     del confident["relative_between"], confident["cost_between"]
     failed["error"] = "out of memory"
-    assert "| out of memory |" in joint.markdown(results)
+    assert "| out of memory |" in joint_tables.markdown(results)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")

@@ -77,12 +77,12 @@ def test_messages_of_the_troubleshooting_page_are_the_packages():
     package = pathlib.Path(jax_rnnt.__file__).parent
     sources = [ast.parse(path.read_text()) for path in package.rglob("*.py")]
     texts = [text for source in sources for text in _strings(source)]
-    texts.append((ROOT / "cpp" / "ffi" / "handlers.h").read_text())
+    texts += [path.read_text() for path in (ROOT / "cpp" / "ffi").glob("*.h")]
     page = (DOCS / "manual" / "troubleshooting.md").read_text()
     messages = re.findall(r"^\| `([^`]*(?:…|\.)[^`]*)` \|", page, re.M)
     assert len(messages) > 15
     for message in messages:
-        for part in map(str.strip, re.sub(r"^\w+_lengths ", "", message).split("…")):
+        for part in map(str.strip, re.sub(r"^(\w+_lengths|where) ", "", message).split("…")):
             assert any(part in text for text in texts), message
 
 

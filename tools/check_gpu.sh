@@ -40,14 +40,14 @@ is_hopper() { [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | he
 # compile PROGRAM MAIN: into $site, with the kernels that every GPU has.
 compile() {
   mkdir -p "$site"
-  local everywhere=(cpp/cuda/{add_blocks,joint_hidden,lattice,pick_backward,pick_forward}.cu)
+  local everywhere=(cpp/cuda/{rows,lattice}/*.cu cpp/cuda/joint/{add_blocks,hidden}.cu)
   nvcc -O2 -std=c++17 -arch=native -lineinfo -Icpp "$2" "${everywhere[@]}" -o "$site/$1"
 }
 
 compile_joint() {
   mkdir -p "$site"
   nvcc -O2 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -lineinfo -Icpp tools/joint_check.cu \
-    cpp/cuda/joint_*.cu cpp/cuda/add_blocks.cu -o "$site/joint_check"
+    cpp/cuda/joint/*.cu -o "$site/joint_check"
 }
 
 sanitize() {

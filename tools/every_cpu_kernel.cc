@@ -20,9 +20,10 @@
 #include <vector>
 
 #include "cpu/isa.h"
-#include "cpu/lattice.h"
+#include "cpu/lattice/lattice.h"
 #include "cpu/parallel_for.h"
-#include "cpu/pick.h"
+#include "cpu/rows/pick.h"
+#include "ragged_lengths.h"
 
 namespace {
 
@@ -272,15 +273,7 @@ double LogAdd(double a, double b) {
 template <typename Real>
 void RunLattice(Random& random, int N, int T, int U, bool compact,
                 const ParallelFor& parallel_for) {
-  std::vector<int32_t> frames(N), labels(N), offsets(N);
-  int64_t used = 0;
-  for (int n = 0; n < N; ++n) {
-    frames[n] = 1 + static_cast<int32_t>(random() % T);
-    labels[n] = static_cast<int32_t>(random() % U);
-    if (n == 0) frames[n] = T, labels[n] = U - 1;
-    offsets[n] = static_cast<int32_t>(used);
-    used += int64_t{frames[n]} * (labels[n] + 1);
-  }
+  auto [frames, labels, offsets, used] = jax_rnnt::DrawLengths(random, N, T, U);
   const int64_t cells = compact ? used : int64_t{N} * T * U;
   constexpr int32_t kWrong[] = {kLowest, kHighest, -1, 1 << 30};
   if (N > 2) frames[1] = compact ? kWrong[random() % 4] : random() % 2 ? 0 : T + 1;
@@ -296,17 +289,10 @@ void RunLattice(Random& random, int N, int T, int U, bool compact,
     }
     if (random() % 4 == 0) (*arcs)[random() % cells] = static_cast<Real>(kNaN);
   }
-  LatticeLayout layout;
-  layout.sequences = N;
-  layout.max_frames = compact ? cells : T;
-  layout.max_columns = compact ? U + 3 : U;
-  layout.frames_lengths = frames.data();
-  layout.labels_lengths = labels.data();
-  if (compact) {
-    layout.offsets = offsets.data();
-    layout.sequences_per_group = N;
-    layout.rows_per_group = cells;
-  }
+  const LatticeLayout layout =
+      compact
+          ? jax_rnnt::CompactLayout(N, cells, U + 3, frames.data(), labels.data(), offsets.data())
+          : jax_rnnt::PaddedLayout(N, T, U, frames.data(), labels.data());
   std::vector<Real> costs(N), forward_costs(N), cotangents(N), blank_out(cells), label_out(cells);
   for (Real& c : cotangents) c = static_cast<Real>(random() % 8 ? Uniform(random, -1, 1) : 0);
   std::vector<Scaled<Real>> alphas(cells), totals(N);

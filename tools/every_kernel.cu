@@ -3,8 +3,9 @@
 // own, as long as its elements; lengths and labels beyond their range are among the inputs. Exits
 // with 1 if an error code comes back or the posteriors of a frame do not sum to one.
 //
-//   nvcc -std=c++17 -arch=native -lineinfo -Icpp tools/every_kernel.cu cpp/cuda/*.cu -o
-//   every_kernel compute-sanitizer --tool memcheck ./every_kernel
+//   nvcc -std=c++17 -arch=native -lineinfo -Icpp tools/every_kernel.cu
+//     cpp/cuda/{rows,lattice}/*.cu -o every_kernel
+//   compute-sanitizer --tool memcheck ./every_kernel
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -14,9 +15,10 @@
 #include <random>
 #include <vector>
 
-#include "cuda/lattice.h"
-#include "cuda/pick.h"
+#include "cuda/lattice/lattice.h"
+#include "cuda/rows/pick.h"
 #include "device_array.h"
+#include "ragged_lengths.h"
 
 namespace {
 
@@ -85,31 +87,17 @@ void RunPickByColumn(int64_t groups, int64_t lines, int64_t columns, int V, int 
 
 template <typename Real>
 void RunLattice(int N, int T, int U, bool compact) {
-  std::vector<int32_t> frames(N), labels(N), offsets(N);
-  int64_t used = 0;
-  for (int n = 0; n < N; ++n) {
-    frames[n] = T - static_cast<int>(generator() % ((T + 1) / 2));
-    labels[n] = U - 1 - static_cast<int>(generator() % ((U + 1) / 2));
-    offsets[n] = static_cast<int32_t>(used);
-    used += static_cast<int64_t>(frames[n]) * (labels[n] + 1);
-  }
+  auto [frames, labels, offsets, used] = jax_rnnt::DrawLengths(generator, N, T, U);
   const int64_t cells = compact ? used + 5 : static_cast<int64_t>(N) * T * U;
   if (N > 2) frames[N - 1] = compact ? 1 << 30 : -7;
   if (N > 3) labels[N - 2] = U + 1000000;
   DeviceArray<int32_t> device_frames(frames), device_labels(labels), device_offsets(offsets);
   DeviceArray<Real> blank_log_probs(RandomNumbers<Real>(cells, -3, -0.1f));
   DeviceArray<Real> label_log_probs(RandomNumbers<Real>(cells, -3, -0.1f));
-  LatticeLayout layout;
-  layout.sequences = N;
-  layout.max_frames = compact ? cells : T;
-  layout.max_columns = compact ? U + 40 : U;
-  layout.frames_lengths = device_frames.get();
-  layout.labels_lengths = device_labels.get();
-  if (compact) {
-    layout.offsets = device_offsets.get();
-    layout.sequences_per_group = N;
-    layout.rows_per_group = cells;
-  }
+  const LatticeLayout layout =
+      compact ? jax_rnnt::CompactLayout(N, cells, U + 40, device_frames.get(), device_labels.get(),
+                                        device_offsets.get())
+              : jax_rnnt::PaddedLayout(N, T, U, device_frames.get(), device_labels.get());
   DeviceArray<Real> costs(N), forward_costs(N), blank_cotangents(cells), label_cotangents(cells);
   DeviceArray<Real> cotangents(std::vector<Real>(N, Real(-1)));
   DeviceArray<Scaled<Real>> values(cells), totals(N);

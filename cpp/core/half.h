@@ -1,4 +1,4 @@
-// bfloat16 and float16 as they lie in memory, on machines whose compiler has no such types.
+// The bits of bfloat16 and float16 numbers, for compilers that have no such types.
 #ifndef JAX_RNNT_CORE_HALF_H_
 #define JAX_RNNT_CORE_HALF_H_
 

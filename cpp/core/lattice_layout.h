@@ -1,15 +1,15 @@
-// Where the cells of each sequence stand, and which sequences make sense. Shared by host and
+// Where the cells of each sequence lie in memory, and which sequences are valid. Shared by host and
 // device.
 //
 // Padded: arcs (N, T, U), cell (t, u) of sequence n at (n T + t) U + u.
-// Compact: arcs (groups, S), cell (t, u) at group S + offset_n + t (U_n + 1) + u; a group is one
-// packed batch of N sequences (there are several of them under vmap only).
+// Compact: arcs (groups, S), cell (t, u) at group S + offset_n + t (U_n + 1) + u. A group is one
+// packed batch of N sequences; several groups occur under vmap only.
 #ifndef JAX_RNNT_CORE_LATTICE_LAYOUT_H_
 #define JAX_RNNT_CORE_LATTICE_LAYOUT_H_
 
 #include <cstdint>
 
-#include "core/scaled.h"
+#include "core/host_device.h"
 
 namespace jax_rnnt {
 
@@ -29,13 +29,14 @@ struct LatticeLayout {
   const int32_t* frames_lengths;  // (sequences)
   const int32_t* labels_lengths;  // (sequences)
   // Compact only, else null.
-  const int32_t* offsets = nullptr;  // (sequences), relative to their group
+  const int32_t* offsets = nullptr;  // (sequences), from the first cell of their group
   int64_t sequences_per_group = 0;   // N
   int64_t rows_per_group = 0;        // S
 
   JAX_RNNT_HOST_DEVICE bool compact() const { return offsets != nullptr; }
 
-  // Any value of the lengths is safe: a sequence outside its array is not valid.
+  // Lengths and offsets may hold any value: a sequence that does not fit into its array is not
+  // valid.
   JAX_RNNT_HOST_DEVICE LatticeSequence Sequence(int64_t n) const {
     const int64_t frames = frames_lengths[n];
     const int64_t columns = static_cast<int64_t>(labels_lengths[n]) + 1;

@@ -1,6 +1,7 @@
-// How a row of V logits says which label leaves it. Rows know nothing of lattices: whoever makes
-// the rows (padded, packed, tiled) encodes the label, its absence and padding in one int32 a row,
-// or, where labels repeat from line to line, in one a column.
+// The label of a row of V logits, as row kernels take it. Row kernels know nothing of lattices: the
+// caller, who lays out the rows (padded, packed, tiled), encodes which label a row has, that it has
+// none, or that it is padding, in one int32 for each row or, where labels repeat from line to line,
+// for each column.
 #ifndef JAX_RNNT_CORE_ROW_LABEL_H_
 #define JAX_RNNT_CORE_ROW_LABEL_H_
 
@@ -8,8 +9,9 @@
 
 namespace jax_rnnt {
 
-// A label in [0, V) is the row's own. kNoLabel: only the blank leaves the row (the last column of a
-// lattice). Any other value, kPaddingRow for one: a padding row, which is never read.
+// A label in [0, V) is the row's own. kNoLabel means that only the blank leaves the row (the last
+// column of a lattice). Every other value, such as kPaddingRow, makes the row padding, whose logits
+// are never read.
 inline constexpr int32_t kNoLabel = -1;
 inline constexpr int32_t kPaddingRow = -2;
 

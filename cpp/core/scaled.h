@@ -1,9 +1,9 @@
 // Non-negative numbers as mantissa * 2^exponent, for products and sums over thousands of steps.
 //
-// A float32 logarithm of a whole prefix is good to 0.001 when it is near 10,000. Here no step takes
-// a logarithm: the mantissa keeps the 24 bits of its type at any length, and the exponent is a
-// whole number kept as a float, which holds every sum of arcs that a float32 log-probability can
-// express.
+// A float32 logarithm of a whole prefix is good to 0.001 when it is near 10,000. Scaled numbers
+// take no logarithm in any step: the mantissa keeps the 24 bits of its type at any length, and the
+// exponent is a whole number kept as a float, which holds every sum of arcs that a float32
+// log-probability can express.
 //
 // Invariants: the exponent is finite and whole. Zero is mantissa 0 with an exponent at or below
 // kZeroExponent, so that the sum of zero and a number aligns to the number. A NaN lives in the
@@ -15,12 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define JAX_RNNT_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-// Always inlined: files compiled for different instruction sets must not share one copy.
-#define JAX_RNNT_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "core/host_device.h"
 
 namespace jax_rnnt {
 
@@ -30,17 +25,19 @@ struct alignas(2 * sizeof(Real)) Scaled {
   Real exponent;
 };
 
-// Probabilities below 2^-(1e37) count as impossible, in either type. Far enough from the lowest
-// float32 that kMaxUnnormalizedSteps additions of it stay finite.
+// Probabilities below 2^-(1e37) count as impossible, in either type. The bound is far enough from
+// the lowest float32 that kMaxUnnormalizedSteps additions of it stay finite.
 template <typename Real>
 inline constexpr Real kZeroExponent = Real(-1e37);
 
-// A part of less than 2^-64 of a whole counts as none: beside the parts that make up the rest it is
-// lost in either type, and rows of logits that only such arcs leave need not be read again.
+// A part of less than 2^-64 of a whole counts as none. Added to the other parts of the whole it
+// would be lost in either type, and a row of logits that only such arcs leave need not be read
+// again.
 inline constexpr int kNegligibleBits = 64;
 
-// Between two calls of Normalize a mantissa is multiplied by arcs in (2^-1, 2^0.5] and doubled by a
-// sum, at most this often: it then stays within 2^-16 and 2^24 of where it was.
+// The most steps between two calls of Normalize. Each step multiplies a mantissa by an arc's, in
+// (2^-1, 2^0.5], and a sum at most doubles it: the mantissa then stays within 2^-16 and 2^24 of
+// where it was.
 inline constexpr int kMaxUnnormalizedSteps = 16;
 
 // The layout of a floating-point type, for exact powers of two by integer shifts.
@@ -77,8 +74,8 @@ JAX_RNNT_HOST_DEVICE Real FromBits(typename FloatBits<Real>::Word bits) {
   return x;
 }
 
-// a * b and a * b + c. On the device each says whether the product is rounded: left to the
-// compiler, the same sum in two kernels could differ in its last bit.
+// a * b and a * b + c. On a device Product rounds the product and MultiplyAdd does not: were the
+// choice left to the compiler, the same sum could differ in its last bit between two kernels.
 #if defined(__CUDA_ARCH__)
 JAX_RNNT_HOST_DEVICE float Product(float a, float b) { return __fmul_rn(a, b); }
 JAX_RNNT_HOST_DEVICE double Product(double a, double b) { return __dmul_rn(a, b); }
@@ -95,16 +92,17 @@ JAX_RNNT_HOST_DEVICE Real MultiplyAdd(Real a, Real b, Real c) {
 }
 #endif
 
-// log2(e) as kernels on a device take it in float, where one part must do: too small by 1.3e-8 of
-// it, which is a third of what the rounding of a log-probability costs. All arcs alike are
-// shortened by it, and NegativeLog takes it back.
+// log2(e) as kernels on a device take it. In float, where one number must do, it is too small by
+// 1.3e-8 of itself, a third of what the rounding of a log-probability costs. This error shortens
+// all arcs alike, and NegativeLog takes it back.
 template <typename Real>
 inline constexpr Real kDeviceLog2E = Real(1.4426950408889634);
 template <>
 inline constexpr float kDeviceLog2E<float> = 1.44269502162933349609375f;
 
-// log_prob in bits as a whole number, of magnitude up to kLargestRounded. On a device the one at or
-// above it, by one instruction that rounds up product and sum at once; on the host the nearest.
+// log_prob * log2(e) as a whole number, where its magnitude is below kLargestRounded. On a device
+// the product is rounded up, by one instruction that rounds product and sum at once; on the host it
+// is rounded to the nearest.
 #if defined(__CUDA_ARCH__)
 JAX_RNNT_HOST_DEVICE float WholeLog2(float log_prob) {
   constexpr float kRound = FloatBits<float>::kRoundingConstant;
@@ -123,9 +121,10 @@ JAX_RNNT_HOST_DEVICE Real WholeLog2(Real log_prob) {
 #endif
 
 // exp(log_prob) / 2^whole, where whole is WholeLog2(log_prob): in (2^-1, 1] on a device, in
-// [2^-0.5, 2^0.5] on the host. ex2.approx errs with a bias that depends on where its argument lies,
-// so that kernels which multiply the same arcs must take it at the same place: between (-1, 0] and
-// [-0.5, 0.5] a posterior drifts by 1.3e-8 for each frame from where the walks meet, on an H100.
+// [2^-0.5, 2^0.5] on the host. ex2.approx has a bias that depends on where its argument lies, so
+// that kernels which multiply the same arcs must take it in the same interval: with (-1, 0] in one
+// kernel and [-0.5, 0.5] in another, a posterior drifts by 1.3e-8 for each frame from where the
+// walks meet, on an H100.
 JAX_RNNT_HOST_DEVICE float SplitMantissa(float log_prob, float whole) {
 #if defined(__CUDA_ARCH__)
   const float fraction = fmaf(log_prob, kDeviceLog2E<float>, -whole);
@@ -152,14 +151,15 @@ JAX_RNNT_HOST_DEVICE double SplitMantissa(double log_prob, double whole) {
   return exp(MultiplyAdd(whole, -1.42860682030941723e-6, high));
 }
 
-// exp(log_prob) with the mantissa as SplitMantissa's; -inf is zero, NaN and +inf are NaN.
+// exp(log_prob), its mantissa as SplitMantissa returns it. -inf becomes zero; NaN and +inf become
+// NaN.
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Scaled<Real> Split(Real log_prob) {
   using Bits = FloatBits<Real>;
   const Real log2_prob = Product(log_prob, Real(1.4426950408889634));
   const Real rounded = WholeLog2(log_prob);
-  // Beyond the reach of the rounding constant a number without its lowest bit is whole, and a
-  // relative error of one bit is what the log-probability itself carries.
+  // Beyond the reach of the rounding constant a number becomes whole when its lowest bit is
+  // cleared, and the log-probability itself carries a relative error of one bit.
   const bool far = log2_prob <= -Bits::kLargestRounded;
   const bool zero = log2_prob < kZeroExponent<Real>;
   const Real whole = FromBits<Real>(ToBits(log2_prob) & ~typename Bits::Word{1});
@@ -211,14 +211,14 @@ JAX_RNNT_HOST_DEVICE Scaled<Real> Normalize(Scaled<Real> a) {
           zero ? kZeroExponent<Real> : a.exponent + Real(shift - Bits::kBias)};
 }
 
-// The share a / b of a part in a whole, in [0, 1] whatever rounding did to the exponents (they are
-// exact up to 2^24 in float, which is a cost of 1e7 nats). 0 where either is zero, the part
-// negligible (to within the mantissas) or the whole NaN.
+// The share a / b of a part a in a whole b. It stays in [0, 1] whatever rounding did to the
+// exponents, which in float are exact up to 2^24, a cost of 1e7 nats. It is 0 where a or b is zero,
+// where the part is negligible (to within the mantissas) and where the whole is NaN.
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Real Share(Scaled<Real> a, Scaled<Real> b) {
   if (a.mantissa == 0 || !(b.mantissa > 0)) return 0;
   const Real difference = a.exponent - b.exponent;
-  // Mantissas need not be normalised: the exponents may differ in either direction.
+  // The mantissas need not be normalised, so the exponents may differ in either direction.
   const bool above = difference > 0;
   const Real power = PowerOfTwoUpToOne(above ? -difference : difference);
   const Real quotient = a.mantissa / b.mantissa;

@@ -8,7 +8,7 @@ namespace {
 
 Isa Detect() {
 #if defined(JAX_RNNT_X86)
-  // For tests of the narrower kernels on a wider machine.
+  // JAX_RNNT_ISA names the set to use, for tests of the narrower kernels on a wider machine.
   const char* wanted = std::getenv("JAX_RNNT_ISA");
   auto allowed = [wanted](Isa isa) {
     return wanted == nullptr || std::strcmp(wanted, "") == 0 ||

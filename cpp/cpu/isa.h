@@ -1,9 +1,9 @@
-// The kernels proper, compiled once for each instruction set, and the choice among them at run
-// time.
+// The functions that are compiled once for each instruction set, and the choice among the sets at
+// run time.
 //
-// A namespace per instruction set holds the same functions. Their files are compiled with that
-// set's flags and use no inline function of a library: the linker keeps one copy of those, and it
-// could be one that this machine cannot run.
+// Each instruction set has a namespace with the same functions. The files of these functions are
+// compiled with the set's flags, and they use no inline function of a library: the linker keeps one
+// copy of an inline function, which could be one that this machine cannot run.
 #ifndef JAX_RNNT_CPU_ISA_H_
 #define JAX_RNNT_CPU_ISA_H_
 
@@ -14,7 +14,9 @@
 
 namespace jax_rnnt::cpu {
 
-// Pick over rows [begin, end), see cpu/pick.h. buffer: V floats.
+// PickForwardRows, PickBackwardRows: rows [begin, end) of what cpu/rows/pick.h says; `buffer` is
+// scratch of V Reals. SequenceForward, SequenceBackward: one sequence, as cpu/lattice/sequence.cc
+// says.
 #define JAX_RNNT_DECLARE_KERNELS(isa)                                                          \
   namespace isa {                                                                              \
   template <typename T, typename Real>                                                         \
@@ -44,8 +46,8 @@ JAX_RNNT_DECLARE_KERNELS(avx512)
 #endif
 #undef JAX_RNNT_DECLARE_KERNELS
 
-// Reals that SequenceForward and SequenceBackward need as workspace: so many for each column, and
-// for so many columns more.
+// The workspace of SequenceForward and SequenceBackward: kWorkspacePerColumn Reals for each column
+// of the sequence, and for kWorkspaceMoreColumns columns more.
 inline constexpr int64_t kWorkspacePerColumn = 6;
 inline constexpr int64_t kWorkspaceMoreColumns = 48;
 

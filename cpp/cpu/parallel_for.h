@@ -1,4 +1,4 @@
-// A loop over the threads of somebody else's pool, from inside a task of that pool.
+// A parallel loop on a thread pool of somebody else, called from inside one of the pool's tasks.
 #ifndef JAX_RNNT_CPU_PARALLEL_FOR_H_
 #define JAX_RNNT_CPU_PARALLEL_FOR_H_
 
@@ -38,7 +38,7 @@ void ParallelForOnPool(Pool& pool, int64_t count, const std::function<void(int64
     for (int64_t index = 0; index < count; ++index) body(index);
     return;
   }
-  // A helper that starts late finds nothing to draw, but outlives this call: hence shared.
+  // Shared, because a helper that starts late finds nothing to draw but outlives this call.
   auto state = std::make_shared<State>(count, body);
   auto work = [](State& s) {
     int64_t mine = 0;

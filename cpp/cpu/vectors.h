@@ -1,8 +1,9 @@
-// Vectors of floats of this file's instruction set, with the extensions of GCC and Clang.
+// Vectors of floats as wide as the instruction set that a file is compiled for, by the extensions
+// of GCC and Clang.
 //
-// Included by the files that are compiled once for each instruction set (cpu/isa.h) alone: every
-// function is static and always inlined, so that none is shared between them. <immintrin.h> keeps
-// the same rule.
+// Only files that are compiled once for each instruction set include this one (cpu/isa.h). Every
+// function is static and always inlined, so that no two sets share a copy. <immintrin.h> keeps the
+// same rule.
 #ifndef JAX_RNNT_CPU_VECTORS_H_
 #define JAX_RNNT_CPU_VECTORS_H_
 
@@ -91,7 +92,7 @@ JAX_RNNT_INLINE Floats LoadWindow(const float* x, int32_t first, int32_t last, f
 #endif
 }
 
-// The same lanes of `value` to x; the others are not written.
+// Stores the lanes first, ..., last - 1 of `value` to x; the others are not written.
 JAX_RNNT_INLINE void StoreWindow(float* x, int32_t first, int32_t last, Floats value) {
 #if defined(__AVX512F__)
   const auto mask = static_cast<__mmask16>((1u << last) - (1u << first));
@@ -114,7 +115,7 @@ JAX_RNNT_INLINE Floats LoadFirst(const float* x, int64_t count, float fill) {
   return LoadWindow(x, 0, static_cast<int32_t>(count), fill);
 }
 
-// Of two numbers the larger; if either is NaN, b.
+// The larger of two numbers; b if either is NaN.
 JAX_RNNT_INLINE Floats Max(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_maskz_max_ps(0xffff, a, b);
@@ -173,7 +174,7 @@ typedef float Quad __attribute__((vector_size(16)));
 typedef float Octet __attribute__((vector_size(32)));
 #endif
 
-// The vector's quarters or halves combined by `combine` into one vector of four.
+// Combines the quarters or halves of a vector by `combine` into one vector of four.
 template <typename Combine>
 JAX_RNNT_INLINE Quad Fold(Floats x, const Combine& combine) {
 #if defined(__AVX2__)

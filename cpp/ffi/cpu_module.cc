@@ -1,12 +1,12 @@
 // jax_rnnt._cpu: the custom calls on CPU.
 #include "core/half.h"
 #include "cpu/isa.h"
-#include "cpu/lattice.h"
+#include "cpu/lattice/lattice.h"
 #include "cpu/parallel_for.h"
-#include "cpu/pick.h"
-#include "ffi/bindings.h"
-#include "ffi/handlers.h"
+#include "cpu/rows/pick.h"
+#include "ffi/lattice.h"
 #include "ffi/module.h"
+#include "ffi/rows.h"
 
 namespace jax_rnnt::ffi {
 namespace {

@@ -5,16 +5,18 @@
 
 #include <string>
 
-#include "cuda/add_blocks.h"
-#include "cuda/joint_forward.h"
-#include "cuda/joint_gradients.h"
-#include "cuda/joint_hidden.h"
-#include "cuda/lattice.h"
-#include "cuda/pick.h"
-#include "ffi/bindings.h"
-#include "ffi/handlers.h"
+#include "cuda/joint/add_blocks.h"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/gradients.h"
+#include "cuda/joint/hidden.h"
+#include "cuda/joint/pack.h"
+#include "cuda/lattice/lattice.h"
+#include "cuda/rows/pick.h"
+#include "ffi/blocks.h"
 #include "ffi/joint.h"
+#include "ffi/lattice.h"
 #include "ffi/module.h"
+#include "ffi/rows.h"
 
 namespace jax_rnnt::ffi {
 namespace {
@@ -100,7 +102,8 @@ struct CudaBackend {
   }
 };
 
-// Fit for command buffers: no handler synchronises, allocates or copies to the host.
+// Every handler may be part of a command buffer, XLA's CUDA graph: none synchronises, allocates or
+// copies to the host.
 #define JAX_RNNT_DEFINE_HANDLER(name, function, binding) \
   XLA_FFI_DEFINE_HANDLER(name, function, binding, {xla::ffi::Traits::kCmdBufferCompatible})
 

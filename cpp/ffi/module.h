@@ -1,4 +1,5 @@
-// What both native modules tell Python: their custom calls and what they were compiled against.
+// The contents of both native modules: their custom calls, and the versions that they were compiled
+// against.
 #ifndef JAX_RNNT_FFI_MODULE_H_
 #define JAX_RNNT_FFI_MODULE_H_
 
@@ -13,7 +14,7 @@ namespace jax_rnnt::ffi {
 
 using Handler = XLA_FFI_Error* (*)(XLA_FFI_CallFrame*);
 
-// Custom calls by their kernel's name.
+// The custom calls of a module: the name of a kernel and its handler.
 using Handlers = std::vector<std::pair<const char*, Handler>>;
 
 inline void DefineModule(nanobind::module_& module, Handlers handlers) {

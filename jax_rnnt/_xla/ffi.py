@@ -1,7 +1,7 @@
 """The native modules: finding them, telling whether they can be used here, registering targets.
 
 Nothing here runs at import. A target is registered when a computation that uses it is lowered for
-its platform: by then the backend is up, where a mismatch is an exception and not the end of JAX.
+its platform. By then the backend is up: a mismatch raises an exception, and does not break JAX.
 Kernels that were built but cannot be used are no error: the same function runs in plain JAX, and
 one sentence says why.
 """
@@ -23,7 +23,7 @@ from jax_rnnt._xla.architectures import Build, Gpu, why_not
 from jax_rnnt._xla.elf import is_cut_off
 
 # jax's name of a platform -> (our module, the name that jax.ffi registers under)
-_PLATFORMS = {"cpu": ("_cpu", "cpu"), "cuda": ("_cuda", "CUDA")}
+PLATFORMS = {"cpu": ("_cpu", "cpu"), "cuda": ("_cuda", "CUDA")}
 _BUILD = "`pip install --force-reinstall --no-deps --no-binary jax_rnnt jax_rnnt`"
 _registered: set[str] = set()
 _warned: set[str] = set()
@@ -36,16 +36,16 @@ class _Loaded(NamedTuple):
 
 
 def native_module(platform: str) -> ModuleType | None:
-    """The module with the kernels of "cpu" or "cuda", or None: not built, or it does not load."""
+    """The module with the kernels of "cpu" or "cuda"; None if not built or if it does not load."""
     return _load(platform).module
 
 
 def fault(platform: str) -> str | None:
-    """One sentence on why the kernels for a platform that were built cannot be used here.
+    """One sentence on why the kernels built for a platform cannot be used here; None if they can.
 
     For "cuda" this asks for the process's devices: call it where their backend is up anyhow.
     """
-    if platform not in _PLATFORMS:
+    if platform not in PLATFORMS:
         return None
     module, reason = native_module(platform), _installed_fault(platform)
     if platform == "cuda" and module is not None and reason is None:
@@ -54,7 +54,7 @@ def fault(platform: str) -> str | None:
 
 
 def warn_once(sentence: str) -> None:
-    """Warn that plain JAX runs because of a `fault`, the first time."""
+    """Warn that plain JAX runs because of a `fault`, once for each fault."""
     with _lock:
         if sentence in _warned:
             return
@@ -63,7 +63,7 @@ def warn_once(sentence: str) -> None:
 
 
 def cuda_devices() -> list[Any]:
-    """This process's CUDA devices."""
+    """This process's CUDA devices; none without a CUDA backend."""
     try:
         return jax.local_devices(backend="cuda")
     except RuntimeError:
@@ -85,55 +85,22 @@ def runtime_api_version() -> tuple[int, int]:
 
 def register(platform: str) -> bool:
     """Register a platform's targets once; False where there are no kernels that can be used."""
-    if platform not in _PLATFORMS or fault(platform) is not None:
+    if platform not in PLATFORMS or fault(platform) is not None:
         return False
     return _register(platform)
 
 
-def register_custom_calls() -> None:
-    """Register the native targets of every platform whose kernels this installation has.
-
-    Calling a loss does this by itself. Call it before running a computation that was exported with
-    `jax.export` elsewhere and reloaded in a process that has not called a loss yet. Kernels that
-    cannot be used here, because they do not load or the installed jaxlib is too old for them, are a
-    RuntimeWarning that says why, and are not registered.
-
-    Example:
-        >>> import jax_rnnt
-        >>> jax_rnnt.register_custom_calls()
-    """
-    for platform in _PLATFORMS:
-        if (reason := _installed_fault(platform)) is None:
-            _register(platform)
-        else:
-            warn_once(_sentence(platform, reason))
-
-
-def custom_call_checks() -> list[jax.export.DisabledSafetyCheck]:
-    """The checks that `jax.export.export` must skip to accept our custom calls.
-
-    Returns:
-        One `DisabledSafetyCheck` for each target of each platform, for `disabled_checks=`.
-
-    Example:
-        >>> import jax, jax_rnnt
-        >>> exporter = jax.export.export(
-        ...     jax.jit(jax_rnnt.rnnt_loss_from_logits),
-        ...     disabled_checks=jax_rnnt.custom_call_checks(),
-        ... )
-    """
-    from jax_rnnt._xla.primitive import KERNELS
-
-    return [
-        jax.export.DisabledSafetyCheck.custom_call(target_name(kernel, platform))
-        for platform in _PLATFORMS
-        for kernel in KERNELS
-    ]
+def register_or_warn(platform: str) -> None:
+    """Register a platform's targets once, whatever devices are here, or warn why it cannot."""
+    if (reason := _installed_fault(platform)) is None:
+        _register(platform)
+    else:
+        warn_once(_sentence(platform, reason))
 
 
 @functools.cache
 def _load(platform: str) -> _Loaded:
-    name = f"jax_rnnt.{_PLATFORMS[platform][0]}"
+    name = f"jax_rnnt.{PLATFORMS[platform][0]}"
     spec = importlib.util.find_spec(name)
     if spec is None:
         return _Loaded(None)
@@ -154,7 +121,7 @@ def _register(platform: str) -> bool:
         for kernel, handler in module.registrations().items():
             target = target_name(kernel, platform)
             if target not in _registered:
-                jax.ffi.register_ffi_target(target, handler, platform=_PLATFORMS[platform][1])
+                jax.ffi.register_ffi_target(target, handler, platform=PLATFORMS[platform][1])
                 jax.ffi.register_ffi_target_as_batch_partitionable(target)
                 _registered.add(target)
     return True
@@ -183,7 +150,7 @@ def _api_fault(module: ModuleType) -> str | None:
 
 def _devices_fault(module: ModuleType) -> str | None:
     gpus = [Gpu(d.device_kind, d.compute_capability) for d in cuda_devices()]
-    if not gpus:  # lowering for elsewhere
+    if not gpus:  # the program is lowered for another machine
         return None
     build = Build(module.architectures(), tuple(module.toolkit_version()))
     reason = why_not(gpus, build, tuple(module.driver_version()))

@@ -26,13 +26,9 @@ from jax.interpreters import mlir
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_rnnt._xla.primitive import (
-    batch_spec,
-    refuse_derivatives,
-    run_eagerly,
-    vary_alike,
-    varying_axes,
-)
+from jax_rnnt._xla.derivatives import refuse_derivatives
+from jax_rnnt._xla.primitive import run_eagerly
+from jax_rnnt._xla.sharding import batch_spec, vary_alike, varying_axes
 
 BATCH, WHOLE = "batch", "whole"
 

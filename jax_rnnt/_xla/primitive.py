@@ -3,16 +3,16 @@
 A kernel treats every leading dimension of its operands as batch, so vmap only adds a dimension and
 a sharded batch never has to be merged with another axis. For a partitioner to keep the batch
 sharded without communication, a custom call needs three things at once: the batch-partitionable
-registration (see `ffi`), the attribute `num_batch_dims` and a Shardy rule. That, and types that
-follow explicit sharding and shard_map's varying axes, is why these are primitives and not calls of
-`jax.ffi.ffi_call`.
+registration (see `ffi`), the attribute `num_batch_dims` and a Shardy rule. Kernels are primitives,
+and not calls of `jax.ffi.ffi_call`, for these three, and for types that follow explicit sharding
+and shard_map's varying axes.
 
 Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...).
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,31 +21,38 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
 from jax_rnnt._xla import ffi
-from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype
+from jax_rnnt._xla.derivatives import refuse_derivatives
+from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype, floats_dtype
+from jax_rnnt._xla.residuals import from_bits
+from jax_rnnt._xla.sharding import batch_spec, sharding_rule
 
 KERNELS: dict[str, "Kernel"] = {}
 Dims = str | Sequence[str | int]
 
 
 class Kernel:
-    """A native kernel as a primitive, with a fallback in jax.numpy for platforms that have none.
+    """A native kernel as a primitive, with a fallback in jax.numpy for platforms without a kernel.
 
     Args:
         name: of the primitive, and stem of the custom call targets.
         operands: the dimensions of each operand behind the batch dimensions.
-        results: the dimensions of each result, one letter or digit each, or a sequence of letters
-            and numbers; a function of the sizes by letter gives the size of one that they do not
-            spell.
+        results: the dimensions of each result behind the batch dimensions: a string of letters and
+            digits, one a dimension; a sequence of letters and numbers; or, for a result of one
+            dimension, a function from the sizes by letter to its size.
         result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
         kept: indices of the results that only another kernel reads. They are unsigned integers as
-            wide as the accumulator, so that nobody takes what was never written for a NaN.
-        accumulated: indices of the results of the accumulator's dtype all the same.
-        fallback: the same function of the same operands and attributes in jax.numpy; none where
-            nobody calls without insisting.
+            wide as the accumulator, so that debug_nans takes no unwritten memory for a NaN.
+        accumulated: indices of the results that have the accumulator's dtype, whatever
+            result_dtype is.
+        bits: indices of the float operands that may also be given as the integers of
+            `residuals.to_bits`. As integers they show no NaN or inf to debugging options, even
+            where each operation is a program of its own.
+        fallback: the same function of the same operands and attributes in jax.numpy; None where
+            every call insists on the kernel.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
         scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
-            its handler takes as further results and nobody else sees.
-        platforms: those that have the kernel.
+            its handler takes as further results; the primitive does not return them.
+        platforms: the platforms that have the kernel.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class Kernel:
         result_dtype: str,
         kept: Sequence[int] = (),
         accumulated: Sequence[int] = (),
+        bits: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]] | None = None,
         scratch: dict[str, Sequence[Dims]] | None = None,
@@ -65,14 +73,15 @@ class Kernel:
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
         self._result_dtype, self._kept, self._accumulated = result_dtype, kept, accumulated
+        self._bits = frozenset(bits)
         self._scratch = scratch or {}
         self.platforms = tuple(platforms)
         self._primitive = self._make_primitive()
         by_platform = self._primitive
         if overwrites:
-            # Its rule must see whose array an operand is, which a cached rule does not. JAX 0.11
-            # and newer take no uncached rules of several platforms at once: a primitive of its own
-            # stands for those.
+            # The rule of this primitive must see whose array an operand is, which a cached rule
+            # does not. JAX 0.11 and newer take no uncached rules of several platforms at once: a
+            # second primitive has the rules by platform.
             by_platform = self._by_platform = self._make_primitive()
             mlir.register_lowering(self._primitive, self._lower_overwriting, cacheable=False)
         mlir.register_lowering(by_platform, self._lower_fallback)
@@ -82,7 +91,7 @@ class Kernel:
         KERNELS[name] = self
 
     def __call__(self, *operands: jax.Array, insist: bool, **attributes: Any) -> list[jax.Array]:
-        """Run on operands whose leading dimensions agree.
+        """The kernel's results for operands whose leading dimensions agree.
 
         Args:
             insist: raise NotImplementedError on a platform without the kernel.
@@ -123,8 +132,23 @@ class Kernel:
         like = operands[0].update(sharding=sharding.update(spec=PartitionSpec()))
         return [
             self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
-            for dims, dtype in self._result_types(operands[0].dtype)
+            for dims, dtype in self._result_types(self._own_dtype(operands[0]))
         ]
+
+    def _own_dtype(self, first_operand):
+        is_bits = 0 in self._bits and first_operand.dtype.kind == "u"
+        return floats_dtype(first_operand.dtype) if is_bits else first_operand.dtype
+
+    def _floats(self, ctx, values):
+        """The avals and MLIR values of the operands, with those given as bits made floats."""
+        avals, values = list(ctx.avals_in), list(values)
+        for i in self._bits:
+            if avals[i].dtype.kind == "u":
+                floats = avals[i].update(dtype=floats_dtype(avals[i].dtype))
+                lower = mlir.lower_fun(from_bits, multiple_results=True)
+                own = ctx.replace(avals_in=[avals[i]], avals_out=[floats])
+                avals[i], (values[i],) = floats, lower(own, values[i])
+        return avals, values
 
     def _result_types(self, dtype, platform=""):
         accumulator = accumulator_dtype(dtype)
@@ -165,7 +189,9 @@ class Kernel:
             ffi.warn_once(fault)
 
         def fallback(*arrays):
-            return list(call(*arrays, **dict(attributes)))
+            is_bits = [i in self._bits and x.dtype.kind == "u" for i, x in enumerate(arrays)]
+            floats = (from_bits(x)[0] if bits else x for bits, x in zip(is_bits, arrays))
+            return list(call(*floats, **dict(attributes)))
 
         return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
 
@@ -188,8 +214,9 @@ class Kernel:
                 insist=insist,
                 attributes=attributes,
             )
-        like = ctx.avals_in[0]
-        sizes = _sizes(ctx.avals_in, self.operands, num_batch_dims)
+        avals_in, operands = self._floats(ctx, operands)
+        like = avals_in[0]
+        sizes = _sizes(avals_in, self.operands, num_batch_dims)
         types = list(self._result_types(like.dtype, platform))
         spec = (None,) * num_batch_dims
         results = [
@@ -198,10 +225,10 @@ class Kernel:
         ]
         avals_out = [*ctx.avals_out, *results]
         extra = None
-        static = all(isinstance(size, int) for aval in ctx.avals_in for size in aval.shape)
+        static = all(isinstance(size, int) for aval in avals_in for size in aval.shape)
         if num_batch_dims and static:
-            rule = _sharding_rule(
-                [(aval, dims) for aval, dims in zip(ctx.avals_in, self.operands)],
+            rule = sharding_rule(
+                [(aval, dims) for aval, dims in zip(avals_in, self.operands)],
                 [(aval, dims) for aval, (dims, _) in zip(avals_out, types)],
                 num_batch_dims,
             )
@@ -216,7 +243,8 @@ class Kernel:
             operand_output_aliases={0: 0} if overwrites else None,
             extra_attributes=extra,
         )
-        values = lower(ctx.replace(avals_out=avals_out), *operands, **dict(attributes))
+        own = ctx.replace(avals_in=avals_in, avals_out=avals_out)
+        values = lower(own, *operands, **dict(attributes))
         return values[: len(self.results)]
 
 
@@ -224,40 +252,6 @@ def run_eagerly(primitive: Primitive, *operands: jax.Array, **params: Any) -> li
     """The implementation of a primitive: its lowering, compiled."""
     with jax.disable_jit(False):
         return _jitted(primitive, _freeze(params))(*operands)
-
-
-def refuse_derivatives(*arguments: Any, **params: Any) -> NoReturn:
-    """The derivative of what computes a gradient: NotImplementedError."""
-    del arguments, params
-    raise NotImplementedError(
-        "jax_rnnt's kernels can be differentiated once: where gradients are differentiated again, "
-        "use implementation='reference'."
-    )
-
-
-def custom_vjp(*nondiff_argnums: int) -> Callable[[Callable], Any]:
-    """jax.custom_vjp as a decorator with arguments."""
-    return functools.partial(jax.custom_vjp, nondiff_argnums=nondiff_argnums)
-
-
-def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, each varying over every manual mesh axis over which any of them varies.
-
-    Inside shard_map with check_vma a primitive's operands must agree in this.
-    """
-    varying = [varying_axes(x) for x in arrays]
-    union = frozenset().union(*varying)
-    return [
-        jax.lax.pcast(x, tuple(union - axes), to="varying") if union - axes else x
-        for x, axes in zip(arrays, varying)
-    ]
-
-
-def varying_axes(x) -> frozenset:
-    aval = jax.typeof(x)
-    if hasattr(aval, "manual_axis_type"):  # JAX 0.11 and newer
-        return aval.manual_axis_type.varying
-    return aval.vma
 
 
 @functools.cache
@@ -274,9 +268,9 @@ def _jitted(primitive, params):
 def _may_overwrite(value: Any, platform: str) -> bool:
     """Whether writing over an MLIR value saves an array and copies none.
 
-    XLA copies the array first if anybody needs it afterwards. An argument of the program that is
-    not donated stays anyhow, so the copy is a pass over memory for nothing. On CPU, XLA copies what
-    the program itself has made, too.
+    XLA copies the array first if anything reads it afterwards. An argument of the program that is
+    not donated is kept in any case, so that the copy would be a pass over memory for nothing. On
+    CPU, XLA also copies arrays that the program itself has computed.
     """
     while not isinstance(value.owner, mlir.ir.Block):
         operation = value.owner
@@ -307,49 +301,3 @@ def _sizes(avals, operands, num_batch_dims) -> dict[str, int]:
         for aval, dims in zip(avals, operands)
         for dim, size in zip(dims, aval.shape[num_batch_dims:])
     }
-
-
-def batch_spec(name, operands, num_batch_dims) -> tuple:
-    """The explicit sharding of the batch dimensions, from whichever operand has one."""
-    spec: list = [None] * num_batch_dims
-    for operand in operands:
-        own = tuple(operand.sharding.spec)
-        own += (None,) * (operand.ndim - len(own))
-        if any(axis is not None for axis in own[num_batch_dims:]):
-            raise ValueError(
-                f"{name}: an operand of shape {operand.shape} is sharded as "
-                f"{operand.sharding.spec}; only its first {num_batch_dims} dimensions may be: "
-                "reshard it first (jax.sharding.reshard)."
-            )
-        for dim, axis in enumerate(own[:num_batch_dims]):
-            if axis is not None and spec[dim] not in (None, axis):
-                raise ValueError(
-                    f"{name}: operands are sharded over different mesh axes in dimension {dim}: "
-                    f"{spec[dim]} and {axis}; reshard one of them first (jax.sharding.reshard)."
-                )
-            spec[dim] = spec[dim] if axis is None else axis
-    return tuple(spec)
-
-
-def _sharding_rule(operands, results, num_batch_dims) -> str:
-    """The Shardy rule: batch dimensions may be sharded alike everywhere, all others are whole."""
-    names: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-
-    def factor(key: str, size: int) -> str:
-        # Shardy's own names of factors, in order: i, j, ..., z, z_1, z_2, ...
-        index = len(names)
-        name = names.setdefault(key, chr(ord("i") + index) if index < 18 else f"z_{index - 17}")
-        sizes[name] = size
-        return name
-
-    def tensor(aval, dims) -> str:
-        keys = [*(f"batch{i}" for i in range(num_batch_dims)), *map(str, dims)]
-        return "[" + ", ".join(factor(k, s) for k, s in zip(keys, aval.shape, strict=True)) + "]"
-
-    left = ", ".join(tensor(*operand) for operand in operands)
-    right = ", ".join(tensor(*result) for result in results)
-    all_sizes = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    whole = [name for key, name in names.items() if not key.startswith("batch")]
-    replicated = f" need_replication={{{', '.join(whole)}}}," if whole else ""
-    return f"#sdy.op_sharding_rule<({left})->({right}) {{{all_sizes}}}{replicated} custom>"

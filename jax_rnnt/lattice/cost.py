@@ -4,20 +4,25 @@ Nothing here knows of V. Two layouts share one mathematics: padded, (..., T, U),
 the cells of sequence n stand at rows offset_n + t (U_n + 1) + u of one axis.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks, reference
+from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
-from jax_rnnt._xla.primitive import Kernel, custom_vjp, vary_alike
-from jax_rnnt.lattice import compact as compact_layout
-from jax_rnnt.reference import compact as compact_reference
+from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt._xla.program import one_program
+from jax_rnnt._xla.residuals import to_bits
+from jax_rnnt._xla.sharding import vary_alike
+from jax_rnnt.lattice import compact as compact_form
 
-# Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the
-# platform's own: `values`, a pair for each cell, and `totals`, one for each sequence. Scratch on
-# CUDA: the two rows at which its two walks meet, and what one panel of label columns hands to the
-# next.
+# A dimension of 2 is a pair (mantissa, exponent). A forward keeps two results for its backward:
+# `values`, a pair for each cell, and `totals`, a pair for each sequence; their meaning is the
+# platform's own. Scratch on CUDA: the two rows of the lattice at which the two walks meet, and what
+# one panel of label columns hands to the next.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),
@@ -40,33 +45,9 @@ _backward = Kernel(
     operands=("TU", "TU", "", "", "TU2", "2", ""),
     results=("TU", "TU"),
     result_dtype="accumulator",
+    bits=(0, 1),
     fallback=reference.lattice_backward,
     scratch={"cuda": ("T4",)},
-)
-_compact_cost = Kernel(
-    "lattice_cost_compact",
-    operands=("S", "S", "N", "N", "N"),
-    results=("N",),
-    result_dtype="accumulator",
-    fallback=compact_reference.lattice_cost,
-    scratch={"cuda": ("S2", "S2")},
-)
-_compact_forward = Kernel(
-    "lattice_forward_compact",
-    operands=("S", "S", "N", "N", "N"),
-    results=("N", "S2", "N2"),
-    result_dtype="accumulator",
-    kept=(1, 2),
-    fallback=compact_reference.lattice_forward,
-    scratch={"cuda": ("S2",)},
-)
-_compact_backward = Kernel(
-    "lattice_backward_compact",
-    operands=("S", "S", "N", "N", "N", "S2", "N2", "N"),
-    results=("S", "S"),
-    result_dtype="accumulator",
-    fallback=compact_reference.lattice_backward,
-    scratch={"cuda": ("S2",)},
 )
 
 
@@ -107,8 +88,8 @@ def lattice_cost(
         (...) nats, float32 (float64 for float64 arcs). +inf with zero gradients where no alignment
         is possible; NaN with zero gradients where a traced length makes no sense or an arc within
         the lengths is NaN or +inf. Log-probabilities below -6.9e36 count as -inf. Posteriors are
-        exact to rounding for costs up to 1e7 (float32); beyond, they stay in [0, 1]. Those below
-        2^-64 may count as 0.
+        exact to rounding for costs up to 1e7 (float32); beyond, they stay in [0, 1]. Posteriors
+        below 2^-64 may count as 0.
 
     Raises:
         TypeError: If arcs are not floats or lengths not integers.
@@ -139,31 +120,41 @@ def lattice_cost(
             f"blank_log_probs must be (..., T, U) with T and U at least 1, got {shape}."
         )
     _checks.shape("label_log_probs", label_log_probs, blank_log_probs.shape, "as blank_log_probs")
-    dtype = accumulator_dtype(blank_log_probs.dtype, label_log_probs.dtype)
-    arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
+    arcs = blank_log_probs, label_log_probs
+    jnp.promote_types(*(x.dtype for x in arcs))  # TypePromotionError where it is strict
     if compact:
         rows = shape[0]
-        compact_layout.check_lengths(rows, frames_lengths, labels_lengths)
-        frames_lengths, labels_lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-        max_labels = compact_layout.check_max_labels(max_labels, labels_lengths, rows)
-        offsets = compact_layout.offsets(frames_lengths, labels_lengths, rows)
-        return compact_cells(
-            *arcs, frames_lengths, labels_lengths, offsets, max_labels, implementation
-        )
-    *batch, T, U = blank_log_probs.shape
-    _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
-    _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
-    _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
-    _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
+        compact_form.check_lengths(rows, frames_lengths, labels_lengths)
+        max_labels = compact_form.check_max_labels(max_labels, labels_lengths, rows)
+    else:
+        *batch, T, U = blank_log_probs.shape
+        _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
+        _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
+        _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
+        _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
+    return _cells(
+        *arcs, frames_lengths, labels_lengths, max_labels=max_labels, implementation=implementation
+    )
+
+
+@functools.partial(one_program, static_argnames=("max_labels", "implementation"))
+def _cells(
+    blank_log_probs, label_log_probs, frames_lengths, labels_lengths, *, max_labels, implementation
+):
+    dtype = accumulator_dtype(blank_log_probs.dtype, label_log_probs.dtype)
+    arcs = blank_log_probs.astype(dtype), label_log_probs.astype(dtype)
     lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)
-    return padded_cells(*arcs, *lengths, implementation)
+    if max_labels is None:
+        return padded_cells(*arcs, *lengths, implementation)
+    offsets = compact_form.offsets(*lengths, blank_log_probs.shape[0])
+    return compact_form.cells(*arcs, *lengths, offsets, max_labels, implementation)
 
 
 def padded_cells(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, implementation):
     """lattice_cost on checked arguments (..., T, U); a length outside its range gives NaN."""
     operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths
     if implementation == "reference":
-        return jax.jit(reference.lattice_cost)(*operands)  # or a scan compiled at every call
+        return reference.lattice_cost(*operands)
     return _lattice_cost(*vary_alike(*operands), implementation == "native")
 
 
@@ -176,7 +167,7 @@ def _lattice_cost(blank_log_probs, label_log_probs, frames_lengths, labels_lengt
 def _lattice_cost_forward(*arguments):
     *operands, insist = arguments
     costs, *kept = _forward(*operands, insist=insist)
-    return costs, (*operands, *kept)
+    return costs, (*to_bits(*operands[:2]), *operands[2:], *kept)
 
 
 def _lattice_cost_backward(insist, residuals, cotangents):
@@ -184,56 +175,3 @@ def _lattice_cost_backward(insist, residuals, cotangents):
 
 
 _lattice_cost.defvjp(_lattice_cost_forward, _lattice_cost_backward)
-
-
-def compact_cells(
-    blank_log_probs,
-    label_log_probs,
-    frames_lengths,
-    labels_lengths,
-    offsets,
-    max_labels: int,
-    implementation,
-):
-    """lattice_cost on checked arguments (S,); a length that makes no sense gives NaN.
-
-    offsets: (N,) int32, the row at which each sequence begins.
-    """
-    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
-    return _compact_lattice_cost(*vary_alike(*operands), max_labels, implementation)
-
-
-@custom_vjp(5, 6)
-def _compact_lattice_cost(
-    blank_log_probs,
-    label_log_probs,
-    frames_lengths,
-    labels_lengths,
-    offsets,
-    max_labels,
-    implementation,
-):
-    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets
-    return _run_compact(_compact_cost, operands, max_labels, implementation)[0]
-
-
-def _compact_lattice_cost_forward(*arguments):
-    *operands, max_labels, implementation = arguments
-    costs, *kept = _run_compact(_compact_forward, operands, max_labels, implementation)
-    return costs, (*operands, *kept)
-
-
-def _compact_lattice_cost_backward(max_labels, implementation, residuals, cotangents):
-    operands = *residuals, cotangents
-    results = _run_compact(_compact_backward, operands, max_labels, implementation)
-    return *results, None, None, None
-
-
-_compact_lattice_cost.defvjp(_compact_lattice_cost_forward, _compact_lattice_cost_backward)
-
-
-def _run_compact(kernel, operands, max_labels, implementation):
-    if implementation == "reference":
-        fallback = jax.jit(kernel.fallback, static_argnames="max_labels")  # or loops compiled anew
-        return fallback(*operands, max_labels=max_labels)
-    return kernel(*operands, insist=implementation == "native", max_labels=max_labels)

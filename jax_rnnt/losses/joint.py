@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
-from jax_rnnt.losses.rnnt import checked_loss
+from jax_rnnt.losses.checked import checked_loss
 from jax_rnnt.rows import joint_arcs
 from jax_rnnt.rows.activations import resolve_activation
 from jax_rnnt.rows.joint_grid import Tile
@@ -28,6 +28,7 @@ def rnnt_loss_from_joint(
     reduction: str | None = None,
     blank: int = 0,
     fastemit_lambda: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
     min_posterior: float | None = None,
     tile: tuple[int, int, int] | None = None,
     implementation: str | None = None,
@@ -77,6 +78,9 @@ def rnnt_loss_from_joint(
         blank: index of the blank; negative counts from the end.
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
+        where: (...) booleans, None for all true: sequences for which it is false are left out of
+            value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
+            their lengths and labels may be anything.
         min_posterior: instead of the rule above, the backward visits the tiles that hold a cell
             whose posterior probability is higher than this, label arcs counted 1 + fastemit_lambda
             times; 0 means every cell that has one.
@@ -138,6 +142,7 @@ def rnnt_loss_from_joint(
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,
+        where=where,
         compact=False,
         implementation=implementation,
     )

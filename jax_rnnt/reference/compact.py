@@ -1,21 +1,26 @@
-"""The compact lattice in jax.numpy: cells packed one sequence after the other, lengths traced.
+"""The compact layout and its lattice in jax.numpy: cells packed one sequence after the other.
 
-A walk over anti-diagonals whose number is known at run time only (so it is a while loop, which
-reverse-mode autodiff does not pass: the posteriors are computed beside the cost). The state is one
-value for each sequence and label column; alphas are kept packed as the arcs are.
+Layout: sequence n has T_n (U_n + 1) rows, frame by frame, behind those of the sequences before it;
+rows beyond the last are padding. A sequence with T_n < 1 or U_n < 0 has no rows. Lengths may be
+traced. Sums saturate one past the end of the array, so that no length, however senseless, wraps
+around into another's rows.
+
+Lattice: a walk over anti-diagonals whose number is known at run time only. It is a while loop,
+which reverse-mode autodiff does not pass, so the posteriors are computed beside the cost. The state
+is one value for each sequence and label column; alphas are kept packed as the arcs are.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jax_rnnt._xla.primitive import vary_alike
-from jax_rnnt.lattice import compact as layout
-from jax_rnnt.reference.lattice import (
+from jax_rnnt._xla.sharding import vary_alike
+from jax_rnnt.reference.axes import positions
+from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors
+from jax_rnnt.reference.scaled import (
     ZERO_EXPONENT,
     Scaled,
     add,
-    arc_cotangents,
-    keep_posteriors,
     log,
     multiply,
     normalize,
@@ -23,8 +28,57 @@ from jax_rnnt.reference.lattice import (
 )
 
 
+def offsets(frames_lengths: jax.Array, labels_lengths: jax.Array, rows: int) -> jax.Array:
+    """(N,) int32, the first row of each sequence; past the array for one that has no room."""
+    ends = running_sums(row_counts(frames_lengths, labels_lengths, rows), rows)
+    return starts(ends)
+
+
+def sequence_of_rows(
+    frames_lengths: jax.Array, labels_lengths: jax.Array, offsets: jax.Array, rows: int
+) -> tuple[jax.Array, jax.Array]:
+    """Each row's sequence, N for padding, and its distance from that sequence's first row."""
+    counts = row_counts(frames_lengths, labels_lengths, rows)
+    ends = saturating_add(offsets, counts, rows)
+    row = jnp.arange(rows, dtype=jnp.int32)
+    sequence = count_up_to(ends, row)
+    first = take(offsets, sequence, 0)
+    return sequence, row - first
+
+
+def take(values: jax.Array, index: jax.Array, fill) -> jax.Array:
+    """values[index] along its one axis, `fill` beyond its end; the axis may be empty."""
+    return jnp.take(jnp.pad(values, (0, 1), constant_values=fill), index, mode="clip")
+
+
+def count_up_to(ends, positions):
+    """How many of the ascending ends are at or before each position."""
+    return jnp.searchsorted(ends, positions, side="right").astype(jnp.int32)
+
+
+def starts(ends):
+    return jnp.pad(ends, (1, 0))[:-1]
+
+
+def row_counts(frames_lengths, labels_lengths, rows):
+    """The number of rows of each sequence, rows + 1 where there are more than fit."""
+    frames = jnp.clip(frames_lengths, 0)
+    columns = jnp.clip(labels_lengths, 0, rows) + 1
+    counts = jnp.where(frames > rows // columns, rows + 1, jnp.minimum(frames, rows) * columns)
+    return jnp.where(labels_lengths < 0, 0, counts)
+
+
+def saturating_add(a, b, rows):
+    total = a.astype(jnp.uint32) + b.astype(jnp.uint32)
+    return jnp.minimum(total, np.uint32(rows + 1)).astype(jnp.int32)
+
+
+def running_sums(counts, rows):
+    return jax.lax.associative_scan(lambda a, b: saturating_add(a, b, rows), counts)
+
+
 def lattice_cost(*operands: jax.Array, max_labels: int) -> tuple[jax.Array]:
-    """Costs (..., N) of arcs (..., S); see lattice.compact_cells."""
+    """Costs (..., N) of arcs (..., S); see lattice_forward."""
     return (lattice_forward(*operands, max_labels=max_labels)[0],)
 
 
@@ -37,7 +91,14 @@ def lattice_forward(
     *,
     max_labels: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Costs (..., N) and what lattice_backward needs; see keep_posteriors."""
+    """Costs (..., N) and what lattice_backward needs; see keep_posteriors.
+
+    Args:
+        blank_log_probs, label_log_probs: (..., S) nats.
+        frames_lengths, labels_lengths: (..., N) int32.
+        offsets: (..., N) int32, the row at which each sequence begins.
+        max_labels: an upper bound of the labels' lengths; a longer sequence's cost is NaN.
+    """
     walk = jnp.vectorize(
         lambda *operands: _walk(*operands, columns=max_labels + 1),
         signature="(s),(s),(n),(n),(n)->(n),(s),(s)",
@@ -64,8 +125,8 @@ def lattice_backward(
     rows = blank_log_probs.shape[-1]
 
     def of_rows(frames_lengths, labels_lengths, offsets, cotangents):
-        sequence, _ = layout.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
-        return layout.take(cotangents, sequence, 0)
+        sequence, _ = sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
+        return take(cotangents, sequence, 0)
 
     of_rows = jnp.vectorize(of_rows, signature="(n),(n),(n),(n)->(s)")
     cotangents = of_rows(frames_lengths, labels_lengths, offsets, cotangents)
@@ -84,7 +145,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
     frames = jnp.where(valid, frames_lengths, 0)[:, None]
     last_label = jnp.where(valid, labels_lengths, 0)[:, None]
     last_diagonal = frames + last_label - 1
-    column = jnp.arange(columns, dtype=jnp.int32)
+    column = positions(columns, 2, -1)
 
     def cells(diagonal):
         """Packed index of each column's cell on the diagonal, `rows` outside the lattice."""
@@ -93,7 +154,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
         return jnp.where(inside, offsets[:, None] + frame * stride[:, None] + column, rows)
 
     def arcs(diagonal):
-        """Both arcs of each cell, zero where it leads out, and which cells have a NaN or +inf."""
+        """Both arcs of each cell, zero if they lead out, and a mask of cells with NaN or +inf."""
         index = cells(diagonal)
         blank = jnp.take(blank_log_probs, index, mode="fill", fill_value=-jnp.inf)
         leaves = (column < last_label) & (diagonal - column == frames - 1)
@@ -103,7 +164,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
         return split(blank), split(label), ~((blank < jnp.inf) & (label < jnp.inf))
 
     def vary(carry):
-        """The carry, varying over manual mesh axes as what the loop adds to it does."""
+        """The carry, varying over the same manual mesh axes as the arcs in the loop's body."""
         return jax.tree.map(lambda x: vary_alike(x, blank_log_probs)[0], carry)
 
     def where(condition, a, b):

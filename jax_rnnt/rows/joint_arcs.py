@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.per_shard import BATCH, WHOLE, per_shard, spread_alike
-from jax_rnnt._xla.primitive import custom_vjp, vary_alike
+from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.rows import joint_fused, joint_grid, joint_network, joint_tiles, pick
 from jax_rnnt.rows.activations import check_closure
 from jax_rnnt.rows.joint_grid import Tile

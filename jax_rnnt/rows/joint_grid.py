@@ -13,7 +13,7 @@ from jax import lax
 
 from jax_rnnt import reference
 from jax_rnnt._xla.dtypes import accumulator_dtype
-from jax_rnnt._xla.primitive import vary_alike
+from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.rows import pick
 from jax_rnnt.rows.joint_network import Weights
 

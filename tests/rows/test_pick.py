@@ -22,7 +22,7 @@ SENSELESS = np.array([-2, -(2**31), 2**31 - 1, 7, 8], np.int32)
 
 @pytest.fixture(params=[*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")])
 def rows_implementation(request, monkeypatch) -> Iterator[str | None]:
-    """As `implementation`, and what the kernels' primitives do where there is no kernel."""
+    """As `implementation`; also None where no kernel is there: primitives run their fallback."""
     if request.param != "fallback":
         yield request.param
         return

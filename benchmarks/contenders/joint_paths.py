@@ -1,0 +1,30 @@
+"""The two ways from a joint network to its loss, for `benchmarks.joint`.
+
+Each is a function (encoder (N, T, H), predictor (N, U, H), kernel (H, V), bias (V,), labels,
+frames_lengths, labels_lengths, **options) -> costs (N,), with tanh between.
+"""
+
+from benchmarks.contenders.peers import contender
+
+PATHS = JOINT, MATERIALISED = "joint", "materialised"
+
+
+@contender("joint", requires="jax_rnnt")
+def joint():
+    from jax_rnnt import rnnt_loss_from_joint
+
+    return rnnt_loss_from_joint
+
+
+@contender("joint", requires="jax_rnnt")
+def materialised():
+    import jax.numpy as jnp
+
+    from jax_rnnt import rnnt_loss_from_logits
+
+    def loss(encoder, predictor, kernel, bias, *rest, **options):
+        del options
+        logits = jnp.tanh(encoder[:, :, None] + predictor[:, None]) @ kernel + bias
+        return rnnt_loss_from_logits(logits, *rest)
+
+    return loss

@@ -1,0 +1,1 @@
+"""Instruments: the clock, the compiled program, the profiler."""

@@ -1,0 +1,1 @@
+"""What is measured on: shapes, lengths and numbers, and the true answers."""

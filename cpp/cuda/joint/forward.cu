@@ -1,0 +1,171 @@
+// Forward of the joint network and the log-softmax behind it. For every cell (n, t, u) that is not
+// padding, with x = activation(encoder[n, t] + predictor[n, u]) of H numbers rounded to T:
+//
+//   logit_v        = sum_h x_h kernel[h, v] + bias_v
+//   maximum        = max_v logit_v
+//   log_sum        = log sum_v exp(logit_v - maximum)
+//   blank_log_prob = (logit_blank - maximum) - log_sum
+//   label_log_prob = (logit_label - maximum) - log_sum
+//
+// Pointers (T is __nv_bfloat16 or __half):
+//   encoder (N, T, H), predictor (N, U, H) of T
+//   labels (N, U), frames (N) of int32
+//   packed_kernel (V chunks, H slices, 256, kSliceDepth) of T, packed_bias (V chunks, 256) of float
+//   blank_log_probs, label_log_probs, maxima, log_sums (N, T, U) of float
+//
+// A block takes a tile of cells, whose logits come chunk by chunk as cuda/joint/tile.cuh says. A
+// chunk's logits add to the running maxima and sums of their rows and are forgotten
+// (log_softmax_epilogue.cuh).
+//
+//   - Two rows of a thread's accumulators are two frames of one column: they share their label.
+//   - A block per tile, not one per multiprocessor: lengths differ, tiles of padding leave at once,
+//     and the hardware hands out the rest. The price is the start of each tile, whose first loads
+//     nothing hides.
+//   - Nothing is atomic and no order varies: the same inputs give the same bits.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "core/row_label.h"
+#include "cuda/joint/activation_blocks.cuh"
+#include "cuda/joint/forward.h"
+#include "cuda/joint/log_softmax_epilogue.cuh"
+#include "cuda/joint/plan.cuh"
+#include "cuda/joint/products.cuh"
+#include "cuda/joint/run_tile.cuh"
+#include "cuda/joint/tile.cuh"
+#include "cuda/memory/lanes.cuh"
+#include "cuda/rows/row_sums.cuh"
+
+namespace jax_rnnt::cuda {
+namespace {
+
+template <typename T>
+struct ForwardArguments {
+  TileInputs<T> inputs;
+  int32_t blank;
+  uint32_t frame_tiles;   // of a sequence
+  uint32_t column_tiles;  // of a sequence
+  RowResults<float> results;
+};
+
+template <int kTileFrames, typename T>
+__device__ __forceinline__ Tile TileAt(uint32_t index, const ForwardArguments<T>& arguments) {
+  const uint32_t line = index / arguments.frame_tiles;
+  const uint32_t n = line / arguments.column_tiles;
+  return {static_cast<int32_t>(n),
+          static_cast<int32_t>((index - line * arguments.frame_tiles) * kTileFrames),
+          static_cast<int32_t>((line - n * arguments.column_tiles) * kTileColumns)};
+}
+
+template <int kTileFrames, typename T>
+__device__ __forceinline__ void StorePaddingTile(const ForwardArguments<T>& arguments,
+                                                 const Tile& tile) {
+  const int column = threadIdx.x % kTileColumns;
+  const int frame = threadIdx.x / kTileColumns;
+  if (frame < kTileFrames && tile.first_frame + frame < arguments.inputs.shape.T &&
+      tile.first_column + column < arguments.inputs.shape.U) {
+    StorePaddingRow(arguments.results, CellRow(arguments.inputs, tile, frame, column));
+  }
+}
+
+template <typename T, int kWarpgroups>
+__global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
+    JointForwardKernel(const __grid_constant__ ForwardArguments<T> arguments) {
+  constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
+  const TileInputs<T>& inputs = arguments.inputs;
+  extern __shared__ unsigned char shared[];
+  const Tile tile = TileAt<kTileFrames>(blockIdx.x, arguments);
+  // Whether any thread's column has a cell reaches all threads.
+  if (!__syncthreads_or(HasCell(inputs, tile))) {
+    StorePaddingTile<kTileFrames>(arguments, tile);
+    return;
+  }
+
+  RunTile<T, kWarpgroups>(
+      inputs, shared,
+      [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
+        // A quad has two rows; its first two lanes store one each.
+        const int row = threadIdx.x % 4;
+        const int frame = threadIdx.x / kWarpSize * 2 + row;
+        const int column = threadIdx.x % kWarpSize / 4;
+        const int64_t cell = CellRow(inputs, tile, frame, column);
+        const int32_t label = ColumnLabel(inputs, tile, column);
+        const bool is_stored = row < 2 && tile.first_frame + frame < inputs.shape.T &&
+                               tile.first_column + column < inputs.shape.U;
+        const bool is_padding =
+            label == kPaddingRow || tile.first_frame + frame >= ReadFrames(inputs, tile.n);
+
+        const auto activations = [&] {
+          return ActivationBlocks<T, false>(inputs, tile, warpgroup, lines, block_bytes);
+        };
+        LogSoftmaxEpilogue epilogue(inputs.shape.V, arguments.blank, label);
+        MultiplySlices(inputs, ring, lines, block_bytes, activations, epilogue);
+
+        const PartialRow parts[2] = {epilogue.Merge(0), epilogue.Merge(1)};
+        const float blank_logits[2] = {epilogue.BlankLogit(0), epilogue.BlankLogit(1)};
+        const float label_logits[2] = {epilogue.LabelLogit(0), epilogue.LabelLogit(1)};
+        if (!is_stored) return;
+        if (is_padding) {
+          StorePaddingRow(arguments.results, cell);
+        } else {
+          StoreRow(arguments.results, cell,
+                   ExponentReference(row == 0 ? parts[0].maximum : parts[1].maximum),
+                   row == 0 ? parts[0].sum : parts[1].sum, 0.f,
+                   row == 0 ? blank_logits[0] : blank_logits[1],
+                   row == 0 ? label_logits[0] : label_logits[1], label);
+        }
+      });
+}
+
+template <typename T, int kWarpgroups>
+cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArguments<T> arguments) {
+  const JointShape& shape = arguments.inputs.shape;
+  constexpr int64_t kTileFrames = kWarpgroups * kWarpgroupFrames;
+  const int64_t frame_tiles = RoundUp(shape.T, kTileFrames) / kTileFrames;
+  const int64_t column_tiles = RoundUp(shape.U, kTileColumns) / kTileColumns;
+  constexpr int64_t kMaxTiles = std::numeric_limits<int32_t>::max();
+  if (frame_tiles * column_tiles > kMaxTiles / shape.N) return cudaErrorInvalidValue;
+  const int64_t tiles = shape.N * frame_tiles * column_tiles;
+  arguments.frame_tiles = static_cast<uint32_t>(frame_tiles);
+  arguments.column_tiles = static_cast<uint32_t>(column_tiles);
+  const auto kernel = JointForwardKernel<T, kWarpgroups>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
+  if (error != cudaSuccess) return error;
+  kernel<<<static_cast<unsigned int>(tiles), JointThreads(kWarpgroups), plan.shared_bytes,
+           stream>>>(arguments);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+template <typename T>
+cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
+                         int32_t blank, const T* encoder, const T* predictor,
+                         const void* packed_kernel, const float* packed_bias, const int32_t* labels,
+                         const int32_t* frames, float* blank_log_probs, float* label_log_probs,
+                         float* maxima, float* log_sums) {
+  const JointPlan plan = MakePlan(shape);
+  if (plan.warpgroups == 0 || blank < 0 || blank >= shape.V) return cudaErrorInvalidValue;
+  const ForwardArguments<T> arguments{MakeTileInputs(shape, plan, activation, encoder, predictor,
+                                                     labels, frames, packed_kernel, packed_bias),
+                                      blank,
+                                      0,
+                                      0,
+                                      {blank_log_probs, label_log_probs, maxima, log_sums}};
+  return plan.warpgroups == 2 ? LaunchTiles<T, 2>(stream, plan, arguments)
+                              : LaunchTiles<T, 1>(stream, plan, arguments);
+}
+
+#define JAX_RNNT_INSTANTIATE(T)                                                              \
+  template cudaError_t JointForward<T>(                                                      \
+      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const void*, \
+      const float*, const int32_t*, const int32_t*, float*, float*, float*, float*)
+JAX_RNNT_INSTANTIATE(__nv_bfloat16);
+JAX_RNNT_INSTANTIATE(__half);
+#undef JAX_RNNT_INSTANTIATE
+
+}  // namespace jax_rnnt::cuda

@@ -1,0 +1,75 @@
+// How the kernels over tiles cut a shape up: tiles of cells, blocks of activations, slices of the
+// kernel, and the shared memory that they take. cuda/joint/tile.cuh has the whole picture.
+#ifndef JAX_RNNT_CUDA_JOINT_PLAN_CUH_
+#define JAX_RNNT_CUDA_JOINT_PLAN_CUH_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/joint/shape.h"
+#include "cuda/joint/wgmma.cuh"
+#include "cuda/memory/granule.cuh"
+
+namespace jax_rnnt::cuda {
+
+// A tile has kTileColumns columns of the lattice, and each warpgroup has the cells of
+// kWarpgroupFrames frames. The eight lines that a swizzle permutes are the tile's columns at one
+// frame.
+constexpr int kTileColumns = 8;
+constexpr int kWarpgroupFrames = kWgmmaRows / kTileColumns;
+
+// Activations lie in blocks of 64 numbers for each cell, which are lines of 128 bytes.
+constexpr int kBlockDepth = 64;
+constexpr int kBlockLineBytes = kBlockDepth * 2;
+constexpr int kLineGranules = kBlockLineBytes / kGranuleBytes;
+
+// The finer the slices, the sooner a part of the ring is free for the next load: H = 640 leaves 64
+// KB for the ring, four slices of 32 or two of 64.
+constexpr int kSliceDepth = 32;
+constexpr int kSliceLineBytes = kSliceDepth * 2;
+constexpr int kSliceBytes = kWgmmaColumns * kSliceLineBytes;
+constexpr int kSlicesPerBlock = kBlockDepth / kSliceDepth;
+
+constexpr int kMinStages = 3;
+constexpr int kMaxStages = 8;
+// The shared memory that a block may have on compute capability 9.0.
+constexpr int kMaxSharedBytes = 227 * 1024;
+// Blocks of lines of 128 bytes start at multiples of 1024, which dynamic shared memory need not.
+constexpr int kAlignment = 1024;
+constexpr int kBarrierBytes = 2 * kMaxStages * sizeof(uint64_t);
+
+constexpr int64_t RoundUp(int64_t x, int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
+
+// How a shape is cut up; all zeros where it does not fit.
+struct JointPlan {
+  int warpgroups;    // that multiply
+  int stages;        // of the ring, each of which holds a slice
+  int depth_blocks;  // of activations: H over kBlockDepth
+  int chunks;        // of the vocabulary: V over kWgmmaColumns
+  int shared_bytes;
+};
+
+inline JointPlan MakePlan(const JointShape& shape) {
+  const JointPlan none{0, 0, 0, 0, 0};
+  if (shape.N < 1 || shape.T < 1 || shape.U < 1 || shape.H < 1 || shape.V < 1) return none;
+  const int64_t depth_blocks = RoundUp(shape.H, kBlockDepth) / kBlockDepth;
+  const int64_t chunks = RoundUp(shape.V, kWgmmaColumns) / kWgmmaColumns;
+  for (int warpgroups = 2; warpgroups >= 1; --warpgroups) {
+    const int64_t fixed_bytes =
+        kAlignment + kBarrierBytes + depth_blocks * warpgroups * kWgmmaRows * kBlockLineBytes;
+    const int64_t stages =
+        std::min<int64_t>(kMaxStages, (kMaxSharedBytes - fixed_bytes) / kSliceBytes);
+    if (fixed_bytes <= kMaxSharedBytes && stages >= kMinStages) {
+      return JointPlan{warpgroups, static_cast<int>(stages), static_cast<int>(depth_blocks),
+                       static_cast<int>(chunks),
+                       static_cast<int>(fixed_bytes + stages * kSliceBytes)};
+    }
+  }
+  return none;
+}
+
+}  // namespace jax_rnnt::cuda
+
+#endif  // JAX_RNNT_CUDA_JOINT_PLAN_CUH_

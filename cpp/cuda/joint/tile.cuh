@@ -1,0 +1,129 @@
+// Tiles of a joint network (sm_90a). The two kernels over tiles, JointForward's and
+// JointGradients', compute a tile's activations and their products with the kernel,
+//
+//   x = activation(encoder[n, t] + predictor[n, u]) rounded to T,  logits = x kernel + bias
+//
+// and each has an epilogue of its own, which takes the logits from registers.
+//
+// A tile is 8 columns by 16 frames of one sequence, or by 8 where H is above 704; row 8 frame +
+// column of the tile is a cell. The tile's activations stay in shared memory while the kernel
+// passes by, 256 columns (a chunk) at a time, in slices of kSliceDepth rows, which one thread
+// copies to a ring of stages. Each warpgroup multiplies its 64 cells with every slice; after a
+// chunk's last slice its 64 x 256 logits are in registers, for the epilogue to use up. Meanwhile
+// the other warpgroup keeps the tensor cores busy: it may be as many slices ahead or behind as
+// there are stages.
+//
+//   - The products of the first chunk are interleaved with the activations that they need, which
+//     are bound by the special function unit: either hides the other.
+//   - The kernel's columns are packed in an order in which a thread's logits are runs of eight
+//     neighbours (ColumnOfLine): 16 bytes of T.
+//   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks in a
+//     cluster, each copying half of every slice to both, halve that traffic and made the forward
+//     0.1 % faster for (N, T, U, H, V) = (32, 400, 100, 640, 1024) and 2 % for
+//     (16, 400, 100, 640, 4096) (H100): too little for what they add. Each block copies for itself.
+//
+// In this room:
+//   shape.h, plan.cuh             a joint network's sizes, and how they are cut into tiles
+//   tile.cuh                      the inputs of a kernel over tiles; the cells of a tile
+//   run_tile.cuh                  a block: warpgroups that multiply, and the thread that copies
+//   activation_blocks.cuh         the activations, computed into shared memory
+//   slice_ring.cuh, products.cuh  the slices' ring, and the products
+//   wgmma.cuh, columns.cuh        the instruction, and which logits a thread has where
+//   pack.cu                       the kernel and bias in the order of slices and columns
+//   forward.cu, gradients.cu      the two kernels; their epilogues are log_softmax_epilogue.cuh and
+//                                 gradient_epilogue.cuh
+//   list.h                        lists of tiles
+//   hidden.cu, add_blocks.cu      what the backward does with a list's tiles, on any GPU
+//   activation.cuh                activations and their derivatives
+#ifndef JAX_RNNT_CUDA_JOINT_TILE_CUH_
+#define JAX_RNNT_CUDA_JOINT_TILE_CUH_
+
+#include <cstdint>
+
+#include "core/row_label.h"
+#include "cuda/joint/plan.cuh"
+#include "cuda/joint/shape.h"
+#include "cuda/memory/granule.cuh"
+#include "cuda/rows/row_labels.cuh"
+
+namespace jax_rnnt::cuda {
+
+// The inputs that both kernels over tiles take.
+template <typename T>
+struct TileInputs {
+  JointShape shape;
+  Activation activation;
+  bool has_granules;  // rows of encoder and predictor are whole granules at aligned addresses
+  int stages;
+  int depth_blocks;
+  int chunks;
+  const T* encoder;                    // (N, T, H)
+  const T* predictor;                  // (N, U, H)
+  const int32_t* labels;               // (N, U)
+  const int32_t* frames;               // (N)
+  const unsigned char* packed_kernel;  // as JointPack wrote them
+  const float* packed_bias;
+};
+
+template <typename T>
+TileInputs<T> MakeTileInputs(const JointShape& shape, const JointPlan& plan, Activation activation,
+                             const T* encoder, const T* predictor, const int32_t* labels,
+                             const int32_t* frames, const void* packed_kernel,
+                             const float* packed_bias) {
+  const bool has_granules =
+      shape.H % 8 == 0 && IsGranuleAligned(encoder) && IsGranuleAligned(predictor);
+  return {shape,
+          activation,
+          has_granules,
+          plan.stages,
+          plan.depth_blocks,
+          plan.chunks,
+          encoder,
+          predictor,
+          labels,
+          frames,
+          static_cast<const unsigned char*>(packed_kernel),
+          packed_bias};
+}
+
+struct Tile {
+  int32_t n;
+  int32_t first_frame;
+  int32_t first_column;
+};
+
+// The label of the cells in a column of a tile; kPaddingRow outside the lattice.
+template <typename T>
+__device__ __forceinline__ int32_t ColumnLabel(const TileInputs<T>& inputs, const Tile& tile,
+                                               int column) {
+  const int32_t u = tile.first_column + column;
+  if (u >= inputs.shape.U) return kPaddingRow;
+  const int32_t label = __ldg(inputs.labels + static_cast<int64_t>(tile.n) * inputs.shape.U + u);
+  return IsPaddingRow(label, inputs.shape.V) ? kPaddingRow : label;
+}
+
+// The number of frames of sequence n that are not padding, at least 0.
+template <typename T>
+__device__ __forceinline__ int32_t ReadFrames(const TileInputs<T>& inputs, int32_t n) {
+  return max(0, min(__ldg(inputs.frames + n), inputs.shape.T));
+}
+
+// Whether this thread's column has a cell in the tile that is not padding. Any eight neighbouring
+// threads have all columns among them.
+template <typename T>
+__device__ __forceinline__ bool HasCell(const TileInputs<T>& inputs, const Tile& tile) {
+  return tile.first_frame < ReadFrames(inputs, tile.n) &&
+         ColumnLabel(inputs, tile, threadIdx.x % kTileColumns) != kPaddingRow;
+}
+
+// The index of a cell of the tile among the lattice's (N, T, U).
+template <typename T>
+__device__ __forceinline__ int64_t CellRow(const TileInputs<T>& inputs, const Tile& tile, int frame,
+                                           int column) {
+  const int64_t line = static_cast<int64_t>(tile.n) * inputs.shape.T + (tile.first_frame + frame);
+  return line * inputs.shape.U + (tile.first_column + column);
+}
+
+}  // namespace jax_rnnt::cuda
+
+#endif  // JAX_RNNT_CUDA_JOINT_TILE_CUH_

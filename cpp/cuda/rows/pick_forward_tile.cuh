@@ -1,0 +1,296 @@
+// PickForwardTileKernel: the forward of rows of up to kTileMaxV logits (pick_forward.cu has the
+// equations and the choice between the kernels).
+#ifndef JAX_RNNT_CUDA_ROWS_PICK_FORWARD_TILE_CUH_
+#define JAX_RNNT_CUDA_ROWS_PICK_FORWARD_TILE_CUH_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/row_label.h"
+#include "cuda/memory/async_copy.cuh"
+#include "cuda/memory/blocks.cuh"
+#include "cuda/memory/divide.cuh"
+#include "cuda/memory/granule.cuh"
+#include "cuda/memory/lanes.cuh"
+#include "cuda/rows/exponents.cuh"
+#include "cuda/rows/row_labels.cuh"
+#include "cuda/rows/row_sums.cuh"
+
+namespace jax_rnnt::cuda {
+
+// A tile has 256 threads, and 24 KB of logits up to V = 64, 32 KB beyond. Share of the copy
+// bandwidth by the tile's size: 8 KB 66 to 80 %, 16 KB 90 %, 24 to 32 KB the best, 48 KB worse for
+// V <= 50.
+constexpr int kTileThreads = 256;
+constexpr int kTileBytesShortRows = 24 * 1024;
+constexpr int kTileBytes = 32 * 1024;
+constexpr int kTileShortRowsMaxV = 64;
+constexpr int kTileMaxV = 512;
+// The most rows of a tile, which bounds its labels where rows are shortest.
+constexpr int kTileMaxRows = 2048;
+// With a multiple of 8 rows, of at least 2 bytes each, every tile starts on a granule whatever V
+// is.
+constexpr int kTileRowsMultiple = 8;
+// Rows of a multiple of 64 bytes would lie on the same banks of shared memory: a granule of padding
+// after each moves them apart (float V = 64: 59 to 90 %; the same for multiples of 32 made V = 8
+// slower).
+constexpr int kBankConflictBytes = 64;
+
+struct TileShape {
+  int rows;
+  uint32_t row_pitch;  // bytes from row to row in shared memory
+  bool is_spread;      // a granule of padding lies between rows; rows are whole granules then
+  Divider divider;     // by granules a row if is_spread, else by V
+};
+
+// Whether any row that the kElements elements from `column` of `row` on touch is not padding, and
+// so is read.
+template <uint32_t kElements>
+__device__ __forceinline__ bool HasReadRow(const int32_t* labels, uint32_t row, uint32_t column,
+                                           uint32_t V) {
+  bool found = labels[row] != kPaddingRow;
+  for (uint32_t next = V - column; next < kElements; next += V) {
+    found |= labels[++row] != kPaddingRow;
+  }
+  return found;
+}
+
+// Starts this thread's copies of a tile's logits; granules in which all rows are padding are left
+// out.
+template <typename T>
+__device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* labels,
+                                         const T* logits, int rows, int32_t V,
+                                         const TileShape& shape, bool has_padding) {
+  constexpr uint32_t kElements = Granule<T>::kElements;
+  const uint32_t elements = static_cast<uint32_t>(rows) * V;
+  const uint32_t granules = elements / kElements;
+#pragma unroll 4
+  for (uint32_t granule = threadIdx.x; granule < granules; granule += kTileThreads) {
+    bool is_wanted = true;
+    uint32_t offset = granule * kGranuleBytes;
+    if (shape.is_spread) {
+      const uint32_t row = shape.divider.Divide(granule);
+      offset += row * kGranuleBytes;
+      is_wanted = labels[row] != kPaddingRow;
+    } else if (has_padding) {
+      uint32_t column;
+      const uint32_t row = shape.divider.Divide(granule * kElements, &column);
+      is_wanted = HasReadRow<kElements>(labels, row, column, V);
+    }
+    if (is_wanted) {
+      CopyAsync(reinterpret_cast<uint4*>(tile + offset),
+                reinterpret_cast<const uint4*>(logits + granule * kElements));
+    }
+  }
+  // The tensor's last tile may end inside a granule, where rows are not whole granules.
+  const uint32_t element = granules * kElements + threadIdx.x;
+  if (element < elements && labels[shape.divider.Divide(element)] != kPaddingRow) {
+    reinterpret_cast<T*>(tile)[element] = logits[element];
+  }
+}
+
+// Loads this lane's kWords words of the row at byte `offset` of the tile: words lane + k * kLanes
+// of the row, with -inf beyond the row's ends. A row of 16-bit elements may start or end inside a
+// word, whose other half is a neighbour's. The first kSureWords words of each lane are inside every
+// row, and none of them is a row's last.
+template <typename T, int kLanes, int kWords, int kSureWords>
+__device__ __forceinline__ void LoadRowWords(const unsigned char* tile, uint32_t offset, uint32_t V,
+                                             uint32_t lane, uint32_t (&words)[kWords]) {
+  constexpr uint32_t kElements = Word<T>::kElements;
+  // The number of elements of the row's first word that are its neighbour's.
+  const uint32_t skipped = kElements == 1 ? 0 : offset / sizeof(T) % kElements;
+  const uint32_t end = skipped + V;
+  const uint32_t* source =
+      reinterpret_cast<const uint32_t*>(tile + (offset - skipped * sizeof(T))) + lane;
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    const uint32_t element = (lane + k * kLanes) * kElements;
+    if (k < kSureWords) {
+      words[k] = source[k * kLanes];
+    } else {
+      words[k] = element < end ? source[k * kLanes] : Word<T>::kMinusInfinities;
+      // The test holds for words past the row too, which it leaves as they are. A test for the
+      // row's last word alone would be compiled to a store to the last word's index, and the array
+      // put into a stack frame.
+      if (kElements == 2 && element + 1 >= end) words[k] = MaskWord<T>(words[k], true, false);
+    }
+    if (kElements == 2 && k == 0 && element < skipped) {
+      words[k] = MaskWord<T>(words[k], false, true);
+    }
+  }
+}
+
+template <typename T, int kWords>
+__device__ __forceinline__ float MaxOfWords(const uint32_t (&words)[kWords]) {
+  using W = Word<T>;
+  typename W::Maximum maximum = W::ToMaximum(words[0]);
+#pragma unroll
+  for (int k = 1; k < kWords; ++k) maximum = W::Max(maximum, W::ToMaximum(words[k]));
+  return W::Reduce(maximum);
+}
+
+template <typename T, int kWords>
+__device__ __forceinline__ float SumOfExps(const uint32_t (&words)[kWords], float scaled) {
+  constexpr int kElements = Word<T>::kElements;
+  float sums[2] = {0.f, 0.f};
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    float values[kElements];
+    Word<T>::Unpack(words[k], values);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      sums[(k * kElements + j) % 2] += ScaledExp(values[j], scaled);
+    }
+  }
+  return sums[0] + sums[1];
+}
+
+// Blocks asked for on a multiprocessor: as many as leave a lane enough registers for its words. 6
+// blocks (48 warps) fill its shared memory too; with the compiler's own choice of registers there
+// is room for 5.
+constexpr int TileBlocks(int words) {
+  return ResidentBlocks(kTileThreads, words <= 17 ? 6 : words <= 20 ? 5 : 4);
+}
+
+// A block takes a tile of shape.rows whole rows; then kLanes lanes take each row, kWords words of 4
+// bytes a lane: kLanes * kSureWords * 4 < V * sizeof(T) <= kLanes * kWords * 4. Logits are aligned
+// to 16 bytes. Shared memory: shape.rows rows of row_pitch bytes, then shape.rows labels.
+template <typename T, int kLanes, int kWords, int kSureWords>
+__global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
+    PickForwardTileKernel(const T* __restrict__ logits, DeviceRowLabels labels,
+                          RowResults<float> results, int64_t rows, int32_t V, int32_t blank,
+                          TileShape shape) {
+  extern __shared__ __align__(16) unsigned char tile[];
+  int32_t* tile_labels = reinterpret_cast<int32_t*>(tile + shape.rows * shape.row_pitch);
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * shape.rows;
+  const int tile_rows = static_cast<int>(min(static_cast<int64_t>(shape.rows), rows - first_row));
+
+  const RowLabelRun row_labels(labels, first_row);
+  bool has_padding = false;
+#pragma unroll 1
+  for (int row = threadIdx.x; row < tile_rows; row += kTileThreads) {
+    const int32_t label = row_labels.Label(row);
+    const bool is_padding = IsPaddingRow(label, V);
+    tile_labels[row] = is_padding ? kPaddingRow : label;
+    has_padding |= is_padding;
+  }
+  // The block's labels, and whether any is padding, become visible to all threads.
+  has_padding = __syncthreads_or(has_padding);
+  CopyTile(tile, tile_labels, logits + first_row * V, tile_rows, V, shape, has_padding);
+  CommitCopies();
+  WaitForCopies<0>();
+  // Each thread has waited for its own copies: the tile becomes visible to all threads.
+  __syncthreads();
+
+  constexpr int kRowsPerWarp = kWarpSize / kLanes;
+  const int warp = threadIdx.x / kWarpSize;
+  const int lane = threadIdx.x % kLanes;
+  // The bound is the same for all lanes of a warp: the shuffles need all of them.
+  for (int warp_row = warp * kRowsPerWarp; warp_row < tile_rows;
+       warp_row += kTileThreads / kLanes) {
+    const int row = warp_row + (threadIdx.x % kWarpSize) / kLanes;
+    const int32_t label = row < tile_rows ? tile_labels[row] : kPaddingRow;
+    const uint32_t row_offset = row * shape.row_pitch;
+    uint32_t words[kWords];
+    float maximum = kMinusInfinity<float>;
+    if (label != kPaddingRow) {
+      LoadRowWords<T, kLanes, kWords, kSureWords>(tile, row_offset, V, lane, words);
+      maximum = MaxOfWords<T>(words);
+    }
+    const float reference = ExponentReference(MaxOverLanes<kLanes>(maximum));
+    const ScaledMaximum scaled = ScaleForSum(reference);
+    float sum = 0.f;
+    if (label != kPaddingRow) {
+      if (IsLargeMaximum(reference)) {
+#pragma unroll
+        for (int k = 0; k < kWords; ++k) words[k] = Word<T>::Subtract(words[k], reference);
+      }
+      sum = SumOfExps<T>(words, scaled.scaled);
+    }
+    sum = SumOverLanes<kLanes>(sum);
+    if (lane == 0 && row < tile_rows) {
+      if (label == kPaddingRow) {
+        StorePaddingRow(results, first_row + row);
+      } else {
+        const T* row_logits = reinterpret_cast<const T*>(tile + row_offset);
+        StoreRow(results, first_row + row, reference, sum, -scaled.residual * kLn2,
+                 ToAccumulator(row_logits[blank]),
+                 ToAccumulator(row_logits[label == kNoLabel ? blank : label]), label);
+      }
+    }
+  }
+}
+
+inline TileShape MakeTileShape(int32_t V, int element_bytes) {
+  const int row_bytes = V * element_bytes;
+  const bool is_spread = row_bytes % kBankConflictBytes == 0;
+  const int tile_bytes = V <= kTileShortRowsMaxV ? kTileBytesShortRows : kTileBytes;
+  const int fitting_rows = tile_bytes / row_bytes / kTileRowsMultiple * kTileRowsMultiple;
+  return TileShape{std::min(kTileMaxRows, std::max(kTileRowsMultiple, fitting_rows)),
+                   static_cast<uint32_t>(is_spread ? row_bytes + kGranuleBytes : row_bytes),
+                   is_spread,
+                   Divider(static_cast<uint32_t>(is_spread ? row_bytes / kGranuleBytes : V))};
+}
+
+template <typename T, int kLanes, int kWords, int kSureWords>
+cudaError_t LaunchPickForwardTile(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
+                                  const T* logits, const DeviceRowLabels& labels,
+                                  const RowResults<float>& results) {
+  const TileShape shape = MakeTileShape(V, sizeof(T));
+  // At most 35 KB: 168 rows of 208 bytes and their labels.
+  const size_t shared_bytes = shape.rows * (shape.row_pitch + sizeof(int32_t));
+  PickForwardTileKernel<T, kLanes, kWords, kSureWords>
+      <<<CountBlocks(rows, shape.rows), kTileThreads, shared_bytes, stream>>>(
+          logits, labels, results, rows, V, blank, shape);
+  return cudaGetLastError();
+}
+
+template <int kLanesValue, int kWordsValue>
+struct TileSplit {
+  static constexpr int kLanes = kLanesValue;
+  static constexpr int kWords = kWordsValue;
+};
+
+// Launches with the first split that holds row_words words. kTooFewWords is what the split before
+// the first of these holds, less than row_words.
+template <typename T, int kTooFewWords, typename Split, typename... Splits, typename... Arguments>
+cudaError_t LaunchFirstFittingTile(int row_words, const Arguments&... arguments) {
+  if constexpr (sizeof...(Splits) > 0) {
+    if (row_words > Split::kLanes * Split::kWords) {
+      return LaunchFirstFittingTile<T, Split::kLanes * Split::kWords, Splits...>(row_words,
+                                                                                 arguments...);
+    }
+  }
+  return LaunchPickForwardTile<T, Split::kLanes, Split::kWords, kTooFewWords / Split::kLanes>(
+      arguments...);
+}
+
+// The splits of a row over lanes, in ascending order of the words that they hold. Beyond 8 words a
+// split holds at most 1.4 times the words of the one before it (2 from 8 to 16), as words beyond
+// the row cost the same as its own. The number of words is a template argument: with one known at
+// run time only, the array of words goes to local memory: 49 %, not 72 %, at bfloat16 V = 28.
+template <typename T>
+cudaError_t DispatchTile(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
+                         const T* logits, const DeviceRowLabels& labels,
+                         const RowResults<float>& results) {
+  const int row_words = static_cast<int>((V * sizeof(T) + 3) / 4);
+  if constexpr (sizeof(T) == 4) {
+    return LaunchFirstFittingTile<
+        T, 0, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<2, 8>, TileSplit<2, 10>, TileSplit<2, 14>,
+        TileSplit<2, 16>, TileSplit<4, 10>, TileSplit<4, 13>, TileSplit<4, 16>, TileSplit<4, 20>,
+        TileSplit<4, 26>, TileSplit<8, 17>, TileSplit<16, 10>, TileSplit<16, 13>, TileSplit<16, 16>,
+        TileSplit<16, 20>, TileSplit<16, 26>, TileSplit<16, 32>>(row_words, stream, rows, V, blank,
+                                                                 logits, labels, results);
+  } else {
+    return LaunchFirstFittingTile<
+        T, 0, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<1, 14>, TileSplit<1, 17>,
+        TileSplit<2, 10>, TileSplit<2, 13>, TileSplit<2, 16>, TileSplit<2, 20>, TileSplit<2, 26>,
+        TileSplit<2, 33>, TileSplit<4, 20>, TileSplit<8, 13>, TileSplit<8, 16>, TileSplit<8, 20>,
+        TileSplit<8, 26>, TileSplit<16, 16>>(row_words, stream, rows, V, blank, logits, labels,
+                                             results);
+  }
+}
+
+}  // namespace jax_rnnt::cuda
+
+#endif  // JAX_RNNT_CUDA_ROWS_PICK_FORWARD_TILE_CUH_

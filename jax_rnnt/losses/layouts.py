@@ -1,0 +1,133 @@
+"""From a batch's labels and lengths to the arguments of rows and lattice, in either layout.
+
+Only here do labels meet frames: each row gets the one label that may leave it, and sequences whose
+lengths or labels make no sense are found.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_rnnt import _checks, reference
+from jax_rnnt.lattice import compact, cost
+from jax_rnnt.reference import compact as packing
+from jax_rnnt.reference.axes import positions
+from jax_rnnt.rows import pick
+
+
+def check_padded(name, rows, labels, frames_lengths, labels_lengths, where):
+    if len(rows.shape) < 3 or 0 in rows.shape[-3:]:
+        raise ValueError(
+            f"{name} must have shape (..., T, U, V) with T, U and V at least 1, got {rows.shape}."
+        )
+    *batch, T, U, V = rows.shape
+    _checks.shape("labels", labels, (*batch, U - 1), f"(..., U - 1) for {name} {rows.shape}")
+    _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
+    _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
+    if where is not None:
+        _checks.shape("where", where, tuple(batch), "one for each sequence")
+    _checks.lengths_values("frames_lengths", frames_lengths, 1, T, f"T = {T} frames", where)
+    lengths = _checks.lengths_values(
+        "labels_lengths", labels_lengths, 0, U - 1, f"U - 1 = {U - 1} labels", where
+    )
+    if lengths is not None:
+        used = np.arange(U - 1) < lengths[..., None]
+        if where is not None:
+            used &= np.asarray(where)[..., None]
+        _checks.labels_values(labels, used, V)
+
+
+def check_compact(name, rows, labels, frames_lengths, labels_lengths, where):
+    if len(rows.shape) != 2 or rows.shape[-1] < 1:
+        raise ValueError(
+            f"compact {name} must have shape (S, V) with V at least 1, got {rows.shape}."
+        )
+    if labels.ndim != 1:
+        raise ValueError(f"compact labels must have shape (L,), got {labels.shape}.")
+    lengths = compact.check_lengths(rows.shape[0], frames_lengths, labels_lengths, where)
+    if lengths is not None:
+        _check_compact_labels(labels, lengths, rows.shape[-1], where)
+
+
+def _check_compact_labels(labels, labels_lengths: np.ndarray, vocabulary: int, where) -> None:
+    """ValueError if concrete labels (L,) are too few or, where they count, outside [0, V)."""
+    counted = np.ones(labels_lengths.shape, bool) if where is None else np.asarray(where)
+    used = np.repeat(counted, np.maximum(labels_lengths, 0))
+    if used.size > labels.size:
+        raise ValueError(
+            f"labels must have sum(labels_lengths) = {used.size} entries, got {labels.size}."
+        )
+    _checks.labels_values(labels, np.pad(used, (0, labels.size - used.size)), vocabulary)
+
+
+def of_padded(rows, labels, frames_lengths, labels_lengths, where):
+    """(labels of rows, mask of sequences that make sense and count, function of arcs to costs)."""
+    *batch, T, U, V = rows.shape
+    column = positions(U, len(batch) + 1, -1)
+    used = column[..., :-1] < labels_lengths[..., None]
+    wrong = used & ((labels < 0) | (labels >= V))
+    sensible = reference.valid_lengths(frames_lengths, labels_lengths, T, U) & ~wrong.any(-1)
+    sensible = sensible if where is None else sensible & where
+    last = labels_lengths[..., None]
+    last_column = [(0, 0)] * len(batch) + [(0, 1)]
+    column_labels = jnp.where(column == last, reference.NO_LABEL, jnp.pad(labels, last_column))
+    column_labels = jnp.where(column > last, reference.PADDING_ROW, column_labels)
+    frames = jnp.where(sensible, frames_lengths, 0)
+    return pick.ColumnLabels(column_labels, frames), sensible, cost.padded_cells
+
+
+def of_compact(rows, labels, frames_lengths, labels_lengths, where):
+    """As of_padded, of packed rows; a sequence that does not count still has rows and labels."""
+    S, V = rows.shape
+    offsets = packing.offsets(frames_lengths, labels_lengths, S)
+    row_labels, sensible = _compact_row_labels(
+        labels, frames_lengths, labels_lengths, where, offsets, S, V
+    )
+
+    def cells_to_costs(blank_log_probs, label_log_probs, frames, label_counts, implementation):
+        return compact.cells(
+            blank_log_probs,
+            label_log_probs,
+            frames,
+            label_counts,
+            offsets,
+            min(labels.shape[0], max(S - 1, 0)),
+            implementation,
+        )
+
+    return row_labels, sensible, cells_to_costs
+
+
+def _compact_row_labels(
+    labels: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+    where: jax.Array | None,
+    offsets: jax.Array,
+    rows: int,
+    vocabulary: int,
+) -> tuple[jax.Array, jax.Array]:
+    """(S,) the label of each row, and (N,) a mask of the sequences that make sense and count."""
+    (available,) = labels.shape
+    used = jnp.clip(labels_lengths, 0)
+    label_ends = packing.running_sums(jnp.minimum(used, available + 1), available)
+    label_offsets = packing.starts(label_ends)
+    counts = packing.row_counts(frames_lengths, labels_lengths, rows)
+    fits = packing.saturating_add(offsets, counts, rows) <= rows
+    sensible = (frames_lengths >= 1) & (labels_lengths >= 0) & fits & (label_ends <= available)
+
+    # A sequence that uses a label out of range makes no sense.
+    position = jnp.arange(available, dtype=jnp.int32)
+    owner = packing.count_up_to(label_ends, position)
+    wrong = ((labels < 0) | (labels >= vocabulary)).astype(jnp.int32)
+    sensible &= jnp.zeros_like(used).at[owner].add(wrong, mode="drop") == 0
+    sensible = sensible if where is None else sensible & where
+
+    sequence, cell = packing.sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
+    column = cell % (packing.take(used, sequence, 0) + 1)
+    place = packing.take(label_offsets, sequence, 0) + column
+    own = packing.take(labels, place, reference.PADDING_ROW)
+    last = column == packing.take(used, sequence, 0)
+    padding = ~packing.take(sensible, sequence, False)
+    own = jnp.where(last, reference.NO_LABEL, own)
+    return jnp.where(padding, reference.PADDING_ROW, own).astype(jnp.int32), sensible
