@@ -1,10 +1,10 @@
-"""One training step on one device and on all, with jit and NamedSharding and with pmap.
+"""A few training steps on one device and on all devices, by jit with NamedSharding and by pmap.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m examples.data_parallel
     python -m examples.data_parallel            # on a machine with several GPUs
 
-The batch is split over the devices, the parameters are on each of them. No device sends a lattice
-to another: what they exchange is the gradient of the parameters, at the end of the step.
+The batch is split over the devices, and every device has all parameters. No device sends a lattice
+to another: the devices exchange the loss and the gradient of the parameters, at the end of a step.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 def make_params() -> Params:
-    """A small network: frames and the last label into an additive joint."""
+    """The parameters of a small network: an additive joint of a frame and the last label."""
     keys = jax.random.split(jax.random.key(0), 3)
     return {
         "frames": jax.random.normal(keys[0], (BANDS, WIDTH)) / BANDS**0.5,
@@ -74,7 +74,7 @@ def descend(params: Params, gradient: Params) -> Params:
 
 
 def train_step(params: Params, batch: Batch) -> tuple[Params, jax.Array]:
-    """The step, written for one device; jit spreads it where the arrays are."""
+    """The step, written for one device; jit runs it on the devices that hold the arrays."""
     loss, gradient = jax.value_and_grad(mean_loss)(params, batch)
     return descend(params, gradient), loss
 

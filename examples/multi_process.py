@@ -46,7 +46,7 @@ def mean_joint_loss(params: Params, batch: Batch) -> jax.Array:
 
 
 def make_train_step(loss: Callable) -> Callable:
-    """The step, written for one device; jit spreads it where the arrays are."""
+    """The step, written for one device; jit runs it on the devices that hold the arrays."""
 
     def train_step(params: Params, batch: Batch) -> tuple[Params, jax.Array, Params]:
         value, gradient = jax.value_and_grad(loss)(params, batch)
@@ -56,7 +56,7 @@ def make_train_step(loss: Callable) -> Callable:
 
 
 def own_part(batch: Batch) -> Batch:
-    """The utterances of this process. A real one would read no others."""
+    """The utterances of this process. A real program would read no others."""
     parts = jax.process_count()
     return Batch(*(np.split(np.asarray(x), parts)[jax.process_index()] for x in batch))
 
@@ -86,7 +86,7 @@ def train_alone(loss: Callable, size: int) -> tuple[float, Params]:
 
 
 def largest_difference(actual: Params, expected: Params) -> float:
-    """Of any parameter's gradient, norm over norm."""
+    """The largest relative difference of a parameter's gradient, norm over norm."""
     return max(
         float(np.linalg.norm(np.asarray(actual[name]) - value) / np.linalg.norm(value))
         for name, value in expected.items()

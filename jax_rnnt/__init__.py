@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # `jax_rnnt.flax` without an import of its own; Flax is imported by whoever asks for it.
+    # `jax_rnnt.flax` needs no import of its own, and imports Flax when it is first asked for.
     if name == "flax":
         return importlib.import_module("jax_rnnt.flax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

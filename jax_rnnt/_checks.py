@@ -1,4 +1,4 @@
-"""What callers may pass: shapes and dtypes always, values where they are there to be seen."""
+"""Checks of arguments: of shapes and dtypes always, of values where they are concrete."""
 
 import operator
 from typing import Any
@@ -14,7 +14,7 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 def floats(name: str, value: Any) -> jax.Array:
-    """value as an array of a dtype that we take, or TypeError."""
+    """value as a jax.Array; TypeError if its dtype is not one of FLOATS."""
     array = _array(name, value)
     if array.dtype.name not in FLOATS:
         raise TypeError(f"{name} must be of dtype {', '.join(FLOATS)}, got {array.dtype.name}.")
@@ -22,15 +22,16 @@ def floats(name: str, value: Any) -> jax.Array:
 
 
 def integers(name: str, value: Any) -> Integers:
-    """value as an int32 array, integers beyond int32 clipped, or TypeError.
+    """value as an int32 array, integers beyond int32 clipped; TypeError if it is not integers.
 
-    What is not JAX's stays NumPy's: under jit, too, its values are there to be checked.
+    Only a jax.Array stays one. Anything else becomes a NumPy array, whose values can be checked
+    even under jit.
     """
     array = value if isinstance(value, jax.Array) else _numpy(name, value)
     if array.size == 0 and not hasattr(value, "dtype"):
         array = array.astype(np.int32)  # an empty list has no dtype of its own
     is_integer = jnp.issubdtype(array.dtype, jnp.integer)
-    if not is_integer or array.dtype.kind == "m":  # NumPy counts spans of time among them
+    if not is_integer or array.dtype.kind == "m":  # to NumPy timedelta64 is an integer
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}.")
     limits, own = np.iinfo(np.int32), jnp.iinfo(array.dtype)
     if own.max > limits.max or own.min < limits.min:
@@ -41,7 +42,7 @@ def integers(name: str, value: Any) -> Integers:
 
 
 def mask(name: str, value: Any) -> jax.Array | np.ndarray:
-    """value as an array of booleans, or TypeError; what is not JAX's stays NumPy's."""
+    """value as an array of booleans, NumPy's unless it is a jax.Array; or TypeError."""
     array = value if isinstance(value, jax.Array) else _numpy(name, value)
     if array.dtype != np.bool_:
         raise TypeError(f"{name} must be booleans, got dtype {array.dtype}.")
@@ -104,9 +105,10 @@ def lengths_values(
     meaning: str,
     where: jax.Array | np.ndarray | None = None,
 ) -> np.ndarray | None:
-    """The lengths as NumPy has them if concrete, ValueError if one is outside [low, high].
+    """Concrete lengths as a NumPy array; ValueError if one is outside [low, high].
 
-    Where `where` is false a length may be anything; nothing is known while `where` is traced.
+    Lengths for which `where` is false are not checked. Returns None, and checks nothing, if the
+    lengths or `where` are traced.
     """
     lengths, counted = concrete(value), True if where is None else concrete(where)
     if lengths is None or counted is None:
@@ -117,7 +119,7 @@ def lengths_values(
 
 
 def labels_values(labels: Integers, used: np.ndarray, vocabulary: int) -> None:
-    """ValueError if a concrete label that is used, by a mask of its shape, is outside [0, V)."""
+    """ValueError if a concrete label is outside [0, V) where the mask `used` is true."""
     values = concrete(labels)
     if values is not None:
         bad = used & ((values < 0) | (values >= vocabulary))
@@ -125,7 +127,7 @@ def labels_values(labels: Integers, used: np.ndarray, vocabulary: int) -> None:
 
 
 def concrete(value: jax.Array | np.ndarray) -> np.ndarray | None:
-    """value on the host, or None if it is traced or not all here."""
+    """value as a NumPy array, or None if it is traced or not wholly in this process."""
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, jax.core.Tracer) or not value.is_fully_addressable:

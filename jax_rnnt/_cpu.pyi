@@ -4,7 +4,7 @@ def ffi_api_version() -> tuple[int, int]:
     """XLA FFI API version of the headers that the module was compiled against."""
 
 def jaxlib_version() -> str:
-    """The jaxlib that those headers came with."""
+    """The version of jaxlib that the headers came with."""
 
 def registrations() -> dict[str, Any]:
     """Handler capsules by kernel name."""

@@ -4,7 +4,7 @@ def ffi_api_version() -> tuple[int, int]:
     """XLA FFI API version of the headers that the module was compiled against."""
 
 def jaxlib_version() -> str:
-    """The jaxlib that those headers came with."""
+    """The version of jaxlib that the headers came with."""
 
 def registrations() -> dict[str, Any]:
     """Handler capsules by kernel name."""
@@ -16,7 +16,7 @@ def architectures() -> str:
     """The architectures that the kernels were compiled for, in CMake's terms."""
 
 def toolkit_version() -> tuple[int, int]:
-    """The CUDA that they were compiled with."""
+    """The version of CUDA that the kernels were compiled with."""
 
 def driver_version() -> tuple[int, int]:
-    """The newest CUDA that the driver here knows, (0, 0) without a driver."""
+    """The newest version of CUDA that the driver here knows, (0, 0) without a driver."""

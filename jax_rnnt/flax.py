@@ -1,4 +1,4 @@
-"""A joint network as a Flax NNX module; needs the extra `flax`, and nothing else here does."""
+"""A joint network as a Flax NNX module; the only module here that needs the extra `flax`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,8 @@ class RNNTJoint(nnx.Module):
         logits_{n,t,u} = activation(W_e encoder_{n,t} + b_e + W_p predictor_{n,u} + b_p) \,
             kernel + bias
 
-    Both methods take what encoder and predictor put out, before any projection to a common size.
+    `__call__` and `loss` take the outputs of encoder and predictor, before any projection to a
+    common size.
 
     Attributes:
         encoder_projection: nnx.Linear from E to H features, W_e and b_e.
@@ -51,7 +52,7 @@ class RNNTJoint(nnx.Module):
         param_dtype: of the parameters.
         kernel_init: initialises the three matrices; LeCun normal by default.
         bias_init: initialises the three biases; zeros by default.
-        rngs: the stream `params` is drawn from.
+        rngs: random number generators; parameters are drawn from the stream `params`.
 
     Raises:
         ValueError: If there is no activation of that name.
@@ -120,9 +121,9 @@ class RNNTJoint(nnx.Module):
     def __call__(self, encoder: ArrayLike, predictor: ArrayLike) -> jax.Array:
         """Logits of every given frame with every given column of the predictor.
 
-        The axis before the features always makes the grid, whatever its size; the axes before it
-        broadcast. One step of a search is a grid of one cell, and K hypotheses at one frame are a
-        grid of one frame and K columns:
+        The last axis but one of encoder and predictor always spans the grid of cells, whatever its
+        size; the axes before it broadcast. One step of a search is a grid of one cell, and K
+        hypotheses at one frame are a grid of one frame and K columns:
 
         ============ =============== ============ ==================================
         for          encoder         predictor    logits
@@ -166,7 +167,7 @@ class RNNTJoint(nnx.Module):
             labels: (..., U - 1) integers, padded with anything.
             frames_lengths: (...) integers T_n in [1, T].
             labels_lengths: (...) integers U_n in [0, U - 1].
-            **options: those of `rnnt_loss_from_joint` but `activation`: `average_frames`,
+            **options: the options of `rnnt_loss_from_joint` except `activation`: `average_frames`,
                 `reduction`, `blank`, `fastemit_lambda`, `where`, `min_posterior`, `tile` and
                 `implementation`.
 

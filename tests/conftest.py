@@ -34,6 +34,8 @@ hypothesis.settings.load_profile("suite")
 # What depends on JAX itself: `pytest -m jax` runs it, and one in so many tests of the rest. SAMPLE
 # divides no number of losses, dtypes or implementations, so that each has its turn.
 DEPENDS_ON_JAX = (
+    "losses/joint/test_joint_devices.py",
+    "losses/joint/test_joint_transformations.py",
     "losses/test_arguments.py",
     "losses/test_vectors.py",
     "test_package.py",

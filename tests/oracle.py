@@ -3,7 +3,7 @@
 Two ways from arcs to cost and posteriors: the sum over every alignment path, which is the
 definition, and alpha-beta in the log domain, which reaches any size and is checked against it.
 Logarithms of whole prefixes lose what their size takes from the mantissa, 1e-16 of a cost of 1e6 in
-float64: longdouble arguments are computed with as they are.
+float64. Where that is too much, pass longdouble arguments: all steps keep their dtype.
 """
 
 import itertools
@@ -31,9 +31,9 @@ class Result(NamedTuple):
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis; a row of nothing but -inf stays so.
+    """Log-softmax over the last axis; a row of nothing but -inf stays so.
 
-    Of a row's largest entry it keeps what the others leave of it, however little that is.
+    The result for a row's largest entry is exact to rounding, however near to 0 it is.
     """
     with np.errstate(invalid="ignore"):
         maxima = logits.max(-1, keepdims=True)
@@ -68,7 +68,7 @@ def enumerate_paths(arcs: Arcs) -> Alignment:
 
 @np.errstate(invalid="ignore")  # a NaN goes its way
 def alpha_beta(arcs: Arcs) -> Alignment:
-    """The same by dynamic programming over anti-diagonals."""
+    """The result of enumerate_paths, by dynamic programming over anti-diagonals."""
     frames, columns = arcs.blank.shape
     alpha = np.full((frames + 1, columns + 1), -np.inf, arcs.blank.dtype)
     alpha[0, 0] = 0

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-# Behind everything else: the package under test is the installed one.
+# Appended: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 

@@ -1,4 +1,4 @@
-"""The joint module: its logits are the formula's, and its loss is theirs."""
+"""The joint module: its logits are the formula's, and its loss is the loss of these logits."""
 
 import math
 
@@ -53,7 +53,7 @@ def parameters(joint):
 
 
 def values_and_gradients(joint, loss, *arguments):
-    """Of the functional form, under jit: the loss and the gradient of each parameter."""
+    """The loss and the gradient of each parameter, by the functional form under jit."""
     graph, params = nnx.split(joint, nnx.Param)
     run = jax.jit(jax.value_and_grad(lambda params: loss(nnx.merge(graph, params), *arguments)))
     value, gradients = run(params)

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-# Behind everything else: the package under test is the installed one.
+# Appended: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from tools import load
 
 
 def test_training_of_changing_shapes():
-    """Not the host's memory, which settles later."""
+    """All verdicts but those on the host's memory, which settles after more steps."""
     results = load.steps(load.parse(["steps", "--steps", "200", "--cases", "2"]))
     verdicts = results["verdicts"]
     assert len(verdicts) == 6
@@ -35,7 +35,7 @@ def test_first_calls_of_many_threads(tmp_path, capsys):
 
 @pytest.mark.parametrize(("leak", "slope"), [(0, 0), (300, 300_000)])
 def test_growth_is_of_every_step(leak, slope):
-    """An allocator's leaps are none of it."""
+    """The median slope counts a leak at every step, and no leaps of an allocator."""
     step = np.arange(0, 10_001, 100)
     host = 2**28 + leak * step + 2**22 * (step > 3000) + 2**22 * (step > 7500)
     found = load.growth(np.stack([step, host], 1).tolist(), 1)

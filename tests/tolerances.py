@@ -23,7 +23,7 @@ TOLERANCES = {
     "bfloat16": Tolerance(1e-6, 1e-6, 2**-8, 5e-7),
 }
 
-# Section 3 of the design: error of the gradient, norm over norm, of float32 logits at any length.
+# The largest error of the gradient with respect to float32 logits, norm over norm, at any length.
 GRADIENT_ERROR = 5e-6
 
 
@@ -35,7 +35,7 @@ def assert_costs(actual, expected, dtype: str = "float32") -> None:
 
 
 def assert_gradients(actual, expected, dtype: str = "float32", scale: float = 1.0) -> None:
-    """`scale`: the largest cotangent, where it is far from one."""
+    """Assert that gradients are near; `scale` is the largest cotangent, if it is far from one."""
     tolerance = TOLERANCES[jnp.dtype(dtype).name]
     np.testing.assert_allclose(
         np.asarray(actual, np.float64),

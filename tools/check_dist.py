@@ -3,9 +3,9 @@
 
     python tools/check_dist.py dist/*
 
-Of a wheel: the package's own files, the two native modules, the metadata and nothing else; under
-10 MB; CPython 3.11 or the stable ABI of 3.12, for Linux. Of the source distribution: everything
-that building and testing takes. Needs nothing installed and a clone's list of files.
+A wheel holds the package's own files, the two native modules, the metadata and nothing else; it is
+under 10 MB, and for CPython 3.11 or the stable ABI of 3.12, on Linux. The source distribution holds
+everything that building and testing need. The check runs in a clone, with nothing installed.
 """
 
 import email

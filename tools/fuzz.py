@@ -3,9 +3,9 @@
     python -m tools.fuzz --cases 100000 --seed 0 --processes 2 [--seconds S] [--json FILE]
     python -m tools.fuzz --seed 0 --only INDEX      one case again, with its arguments
 
-Runs on the default backend; needs what the tests need, and draws and judges by fuzz_cases.py and
-fuzz_answers.py in tests/fuzz, which say what counts as right. A finding is printed with its index,
-and so is a case that killed its process. Exits with 1 if there were any.
+Runs on the default backend and needs what the tests need. tests/fuzz/fuzz_cases.py draws the cases;
+tests/fuzz/fuzz_answers.py judges the answers and says what counts as right. A finding is printed
+with its index, and so is a case that killed its process. Exits with 1 if there were any.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import time
 from collections.abc import Iterable, Iterator
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-# Compiling is what takes the time; the kernels are compiled already.
+# XLA's compilation takes most of the time; the kernels are compiled already.
 _FLAG = "--xla_llvm_disable_expensive_passes"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=true".strip()
 _TESTS = pathlib.Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS), str(_TESTS / "fuzz")]
 
-_BATCH = 50  # cases to a report of a worker
+_BATCH = 50  # cases in each report of a worker
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def draw(seed: int, signatures: int, index: int):
 
 
 class Summary:
-    """How many cases ended how."""
+    """The number of cases by how they ended, and the findings."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -127,7 +127,7 @@ class Summary:
 
 
 def reports(options: argparse.Namespace, deadline: float) -> Iterator[dict]:
-    """What the workers say, and a finding for each case that killed one."""
+    """The workers' reports, and a report with a finding for each case that killed a worker."""
     context = multiprocessing.get_context("spawn")
     workers = [_Worker(context, options, i) for i in range(options.processes)]
     while workers:
@@ -147,7 +147,7 @@ def reports(options: argparse.Namespace, deadline: float) -> Iterator[dict]:
 
 
 class _Worker:
-    """A process that takes every so many-th case, and is started again where a case kills it."""
+    """A process that runs one of every `processes` cases; started again when a case kills it."""
 
     def __init__(self, context, options: argparse.Namespace, first: int):
         self._context, self._options = context, options

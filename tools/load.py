@@ -26,12 +26,12 @@ from benchmarks.printing.markdown import grid, number
 from benchmarks.printing.results import write
 
 MIB = 2**20
-# Over the second half. Of the host: in 1000 steps (262 bytes a step), and in all. Of the device,
-# whose smallest buffer has 256 bytes: in all.
+# Bounds of the growth over the second half: of the host's memory in 1000 steps (262 bytes a step)
+# and in all; of the device's, whose smallest buffer has 256 bytes, in all.
 GROWTH, LEAPS, DEVICE_GROWTH = MIB / 4, 16 * MIB, 1 << 16
 _ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    # A GPU's matrix products are else chosen by a race of their own in every process.
+    # Without this flag every process chooses a GPU's matrix products by timing them itself.
     "XLA_FLAGS": f"--xla_gpu_autotune_level=0 {os.environ.get('XLA_FLAGS', '')}".strip(),
 }
 
@@ -91,10 +91,10 @@ def steps(options: argparse.Namespace) -> Results:
 
 
 def growth(samples: Sequence[Sequence[int]], column: int) -> dict[str, float]:
-    """Bytes behind the warm-up, at half-time, at most and at the end; the second half's slopes.
+    """Bytes after the warm-up, at half-time, at most and at the end; slopes of the second half.
 
-    An allocator grows by leaps, until it has what it needs, and a line that is fitted takes a leap
-    for a slope: the median of the slopes from sample to sample is the leak's.
+    An allocator grows by leaps until it has what it needs, and a fitted line takes a leap for a
+    slope. The median of the slopes from sample to sample shows a leak alone.
     """
     table = np.array(samples, float)
     half = table[len(table) // 2 :]
@@ -172,7 +172,7 @@ def processes(options: argparse.Namespace) -> Results:
 
 
 def run_at_once(name: str, tasks: Sequence[Results]) -> list[Results]:
-    """What workers answer that run at the same time, all from the moment when all are ready."""
+    """The results of workers that run at the same time, started when all of them are ready."""
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(_worker(name, task)) for task in tasks]
         for worker in workers:
@@ -190,7 +190,7 @@ def run_at_once(name: str, tasks: Sequence[Results]) -> list[Results]:
 @contextlib.contextmanager
 def _worker(name: str, task: Results) -> Iterator[Any]:
     environment = {**os.environ, **_ENVIRONMENT}
-    # It finds what this process finds, in the same order.
+    # The worker imports from the same paths as this process, in the same order.
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     command = [sys.executable, "-P", "-m", "tools.load_worker", name, json.dumps(task)]
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What `tools/load.py` measures, each in a process of its own: a training, calls from threads.
+"""A worker process of `tools/load.py`: it measures a training, or calls from several threads.
 
     python -m tools.load_worker train '{"steps": 1000, "seed": 0, "cases": 12}'
     python -m tools.load_worker call '{"threads": 8, "rounds": 1, "alike": true, "cases": 12}'
@@ -34,7 +34,7 @@ Results = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """A way to the loss, and sizes: what is compiled once."""
+    """The path to the loss, and sizes; each case is compiled once."""
 
     path: str
     N: int
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What changes from step to step; labels are packed where the path is compact."""
+    """The inputs that change from step to step; labels are packed where the path is compact."""
 
     labels: np.ndarray
     frames_lengths: np.ndarray
@@ -71,7 +71,7 @@ def make_params() -> Params:
 
 
 def make_features(case: Case) -> list[jax.Array]:
-    """Of frames and columns, or of every row where the path is compact."""
+    """The features of frames and of columns, or of every row where the path is compact."""
     path, N, T, U, _ = case
     shapes = [(N * T * U, BANDS)] if path == "compact" else [(N, T, BANDS), (N, U, BANDS)]
     rng = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def draw_batch(case: Case, rng: np.random.Generator) -> Batch:
 
 
 def mean_cost(case: Case, params: Params, features: Sequence[jax.Array], batch: Batch) -> jax.Array:
-    """Nats per frame; without gathers, whose gradients a GPU adds up in any order."""
+    """The mean cost in nats per frame, by no gathers: a GPU sums their gradients in any order."""
     params, features = jax.tree.map(lambda x: x.astype(case.dtype), (params, features))
     kernel, bias = params["kernel"], params["bias"]
     options: dict[str, Any] = {"average_frames": True, "reduction": "mean"}
@@ -116,7 +116,7 @@ def train_step(case: Case) -> Callable[..., tuple[jax.Array, Params]]:
 
 
 def train(wait: Callable[[], None], steps: int, seed: int, cases: int) -> Results:
-    """A training whose every step is of a random case: its memory, a hash of all that it made."""
+    """Train on a random case at each step; return memory, and a hash of losses and parameters."""
     compilations: list[str] = []
 
     def count(event: str, duration: float, **_) -> None:
@@ -162,9 +162,9 @@ def train(wait: Callable[[], None], steps: int, seed: int, cases: int) -> Result
 
 
 def _memory() -> tuple[int, int, int]:
-    """Bytes of the host (resident, as Linux counts), of the device, and its peak so far.
+    """Bytes in use on the host (resident, as Linux counts), on the device, and the device's peak.
 
-    Where the backend does not count, the arrays that live are the device's.
+    Where the backend does not count, the sum of JAX's live arrays stands for both of the device's.
     """
     gc.collect()
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
@@ -176,9 +176,9 @@ def _memory() -> tuple[int, int, int]:
 
 
 def call(wait: Callable[[], None], threads: int, rounds: int, alike: bool, cases: int) -> Results:
-    """Every thread calls every case, all in one order, or each from another one on.
+    """Every thread calls every case: all threads in one order, or each beginning at another case.
 
-    The first call compiles, and the very first one registers the custom calls.
+    The first call of a case compiles it, and the very first call registers the custom calls.
     """
     chosen = CASES[:cases]
     functions = [jax.jit(loss_and_gradients(case)) for case in chosen]

@@ -18,7 +18,7 @@ class TrainingState(NamedTuple):
 
 
 class Checkpoints:
-    """The newest two checkpoints of a run in a directory; none of it if there is no directory."""
+    """The newest two checkpoints of a run in a directory; keeps none if the directory is None."""
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory

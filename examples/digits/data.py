@@ -119,7 +119,7 @@ def make_batch(clips: Clips, strings: Sequence[String], max_frames: int, max_dig
 def augment(
     features: np.ndarray, frames_lengths: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """For each string another loudness, and a few bands and a few frames set to the mean."""
+    """Change each string's loudness, and set a few of its bands and frames to the mean."""
     features = features.copy()
     bands = features.shape[-1]
     for n, frames in enumerate(frames_lengths):
@@ -132,7 +132,7 @@ def augment(
 
 
 def normalise(train: Clips, test: Clips) -> tuple[Clips, Clips]:
-    """Both with every band of the training clips at mean 0 and deviation 1."""
+    """Both, scaled so that each band of the training clips has mean 0 and deviation 1."""
     mean, deviation = train.frames.mean(axis=0), train.frames.std(axis=0)
 
     def apply(clips: Clips) -> Clips:

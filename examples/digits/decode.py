@@ -25,7 +25,7 @@ class _Search(NamedTuple):
 def greedy(
     model: Transducer, features: Array, frames_lengths: Array, most_symbols: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The best symbol again and again: a blank moves to the next frame, a digit is written.
+    """Take the best symbol at every step: a blank moves to the next frame, a digit is written.
 
     Args:
         model: the network.
@@ -34,7 +34,7 @@ def greedy(
         most_symbols: room for the symbols of a string; what comes later is lost.
 
     Returns:
-        symbols (N, most_symbols), of which the first counts (N,) are meant.
+        symbols (N, most_symbols) and counts (N,): string n is symbols[n, : counts[n]].
     """
     encoded = model.encoder(features)
     lengths = model.encoder.frames_lengths(frames_lengths)

@@ -1,8 +1,8 @@
 """The Free Spoken Digit Dataset: 3,000 recordings of single digits by six speakers.
 
-https://github.com/Jakobovski/free-spoken-digit-dataset, a directory or its zip. The official split
-is kept: recordings 0 to 4 of every digit and speaker are held out, 5 to 49 are for training. The
-held-out strings use each of the 300 held-out recordings five times, so 1,500 digits are counted.
+https://github.com/Jakobovski/free-spoken-digit-dataset, a directory or its zip. The split is the
+official one: recordings 0 to 4 of every digit and speaker are held out, 5 to 49 are for training.
+The held-out strings use each of the 300 held-out recordings five times: 1,500 digits are counted.
 """
 
 import io

@@ -66,7 +66,7 @@ class Encoder(nnx.Module):
         self.upper = GRU(config.encoder_width, config.encoder_width, rngs=rngs)
 
     def frames_lengths(self, feature_frames: Array) -> Array:
-        """Encoder frames of that many feature frames."""
+        """The number of encoder frames for a number of feature frames."""
         return -(-feature_frames // self.stack)
 
     def __call__(self, features: Array) -> jax.Array:
@@ -86,7 +86,7 @@ class Predictor(nnx.Module):
         self.recurrent = GRU(config.predictor_width, config.predictor_width, rngs=rngs)
 
     def step(self, state: jax.Array, symbols: jax.Array) -> jax.Array:
-        """State (N, predictor_width) and the newest symbols (N,) -> next state, the output too."""
+        """State (N, predictor_width), newest symbols (N,) -> next state, which is the output."""
         return self.recurrent.step(state, self.recurrent.from_input(self.embedding(symbols)))
 
     def __call__(self, labels: Array) -> jax.Array:

@@ -52,7 +52,7 @@ def alignment_posterior(logits: jax.Array, labels: jax.Array, step: int) -> Post
 
 
 def require_matplotlib() -> None:
-    """Raises a sentence that helps if there is no matplotlib."""
+    """Raises a ModuleNotFoundError that says what to install if there is no matplotlib."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:

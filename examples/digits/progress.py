@@ -13,7 +13,7 @@ from .result import CurvePoint
 
 
 class Clock:
-    """Seconds of this run, and of this run and those before it together."""
+    """Seconds of this run alone, and of this run and the runs before it together."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()

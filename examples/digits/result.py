@@ -1,4 +1,4 @@
-"""What a run remembers and gives back."""
+"""The records and the result of a run."""
 
 import csv
 import dataclasses
@@ -25,7 +25,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives back."""
+    """The result of `train.run`."""
 
     losses: list[float]  # mean over the batch, one for each step, from the first step of all
     digit_error_rate: float  # on the held-out strings

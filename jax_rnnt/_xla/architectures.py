@@ -1,8 +1,9 @@
 """Which GPUs run CUDA kernels that were compiled for a list of architectures.
 
 An entry is CMake's: "90-real" is machine code for compute capability 9.0 and its later minors,
-"90-virtual" PTX, from which the driver compiles for 9.0 and everything later, "90" both. A suffix
-to the number, as in "90a", takes the later ones away ("100f": all but those of its major).
+"90-virtual" PTX, from which the driver compiles for 9.0 and everything later, "90" both. An entry
+with the suffix "a", as in "90a", is for its own compute capability alone; one with "f", as in
+"100f", for its own and the later minors of its major.
 """
 
 import re
@@ -45,7 +46,8 @@ def why_not(gpus: Iterable[Gpu], build: Build, driver: Version) -> str | None:
                 f"they were compiled for the architectures {build.architectures}, which have no "
                 f"code for compute capability {gpu.capability} ({gpu.name})"
             )
-        # Machine code of any minor version of CUDA runs, PTX of a newer one is not understood.
+        # A driver runs machine code of every minor version of its CUDA major, but PTX of no CUDA
+        # newer than its own.
         known = driver if way == "PTX" else driver[:1]
         if known < build.toolkit[: len(known)]:
             return (

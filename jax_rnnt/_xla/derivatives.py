@@ -1,4 +1,4 @@
-"""Derivatives of what the kernels compute: once, and in reverse."""
+"""The derivatives of kernels: reverse mode, once."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -10,7 +10,7 @@ from jax.interpreters import ad, batching, mlir
 
 
 def refuse_derivatives(*arguments: Any, **params: Any) -> NoReturn:
-    """The derivative of what computes a gradient: NotImplementedError."""
+    """Raise NotImplementedError, as the derivative rule of what may not be differentiated again."""
     del arguments, params
     raise NotImplementedError(
         "jax_rnnt's kernels can be differentiated once: where gradients are differentiated again, "
@@ -19,7 +19,7 @@ def refuse_derivatives(*arguments: Any, **params: Any) -> NoReturn:
 
 
 def custom_vjp(*nondiff_argnums: int) -> Callable[[Callable], Any]:
-    """jax.custom_vjp as a decorator with arguments, and with a sentence of our own for jvp."""
+    """jax.custom_vjp as a decorator with arguments; jvp raises and says which option has one."""
 
     def decorate(function: Callable) -> Any:
         return _CustomVjp(jax.custom_vjp(function, nondiff_argnums=nondiff_argnums))
@@ -37,7 +37,7 @@ class _CustomVjp:
 
 
 def _reverse_mode(x: Any) -> Any:
-    """x; its derivative may be transposed, and not computed forwards."""
+    """x, whose tangent reverse mode can transpose and forward mode refuses to compute."""
     is_float = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
     return _differentiable_in_reverse(x) if is_float else x
 
@@ -60,7 +60,7 @@ def _refuse_forward_mode(*arguments: Any, **params: Any) -> NoReturn:
     )
 
 
-# The tangent itself. Reverse mode transposes it; whatever evaluates it is forward mode.
+# The identity of tangents. Reverse mode only transposes it; whatever evaluates it is forward mode.
 _forward_mode = Primitive("rnnt_forward_mode")
 _forward_mode.def_impl(_refuse_forward_mode)
 _forward_mode.def_abstract_eval(lambda x: x)

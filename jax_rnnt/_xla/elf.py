@@ -1,4 +1,4 @@
-"""Whether a shared library is whole: loading one that is cut off is a bus error, no exception."""
+"""Tells whether a shared library is cut off: to load one is a bus error, and not an exception."""
 
 import pathlib
 import struct

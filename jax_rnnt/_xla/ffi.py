@@ -1,7 +1,7 @@
 """The native modules: finding them, telling whether they can be used here, registering targets.
 
 Nothing here runs at import. A target is registered when a computation that uses it is lowered for
-its platform: by then the backend is up, where a mismatch is an exception and not the end of JAX.
+its platform. By then the backend is up: a mismatch raises an exception, and does not break JAX.
 Kernels that were built but cannot be used are no error: the same function runs in plain JAX, and
 one sentence says why.
 """
@@ -36,12 +36,12 @@ class _Loaded(NamedTuple):
 
 
 def native_module(platform: str) -> ModuleType | None:
-    """The module with the kernels of "cpu" or "cuda", or None: not built, or it does not load."""
+    """The module with the kernels of "cpu" or "cuda"; None if not built or if it does not load."""
     return _load(platform).module
 
 
 def fault(platform: str) -> str | None:
-    """One sentence on why the kernels for a platform that were built cannot be used here.
+    """One sentence on why the kernels built for a platform cannot be used here; None if they can.
 
     For "cuda" this asks for the process's devices: call it where their backend is up anyhow.
     """
@@ -54,7 +54,7 @@ def fault(platform: str) -> str | None:
 
 
 def warn_once(sentence: str) -> None:
-    """Warn that plain JAX runs because of a `fault`, the first time."""
+    """Warn that plain JAX runs because of a `fault`, once for each fault."""
     with _lock:
         if sentence in _warned:
             return
@@ -63,7 +63,7 @@ def warn_once(sentence: str) -> None:
 
 
 def cuda_devices() -> list[Any]:
-    """This process's CUDA devices."""
+    """This process's CUDA devices; none without a CUDA backend."""
     try:
         return jax.local_devices(backend="cuda")
     except RuntimeError:
@@ -91,7 +91,7 @@ def register(platform: str) -> bool:
 
 
 def register_or_warn(platform: str) -> None:
-    """Register a platform's targets once, whatever devices are here; a `fault` is a warning."""
+    """Register a platform's targets once, whatever devices are here, or warn why it cannot."""
     if (reason := _installed_fault(platform)) is None:
         _register(platform)
     else:
@@ -150,7 +150,7 @@ def _api_fault(module: ModuleType) -> str | None:
 
 def _devices_fault(module: ModuleType) -> str | None:
     gpus = [Gpu(d.device_kind, d.compute_capability) for d in cuda_devices()]
-    if not gpus:  # lowering for elsewhere
+    if not gpus:  # the program is lowered for another machine
         return None
     build = Build(module.architectures(), tuple(module.toolkit_version()))
     reason = why_not(gpus, build, tuple(module.driver_version()))

@@ -1,6 +1,6 @@
-"""An ImportError that says what to install where JAX is older than the oldest one supported.
+"""Raises an ImportError that says what to install if JAX is older than the oldest supported one.
 
-pip sees to it otherwise; this is for what was installed past it.
+pip has the same bound; this is for a JAX that was installed in spite of it.
 """
 
 import jax

@@ -1,21 +1,33 @@
 """Functions of a batch that are computed on each device's own part of it.
 
 A loop over tiles of all sequences is opaque to a partitioner: it would gather the batch first. Here
-one function says it for every way in which JAX spreads a batch: sharded jit on Auto axes
-(custom_partitioning), on Explicit axes (shard_map), shard_map and pmap (already a part), and vmap.
+one function says it for every way in which JAX spreads a batch: sharded jit on Auto axes (parts),
+on Explicit axes (shard_map), shard_map and pmap (already a part), and vmap.
+
+On Auto axes only XLA's partitioner learns how the batch is spread, after this function is lowered.
+So the batch is cut into parts, and the function is mapped over them: the part is then a leading
+dimension of every array and any partitioner leaves it where it is. A dimension that is spread
+evenly has a number of shards that divides its size and the number of devices, hence their greatest
+common divisor, which is the number of parts. One device has one part.
+`jax.experimental.custom_partitioning`, which learns the sharding, was tried first: it writes an
+address into the program, whose key in the persistent compilation cache is then a new one in every
+process, and it has no serial form and, on several TPUs, no lowering.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_rnnt._xla.derivatives import refuse_derivatives
+from jax_rnnt._xla.primitive import run_eagerly
 from jax_rnnt._xla.sharding import batch_spec, vary_alike, varying_axes
 
 BATCH, WHOLE = "batch", "whole"
@@ -32,7 +44,9 @@ def per_shard(
 
     Args:
         function: hashable, of operands whose batch dimensions are one; returns as many results as
-            result_kinds has. Its WHOLE results are sums over the batch.
+            result_kinds has. Its WHOLE results are sums over the batch. The keyword argument
+            `parts` names the axes over which it is mapped, none where it is not: one loop runs for
+            all parts, so its number of steps must be the largest of any (`jax.lax.pmax`).
         operands: a BATCH operand has num_batch_dims leading dimensions, a WHOLE one none.
         kinds: BATCH or WHOLE, of each operand.
         result_kinds: the same of each result.
@@ -44,7 +58,7 @@ def per_shard(
 
 @functools.lru_cache(maxsize=256)  # an entry keeps its function alive
 def _vmappable(function, kinds, result_kinds, num_batch_dims):
-    run = _partitioned(function, kinds, result_kinds, num_batch_dims)
+    run = _per_shard(function, kinds, result_kinds, num_batch_dims)
     call = custom_vmap(run)
 
     @call.def_vmap
@@ -86,9 +100,59 @@ def _each_entry(call, mapped, operands, result_count):
     return spread(*_reshard(operands, mesh, specs))
 
 
-def _partitioned(function, kinds, result_kinds, num_batch_dims):
-    def flat(*operands):
-        """function, its batch dimensions being one."""
+def _per_shard(function, kinds, result_kinds, num_batch_dims):
+    flat = _flat(function, kinds, result_kinds, num_batch_dims)
+    if not num_batch_dims:
+        return flat
+
+    def run(*operands):
+        is_manual = jax.sharding.get_abstract_mesh().manual_axes
+        if is_manual or any(varying_axes(x) for x in operands):
+            return flat(*vary_alike(*operands))
+        found = _explicit_batch(operands, kinds, num_batch_dims)
+        if found is not None:
+            mesh, batch = found
+            operands = _reshard(operands, mesh, _specs(batch, kinds))
+            if axes := _axes(batch):
+                return jax.shard_map(
+                    functools.partial(_local, flat, result_kinds, axes, ()),
+                    mesh=mesh,
+                    in_specs=_specs(batch, kinds),
+                    out_specs=list(_specs(batch, result_kinds)),
+                )(*operands)
+        return _in_parts.bind(
+            *operands,
+            function=function,
+            kinds=kinds,
+            result_kinds=result_kinds,
+            num_batch_dims=num_batch_dims,
+        )
+
+    return run
+
+
+def _specs(batch, kinds):
+    return tuple(P(*batch) if kind == BATCH else P() for kind in kinds)
+
+
+def _axes(batch):
+    """The mesh axes of the batch dimensions, in one tuple."""
+    axes = (axis if isinstance(axis, tuple) else (axis,) for axis in batch)
+    return tuple(axis for each in axes for axis in each if axis is not None)
+
+
+def _local(function, result_kinds, axes, parts, *operands):
+    """function of one part, what is summed over the batch being summed over these axes."""
+    results = function(*operands, parts=parts)
+    if not axes:
+        return results
+    return [jax.lax.psum(x, axes) if kind == WHOLE else x for x, kind in zip(results, result_kinds)]
+
+
+def _flat(function, kinds, result_kinds, num_batch_dims):
+    """function, of operands of num_batch_dims batch dimensions."""
+
+    def flat(*operands, parts=()):
         batch = next(x for x, kind in zip(operands, kinds) if kind == BATCH)
         batch = batch.shape[:num_batch_dims]
         operands = [
@@ -97,70 +161,71 @@ def _partitioned(function, kinds, result_kinds, num_batch_dims):
         ]
         return [
             x if kind == WHOLE else x.reshape(*batch, *x.shape[1:])
-            for x, kind in zip(function(*operands), result_kinds)
+            for x, kind in zip(function(*operands, parts=parts), result_kinds)
         ]
 
-    if not num_batch_dims:
-        return flat
+    return flat
 
-    def specs(batch, of_kinds):
-        whole = P()
-        return tuple(P(*batch) if kind == BATCH else whole for kind in of_kinds)
 
-    def local(batch, *operands):
-        """One device's part; `batch`, the mesh axes of each batch dimension."""
-        axes = tuple(a for axis in batch for a in (axis if isinstance(axis, tuple) else (axis,)))
-        axes = tuple(axis for axis in axes if axis is not None)
-        results = flat(*operands)
-        if not axes:
-            return results
-        return [
-            jax.lax.psum(x, axes) if kind == WHOLE else x for x, kind in zip(results, result_kinds)
-        ]
+def _in_parts_abstract(*operands, function, kinds, result_kinds, num_batch_dims):
+    flat = _flat(function, kinds, result_kinds, num_batch_dims)
+    types = jax.eval_shape(flat, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands))
+    return [
+        operands[0].update(shape=x.shape, dtype=x.dtype, weak_type=False, sharding=x.sharding)
+        for x in types
+    ]
 
-    automatic = custom_partitioning(flat)
 
-    def partition(mesh, shapes, result_shapes):
-        first = kinds.index(BATCH)
-        batch = tuple(shapes[first].sharding.spec)[:num_batch_dims]
-        batch += (None,) * (num_batch_dims - len(batch))
-        shardings = [
-            tuple(NamedSharding(mesh, spec) for spec in specs(batch, k))
-            for k in (kinds, result_kinds)
-        ]
+def _in_parts_lowering(ctx, *values, function, kinds, result_kinds, num_batch_dims):
+    batch = ctx.avals_in[kinds.index(BATCH)].shape[:num_batch_dims]
+    devices = _device_count(ctx)
+    counts = {dim: math.gcd(size, devices) for dim, size in enumerate(batch)}
+    parts = {dim: f"jax_rnnt_part_{dim}" for dim, count in counts.items() if count > 1}
+    flat = _flat(function, kinds, result_kinds, num_batch_dims)
+    run = functools.partial(
+        _local, flat, result_kinds, tuple(parts.values()), tuple(parts.values())
+    )
+    for dim, name in parts.items():
+        run = _cut(run, dim, counts[dim], name, kinds, result_kinds)
+    return mlir.lower_fun(run, multiple_results=True)(ctx, *values)
 
-        def lower(*operands):
-            # What is within one device has no shardings, though the caller's axes be Explicit.
-            with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-                return local(batch, *operands)
 
-        return mesh, lower, list(shardings[1]), shardings[0]
+def _device_count(ctx):
+    """The number of devices over which the batch may be spread."""
+    meshes = [x.sharding.mesh for x in ctx.avals_in]
+    if any(set(mesh.axis_types) == {AxisType.Explicit} for mesh in meshes):
+        return 1  # Explicit axes have said that it is not.
+    # The program of one device among several, as pmap's, has no such number.
+    return max(getattr(ctx.module_context.axis_context, "num_devices", 1), 1)
 
-    def rule(mesh, operand_types, result_types):
-        del mesh
-        return _sharding_rule(operand_types, result_types, kinds, result_kinds, num_batch_dims)
 
-    automatic.def_partition(partition, sharding_rule=rule)
+def _cut(function, dim, count, name, kinds, result_kinds):
+    """function, mapped over so many parts of a batch dimension."""
+    in_axes, out_axes = ([dim if k == BATCH else None for k in ks] for ks in (kinds, result_kinds))
+    mapped = jax.vmap(function, in_axes, out_axes, axis_name=name)
 
     def run(*operands):
-        is_manual = jax.sharding.get_abstract_mesh().manual_axes
-        if is_manual or any(varying_axes(x) for x in operands):
-            return flat(*vary_alike(*operands))
-        found = _explicit_batch(operands, kinds, num_batch_dims)
-        if found is None:
-            return list(automatic(*operands))
-        mesh, batch = found
-        operands = _reshard(operands, mesh, specs(batch, kinds))
-        if all(axis is None for axis in batch):
-            return list(automatic(*operands))
-        return jax.shard_map(
-            functools.partial(local, batch),
-            mesh=mesh,
-            in_specs=specs(batch, kinds),
-            out_specs=list(specs(batch, result_kinds)),
-        )(*operands)
+        cut = [x if kind == WHOLE else _split(x, dim, count) for x, kind in zip(operands, kinds)]
+        return [
+            x if kind == WHOLE else _joined(x, dim) for x, kind in zip(mapped(*cut), result_kinds)
+        ]
 
     return run
+
+
+def _split(x, dim, count):
+    return x.reshape(*x.shape[:dim], count, x.shape[dim] // count, *x.shape[dim + 1 :])
+
+
+def _joined(x, dim):
+    return x.reshape(*x.shape[:dim], x.shape[dim] * x.shape[dim + 1], *x.shape[dim + 2 :])
+
+
+_in_parts = Primitive("rnnt_in_parts")
+_in_parts.multiple_results = True
+_in_parts.def_impl(functools.partial(run_eagerly, _in_parts))
+_in_parts.def_abstract_eval(_in_parts_abstract)
+mlir.register_lowering(_in_parts, _in_parts_lowering)
 
 
 def spread_alike(
@@ -176,7 +241,7 @@ def spread_alike(
     if found is None:
         return operands
     mesh, batch = found
-    return _reshard(operands, mesh, [P(*batch) if kind == BATCH else P() for kind in kinds])
+    return _reshard(operands, mesh, _specs(batch, kinds))
 
 
 def _explicit_batch(operands, kinds, num_batch_dims):
@@ -195,21 +260,3 @@ def _explicit_batch(operands, kinds, num_batch_dims):
 
 def _reshard(operands, mesh, specs):
     return [jax.sharding.reshard(x, NamedSharding(mesh, spec)) for x, spec in zip(operands, specs)]
-
-
-def _sharding_rule(operand_types, result_types, kinds, result_kinds, num_batch_dims):
-    """Batch dimensions may be sharded alike everywhere, all others are whole."""
-    batch = [f"batch{i}" for i in range(num_batch_dims)]
-    whole: list[str] = []
-
-    def tensor(tensor_type, kind):
-        own = len(batch) if kind == BATCH else 0
-        start = len(whole)
-        whole.extend(f"whole{start + i}" for i in range(tensor_type.rank - own))
-        return " ".join(batch[:own] + whole[start:])
-
-    left, right = (
-        ", ".join(map(tensor, types, of_kinds))
-        for types, of_kinds in ((operand_types, kinds), (result_types, result_kinds))
-    )
-    return f"{left} -> {right}", {"need_replication_factors": tuple(whole)}

@@ -3,9 +3,9 @@
 A kernel treats every leading dimension of its operands as batch, so vmap only adds a dimension and
 a sharded batch never has to be merged with another axis. For a partitioner to keep the batch
 sharded without communication, a custom call needs three things at once: the batch-partitionable
-registration (see `ffi`), the attribute `num_batch_dims` and a Shardy rule. That, and types that
-follow explicit sharding and shard_map's varying axes, is why these are primitives and not calls of
-`jax.ffi.ffi_call`.
+registration (see `ffi`), the attribute `num_batch_dims` and a Shardy rule. Kernels are primitives,
+and not calls of `jax.ffi.ffi_call`, for these three, and for types that follow explicit sharding
+and shard_map's varying axes.
 
 Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...).
 """
@@ -31,26 +31,28 @@ Dims = str | Sequence[str | int]
 
 
 class Kernel:
-    """A native kernel as a primitive, with a fallback in jax.numpy for platforms that have none.
+    """A native kernel as a primitive, with a fallback in jax.numpy for platforms without a kernel.
 
     Args:
         name: of the primitive, and stem of the custom call targets.
         operands: the dimensions of each operand behind the batch dimensions.
-        results: the dimensions of each result, one letter or digit each, or a sequence of letters
-            and numbers; a function of the sizes by letter gives the size of one that they do not
-            spell.
+        results: the dimensions of each result behind the batch dimensions: a string of letters and
+            digits, one a dimension; a sequence of letters and numbers; or, for a result of one
+            dimension, a function from the sizes by letter to its size.
         result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
         kept: indices of the results that only another kernel reads. They are unsigned integers as
-            wide as the accumulator, so that nobody takes what was never written for a NaN.
-        accumulated: indices of the results of the accumulator's dtype all the same.
-        bits: indices of operands which may be given as `residuals.to_bits` keeps floats, so that
-            even where each operation is a program of its own nothing shows what they hold.
-        fallback: the same function of the same operands and attributes in jax.numpy; none where
-            nobody calls without insisting.
+            wide as the accumulator, so that debug_nans takes no unwritten memory for a NaN.
+        accumulated: indices of the results that have the accumulator's dtype, whatever
+            result_dtype is.
+        bits: indices of the float operands that may also be given as the integers of
+            `residuals.to_bits`. As integers they show no NaN or inf to debugging options, even
+            where each operation is a program of its own.
+        fallback: the same function of the same operands and attributes in jax.numpy; None where
+            every call insists on the kernel.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
         scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
-            its handler takes as further results and nobody else sees.
-        platforms: those that have the kernel.
+            its handler takes as further results; the primitive does not return them.
+        platforms: the platforms that have the kernel.
     """
 
     def __init__(
@@ -77,9 +79,9 @@ class Kernel:
         self._primitive = self._make_primitive()
         by_platform = self._primitive
         if overwrites:
-            # Its rule must see whose array an operand is, which a cached rule does not. JAX 0.11
-            # and newer take no uncached rules of several platforms at once: a primitive of its own
-            # stands for those.
+            # The rule of this primitive must see whose array an operand is, which a cached rule
+            # does not. JAX 0.11 and newer take no uncached rules of several platforms at once: a
+            # second primitive has the rules by platform.
             by_platform = self._by_platform = self._make_primitive()
             mlir.register_lowering(self._primitive, self._lower_overwriting, cacheable=False)
         mlir.register_lowering(by_platform, self._lower_fallback)
@@ -89,7 +91,7 @@ class Kernel:
         KERNELS[name] = self
 
     def __call__(self, *operands: jax.Array, insist: bool, **attributes: Any) -> list[jax.Array]:
-        """Run on operands whose leading dimensions agree.
+        """The kernel's results for operands whose leading dimensions agree.
 
         Args:
             insist: raise NotImplementedError on a platform without the kernel.
@@ -103,15 +105,11 @@ class Kernel:
     def _make_primitive(self) -> Primitive:
         primitive = Primitive(f"rnnt_{self.name}")
         primitive.multiple_results = True
-        primitive.def_impl(functools.partial(self._run_eagerly, primitive))
+        primitive.def_impl(functools.partial(run_eagerly, primitive))
         primitive.def_abstract_eval(self._abstract_eval)
         batching.primitive_batchers[primitive] = functools.partial(self._batch, primitive)
         ad.primitive_jvps[primitive] = refuse_derivatives
         return primitive
-
-    def _run_eagerly(self, primitive, *operands, **params):
-        with jax.disable_jit(False):
-            return _jitted(primitive, _freeze(params))(*operands)
 
     def _abstract_eval(self, *operands, num_batch_dims, insist, attributes):
         del insist, attributes
@@ -142,7 +140,7 @@ class Kernel:
         return floats_dtype(first_operand.dtype) if is_bits else first_operand.dtype
 
     def _floats(self, ctx, values):
-        """The avals and MLIR values of the operands, those given as bits being floats."""
+        """The avals and MLIR values of the operands, with those given as bits made floats."""
         avals, values = list(ctx.avals_in), list(values)
         for i in self._bits:
             if avals[i].dtype.kind == "u":
@@ -250,6 +248,12 @@ class Kernel:
         return values[: len(self.results)]
 
 
+def run_eagerly(primitive: Primitive, *operands: jax.Array, **params: Any) -> list[jax.Array]:
+    """The implementation of a primitive: its lowering, compiled."""
+    with jax.disable_jit(False):
+        return _jitted(primitive, _freeze(params))(*operands)
+
+
 @functools.cache
 def _jitted(primitive, params):
     def run(*operands):
@@ -264,9 +268,9 @@ def _jitted(primitive, params):
 def _may_overwrite(value: Any, platform: str) -> bool:
     """Whether writing over an MLIR value saves an array and copies none.
 
-    XLA copies the array first if anybody needs it afterwards. An argument of the program that is
-    not donated stays anyhow, so the copy is a pass over memory for nothing. On CPU, XLA copies what
-    the program itself has made, too.
+    XLA copies the array first if anything reads it afterwards. An argument of the program that is
+    not donated is kept in any case, so that the copy would be a pass over memory for nothing. On
+    CPU, XLA also copies arrays that the program itself has computed.
     """
     while not isinstance(value.owner, mlir.ir.Block):
         operation = value.owner

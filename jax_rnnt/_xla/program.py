@@ -1,4 +1,4 @@
-"""Functions that run as one program, so that debugging options see nothing but its ends.
+"""Functions that run as one program, so that debugging options see only what it returns.
 
 `debug_nans` and `debug_infs` look at what each program returns, and under `disable_jit` every
 operation is a program. Between a loss's arguments and its costs there are infinities on purpose:
@@ -15,10 +15,10 @@ from jax.core import Tracer
 
 
 def one_program(function: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
-    """jax.jit of the function, under `disable_jit` as well; in a caller's program a part of it.
+    """jax.jit of the function, under `disable_jit` as well; while tracing, the function itself.
 
-    Not a program within the caller's: so lowering sees whose array an operand is, and may write
-    over one that nobody else wants.
+    The function becomes a part of the caller's program, and not a jitted function within it, so
+    that lowering sees whose array an operand is and may write over one that nothing else reads.
     """
     compiled = jax.jit(function, static_argnames=static_argnames)
 

@@ -1,8 +1,9 @@
 """Floats that a forward keeps for its backward, as integers.
 
-They may hold -inf or NaN where costs and gradients have none, and in an eager gradient they are
-results of a program: as integers neither `debug_infs` nor `debug_nans` reads them. Integers have no
-derivative either, so one that is asked for is refused before it is lost.
+These floats may be -inf or NaN where costs and gradients are finite, and in an eager gradient they
+are results of a program: as integers they are read by neither `debug_infs` nor `debug_nans`.
+Integers have no derivative either, so `to_bits` refuses to be differentiated: the derivative would
+be lost in silence.
 """
 
 import jax
@@ -14,7 +15,7 @@ from jax_rnnt._xla.dtypes import bits_dtype, floats_dtype
 
 @jax.custom_jvp
 def to_bits(*arrays: jax.Array) -> list[jax.Array]:
-    """The unsigned integers of the same bits."""
+    """The bits of float arrays as unsigned integers."""
     return [lax.bitcast_convert_type(x, bits_dtype(x.dtype)) for x in arrays]
 
 

@@ -1,4 +1,4 @@
-"""How operands and results are spread over devices: the batch alone, alike everywhere."""
+"""How operands and results are sharded: in batch dimensions only, and all of them alike."""
 
 import jax
 
@@ -26,7 +26,7 @@ def batch_spec(name, operands, num_batch_dims) -> tuple:
 
 
 def sharding_rule(operands, results, num_batch_dims) -> str:
-    """The Shardy rule: batch dimensions may be sharded alike everywhere, all others are whole."""
+    """The Shardy rule: batch dimensions are sharded alike in all arrays, all others are whole."""
     names: dict[str, str] = {}
     sizes: dict[str, int] = {}
 
@@ -38,7 +38,7 @@ def sharding_rule(operands, results, num_batch_dims) -> str:
         return name
 
     def tensor(aval, dims) -> str:
-        keys = [f"batch{i}" for i in range(num_batch_dims)] + list(dims)
+        keys = [*(f"batch{i}" for i in range(num_batch_dims)), *map(str, dims)]
         return "[" + ", ".join(factor(k, s) for k, s in zip(keys, aval.shape, strict=True)) + "]"
 
     left = ", ".join(tensor(*operand) for operand in operands)

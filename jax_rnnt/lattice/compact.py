@@ -46,7 +46,7 @@ def check_lengths(
     labels_lengths: Integers,
     where: jax.Array | np.ndarray | None = None,
 ) -> np.ndarray | None:
-    """ValueError if the lengths do not fit in so many rows; labels_lengths, if all is concrete."""
+    """Concrete labels_lengths, else None; ValueError if the lengths do not fit in `rows` rows."""
     if not all(isinstance(size, int) for size in (rows, *frames_lengths.shape)):
         raise ValueError("the compact form takes no symbolic sizes.")
     if rows >= 2**31 - 1:
@@ -70,7 +70,7 @@ def check_lengths(
 
 
 def check_max_labels(max_labels: int | None, labels_lengths: Integers, rows: int) -> int:
-    """The bound of the labels' lengths, at most what the rows allow, or TypeError, ValueError."""
+    """max_labels, by default and at most rows - 1; TypeError or ValueError if it is no bound."""
     most = max(rows - 1, 0)
     if max_labels is None:
         return most

@@ -19,10 +19,10 @@ from jax_rnnt._xla.residuals import to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.lattice import compact as compact_form
 
-# Pairs of numbers are (mantissa, exponent). What a forward leaves for its backward is the
-# platform's own: `values`, a pair for each cell, and `totals`, one for each sequence. Scratch on
-# CUDA: the two rows at which its two walks meet, and what one panel of label columns hands to the
-# next.
+# A dimension of 2 is a pair (mantissa, exponent). A forward keeps two results for its backward:
+# `values`, a pair for each cell, and `totals`, a pair for each sequence; their meaning is the
+# platform's own. Scratch on CUDA: the two rows of the lattice at which the two walks meet, and what
+# one panel of label columns hands to the next.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),
@@ -88,8 +88,8 @@ def lattice_cost(
         (...) nats, float32 (float64 for float64 arcs). +inf with zero gradients where no alignment
         is possible; NaN with zero gradients where a traced length makes no sense or an arc within
         the lengths is NaN or +inf. Log-probabilities below -6.9e36 count as -inf. Posteriors are
-        exact to rounding for costs up to 1e7 (float32); beyond, they stay in [0, 1]. Those below
-        2^-64 may count as 0.
+        exact to rounding for costs up to 1e7 (float32); beyond, they stay in [0, 1]. Posteriors
+        below 2^-64 may count as 0.
 
     Raises:
         TypeError: If arcs are not floats or lengths not integers.

@@ -1,1 +1,1 @@
-"""What a user calls: rows, then a lattice."""
+"""The losses that users call: each computes rows, then a lattice."""

@@ -1,4 +1,4 @@
-"""A loss of any source of rows: rows to arcs, arcs to costs, costs to what the caller asked for."""
+"""The steps that all losses share: rows to arcs, arcs to costs, costs to the caller's reduction."""
 
 import functools
 import types
@@ -30,14 +30,14 @@ def checked_loss(
     where,
     rows_to_arcs,
 ):
-    """A loss of any source of rows, its arguments checked.
+    """Check the arguments and compute the loss of any source of rows.
 
     Args:
-        name: of the rows, in messages.
-        rows: a pytree with the shape (..., T, U, V) or, compact, (S, V) and the dtype of the rows
-            that it stands for: an array of them, or what they are computed from.
-        rows_to_arcs: rows, their labels as `pick.pick_rows` takes them, `blank` and
-            `implementation` to the arcs' log-probabilities.
+        name: what messages call the rows.
+        rows: an array of rows, or a pytree that rows are computed from and that has their `shape`,
+            (..., T, U, V) or, compact, (S, V).
+        rows_to_arcs: the function from rows, their labels as `pick.pick_rows` takes them, `blank`
+            and `implementation` to the arcs' log-probabilities.
     """
     _checks.choice("reduction", reduction, tuple(_REDUCTIONS))
     _checks.choice("implementation", implementation, (None, "native", "reference"))
@@ -103,7 +103,7 @@ def _loss(
     if fastemit_lambda is not None:
         scale = 1 + jnp.asarray(fastemit_lambda, label_log_probs.dtype)
         label_log_probs = _scale_gradient(*vary_alike(label_log_probs, scale))
-    # A sequence that makes no sense is given no frames, which the lattice answers with NaN.
+    # A sequence whose lengths or labels make no sense gets 0 frames, for which the cost is NaN.
     frames_lengths = jnp.where(sensible, frames_lengths, 0)
     costs = cells_to_costs(
         blank_log_probs, label_log_probs, frames_lengths, labels_lengths, implementation
@@ -111,14 +111,14 @@ def _loss(
     if average_frames:
         costs = costs / jnp.maximum(frames_lengths, 1).astype(costs.dtype)
     if where is not None:
-        costs = jnp.where(where, costs, 0)  # NaN as they are, and without a gradient
+        costs = jnp.where(where, costs, 0)  # costs left out are NaN, with zero gradients
     reduce = _REDUCTIONS[reduction]
     return costs if reduce is None else reduce(costs, where=where)
 
 
 @jax.custom_jvp
 def _scale_gradient(x, scale):
-    """x, whose derivative counts `scale` times."""
+    """x, with a derivative that is multiplied by `scale`."""
     del scale
     return x
 

@@ -1,10 +1,6 @@
 """The loss of a joint network whose logits never exist: one more source of rows."""
 
-import dataclasses
-import functools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +8,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
-from jax_rnnt._xla.derivatives import custom_vjp
-from jax_rnnt._xla.dtypes import accumulator_dtype
-from jax_rnnt._xla.per_shard import BATCH, WHOLE, per_shard, spread_alike
-from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.losses.checked import checked_loss
-from jax_rnnt.rows import joint_fused, joint_tiles, pick
-from jax_rnnt.rows.activations import check_closure, resolve_activation
-from jax_rnnt.rows.joint_tiles import Tile
+from jax_rnnt.rows import joint_arcs
+from jax_rnnt.rows.activations import resolve_activation
+from jax_rnnt.rows.joint_grid import Tile
 
 
 def rnnt_loss_from_joint(
@@ -107,8 +99,9 @@ def rnnt_loss_from_joint(
     Raises:
         TypeError: If encoder, predictor, kernel or bias are not floats, labels or lengths not
             integers, or activation not hashable.
-        ValueError: If shapes do not fit, concrete lengths or labels are out of range, or activation
-            closes over arrays.
+        ValueError: If shapes do not fit, concrete lengths or labels are out of range, activation
+            closes over arrays, or dtypes differ under jax_numpy_dtype_promotion="strict" (JAX's own
+            TypePromotionError).
         NotImplementedError: If implementation="native" and the platform has no kernels, or if a
             size is symbolic.
 
@@ -127,7 +120,7 @@ def rnnt_loss_from_joint(
 
     See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
     """
-    joint = _Joint(
+    joint = joint_arcs.Joint(
         encoder=_checks.floats("encoder", encoder),
         predictor=_checks.floats("predictor", predictor),
         kernel=_checks.floats("kernel", kernel),
@@ -137,6 +130,7 @@ def rnnt_loss_from_joint(
         tile=None if tile is None else _check_tile(tile),
     )
     _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
+    jnp.result_type(*(x.dtype for x in joint.weights))  # raises where dtypes may not be promoted
     return checked_loss(
         "logits",
         joint,
@@ -144,7 +138,7 @@ def rnnt_loss_from_joint(
         frames_lengths,
         labels_lengths,
         fastemit_lambda,
-        rows_to_arcs=_joint_to_arcs,
+        rows_to_arcs=joint_arcs.joint_to_arcs,
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,
@@ -152,170 +146,6 @@ def rnnt_loss_from_joint(
         compact=False,
         implementation=implementation,
     )
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["encoder", "predictor", "kernel", "bias"],
-    meta_fields=["activation", "min_posterior", "tile"],
-)
-@dataclasses.dataclass(frozen=True)
-class _Joint:
-    """What rows (..., T, U, V) are computed from."""
-
-    encoder: jax.Array
-    predictor: jax.Array
-    kernel: jax.Array
-    bias: jax.Array | None
-    activation: Callable
-    min_posterior: float | None
-    tile: Tile | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return *self.encoder.shape[:-1], self.predictor.shape[-2], self.kernel.shape[-1]
-
-    @property
-    def weights(self) -> joint_tiles.Weights:
-        bias = self.bias
-        if bias is None:
-            bias = jnp.zeros_like(self.kernel, shape=self.kernel.shape[-1:])
-        return joint_tiles.Weights(self.encoder, self.predictor, self.kernel, bias)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Walk:
-    """The options of forward and backward over tiles."""
-
-    activation: Callable
-    min_posterior: float | None
-    tile: Tile
-    blank: int
-    insist: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class _Forward:
-    walk: _Walk
-
-    def __call__(self, *operands):
-        walk, operands = self.walk, _grouped(operands)
-        options = {"activation": walk.activation, "blank": walk.blank}
-        plain = functools.partial(
-            joint_tiles.forward, tile=walk.tile, insist=walk.insist, **options
-        )
-        fused = functools.partial(joint_fused.forward, **options)
-        return _fused_where_it_fits(fused, plain, walk, operands)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Backward:
-    walk: _Walk
-
-    def __call__(self, *operands):
-        walk, operands = self.walk, _grouped(operands)
-        run = functools.partial(
-            joint_tiles.backward,
-            tile=walk.tile,
-            blank=walk.blank,
-            min_posterior=walk.min_posterior,
-        )
-        plain_cells = functools.partial(
-            joint_tiles.PlainCells, activation=walk.activation, insist=walk.insist
-        )
-        plain = functools.partial(run, make_cells=plain_cells)
-        if walk.tile[:2] != joint_tiles.WHOLE_TILE:
-            return plain(*operands)
-        fused_cells = functools.partial(joint_fused.FusedCells, activation=walk.activation)
-        fused = functools.partial(run, make_cells=fused_cells)
-        return _fused_where_it_fits(fused, plain, walk, operands)
-
-
-def _grouped(operands: Sequence[jax.Array]) -> tuple[Any, ...]:
-    """Weights, labels and, of the backward, rows and both cotangents."""
-    weights, labels = joint_tiles.Weights(*operands[:4]), pick.ColumnLabels(*operands[4:6])
-    if len(operands) == 6:
-        return weights, labels
-    return weights, labels, joint_tiles.Rows(*operands[6:10]), *operands[10:]
-
-
-def _fused_where_it_fits(fused, plain, walk, operands):
-    weights = operands[0]
-    H, V = weights.kernel.shape
-    if not joint_fused.fits(H, V, weights.dtype, walk.activation):
-        return plain(*operands)
-    return jax.lax.platform_dependent(*operands, cuda=fused, default=plain)
-
-
-_WEIGHT_KINDS = BATCH, BATCH, WHOLE, WHOLE
-
-
-def choose_tile(
-    T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, activation: Callable
-) -> Tile:
-    """The tile that a loss without one takes."""
-    wave = joint_fused.wave(H, V, dtype, activation)
-    return joint_tiles.choose(T, U, H, V, sequences, dtype, wave=wave)
-
-
-def _joint_to_arcs(joint, labels, *, blank, implementation):
-    weights = joint.weights
-    *batch, T, U, V = joint.shape
-    if implementation == "reference" or 0 in batch:
-        row_labels = labels.of_rows(T)
-        logits = joint_tiles.logits(weights, row_labels, joint.activation)
-        return pick.pick_rows(logits, row_labels, blank=blank, implementation=implementation)
-    if joint.tile is None:
-        H = weights.kernel.shape[0]
-        tile = choose_tile(T, U, H, V, math.prod(batch), weights.dtype, joint.activation)
-    else:
-        # No wider than the lattice, but for the tile that the fused kernels take of any.
-        most_frames, most_labels = map(max, (T, U), joint_tiles.WHOLE_TILE)
-        frames, labels_count, at_once = joint.tile
-        tile = Tile(min(frames, most_frames), min(labels_count, most_labels), at_once)
-    if math.prod(batch) * math.ceil(T / tile.frames) * math.ceil(U / tile.labels) >= 2**30:
-        raise ValueError(f"tile must be larger: {tile[:2]} makes 2^30 tiles or more of the batch.")
-    check_closure(joint.activation, accumulator_dtype(weights.dtype))
-    insist = implementation == "native"
-    walk = _Walk(joint.activation, joint.min_posterior, tile, blank, insist)
-    operands = spread_alike(
-        *weights, *labels, kinds=(*_WEIGHT_KINDS, BATCH, BATCH), num_batch_dims=len(batch)
-    )
-    return _arcs(*vary_alike(*operands), walk, len(batch))
-
-
-@custom_vjp(6, 7)
-def _arcs(encoder, predictor, kernel, bias, labels, counts, walk, num_batch_dims):
-    operands = encoder, predictor, kernel, bias, labels, counts
-    return _arcs_forward(*operands, walk, num_batch_dims)[0]
-
-
-def _arcs_forward(*arguments):
-    *operands, walk, num_batch_dims = arguments
-    rows = per_shard(
-        _Forward(walk),
-        *operands,
-        kinds=(*_WEIGHT_KINDS, BATCH, BATCH),
-        result_kinds=(BATCH,) * 4,
-        num_batch_dims=num_batch_dims,
-    )
-    return tuple(rows[:2]), (*operands, *rows)
-
-
-def _arcs_backward(walk, num_batch_dims, residuals, cotangents):
-    gradients = per_shard(
-        _Backward(walk),
-        *residuals,
-        *cotangents,
-        kinds=(*_WEIGHT_KINDS, *(BATCH,) * 8),
-        result_kinds=_WEIGHT_KINDS,
-        num_batch_dims=num_batch_dims,
-    )
-    operands = residuals[:4]
-    return *(g.astype(x.dtype) for g, x in zip(gradients, operands, strict=True)), None, None
-
-
-_arcs.defvjp(_arcs_forward, _arcs_backward)
 
 
 def _check_shapes(encoder, predictor, kernel, bias):

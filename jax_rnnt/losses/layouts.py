@@ -1,7 +1,7 @@
-"""What rows and lattice are told of a batch, from its labels and lengths, in either layout.
+"""From a batch's labels and lengths to the arguments of rows and lattice, in either layout.
 
-Only here do labels meet frames: each row gets the one label that may leave it, and the sequences
-whose lengths or labels make no sense are found.
+Only here do labels meet frames: each row gets the one label that may leave it, and sequences whose
+lengths or labels make no sense are found.
 """
 
 import jax
@@ -61,7 +61,7 @@ def _check_compact_labels(labels, labels_lengths: np.ndarray, vocabulary: int, w
 
 
 def of_padded(rows, labels, frames_lengths, labels_lengths, where):
-    """The rows' labels, which sequences make sense and count, and arcs to costs."""
+    """(labels of rows, mask of sequences that make sense and count, function of arcs to costs)."""
     *batch, T, U, V = rows.shape
     column = positions(U, len(batch) + 1, -1)
     used = column[..., :-1] < labels_lengths[..., None]
@@ -77,7 +77,7 @@ def of_padded(rows, labels, frames_lengths, labels_lengths, where):
 
 
 def of_compact(rows, labels, frames_lengths, labels_lengths, where):
-    """of_padded of packed rows; a sequence that does not count has rows and labels all the same."""
+    """As of_padded, of packed rows; a sequence that does not count still has rows and labels."""
     S, V = rows.shape
     offsets = packing.offsets(frames_lengths, labels_lengths, S)
     row_labels, sensible = _compact_row_labels(
@@ -107,7 +107,7 @@ def _compact_row_labels(
     rows: int,
     vocabulary: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """(S,) each row's label as rows are told it, (N,) which sequences make sense and count."""
+    """(S,) the label of each row, and (N,) a mask of the sequences that make sense and count."""
     (available,) = labels.shape
     used = jnp.clip(labels_lengths, 0)
     label_ends = packing.running_sums(jnp.minimum(used, available + 1), available)
@@ -116,7 +116,7 @@ def _compact_row_labels(
     fits = packing.saturating_add(offsets, counts, rows) <= rows
     sensible = (frames_lengths >= 1) & (labels_lengths >= 0) & fits & (label_ends <= available)
 
-    # Labels out of range spoil the sequence that uses them.
+    # A sequence that uses a label out of range makes no sense.
     position = jnp.arange(available, dtype=jnp.int32)
     owner = packing.count_up_to(label_ends, position)
     wrong = ((labels < 0) | (labels >= vocabulary)).astype(jnp.int32)

@@ -1,7 +1,7 @@
 """The definition of what jax_rnnt computes, in jax.numpy.
 
 Rows: a log-softmax of which the blank's and the row's own label's entries are kept.
-Lattice: alpha over the (frame, label) lattice of one sequence,
+Lattice: alpha over the lattice of one sequence of T frames and U - 1 labels,
 
     alpha(0, 0) = 1
     alpha(t, u) = alpha(t - 1, u) P_blank(t - 1, u) + alpha(t, u - 1) P_label(t, u - 1)
@@ -11,7 +11,8 @@ Every probability is carried as a mantissa and an exponent apart (`scaled`), so 
 precision at any length. `log_softmax_pick` and `lattice_cost` are differentiable twice, and by
 `jax.jvp`, `jax.linearize` and `jax.hessian`.
 
-These functions serve platforms without kernels and are the oracle of the tests.
+Platforms without kernels run these functions. The tests compare them, as they do the kernels, with
+a float64 oracle in NumPy.
 """
 
 from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors

@@ -1,4 +1,4 @@
-"""Counting along an axis, beside arrays of as many axes: no operation here promotes a rank."""
+"""Positions along an axis with the rank of the arrays beside them, so that none is promoted."""
 
 import jax
 import jax.numpy as jnp

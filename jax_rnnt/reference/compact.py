@@ -29,7 +29,7 @@ from jax_rnnt.reference.scaled import (
 
 
 def offsets(frames_lengths: jax.Array, labels_lengths: jax.Array, rows: int) -> jax.Array:
-    """(N,) int32, the first row of each sequence; past the array where there is no room."""
+    """(N,) int32, the first row of each sequence; past the array for one that has no room."""
     ends = running_sums(row_counts(frames_lengths, labels_lengths, rows), rows)
     return starts(ends)
 
@@ -61,7 +61,7 @@ def starts(ends):
 
 
 def row_counts(frames_lengths, labels_lengths, rows):
-    """Rows of each sequence, rows + 1 where there are more than fit."""
+    """The number of rows of each sequence, rows + 1 where there are more than fit."""
     frames = jnp.clip(frames_lengths, 0)
     columns = jnp.clip(labels_lengths, 0, rows) + 1
     counts = jnp.where(frames > rows // columns, rows + 1, jnp.minimum(frames, rows) * columns)
@@ -154,7 +154,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
         return jnp.where(inside, offsets[:, None] + frame * stride[:, None] + column, rows)
 
     def arcs(diagonal):
-        """Both arcs of each cell, zero where it leads out, and which cells have a NaN or +inf."""
+        """Both arcs of each cell, zero if they lead out, and a mask of cells with NaN or +inf."""
         index = cells(diagonal)
         blank = jnp.take(blank_log_probs, index, mode="fill", fill_value=-jnp.inf)
         leaves = (column < last_label) & (diagonal - column == frames - 1)
@@ -164,7 +164,7 @@ def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offs
         return split(blank), split(label), ~((blank < jnp.inf) & (label < jnp.inf))
 
     def vary(carry):
-        """The carry, varying over manual mesh axes as what the loop adds to it does."""
+        """The carry, varying over the same manual mesh axes as the arcs in the loop's body."""
         return jax.tree.map(lambda x: vary_alike(x, blank_log_probs)[0], carry)
 
     def where(condition, a, b):

@@ -1,4 +1,4 @@
-"""Lattice: alpha over the (frame, label) lattice of one sequence,
+"""The padded lattice in jax.numpy: alpha over T frames and U columns of one sequence.
 
 alpha(0, 0) = 1
 alpha(t, u) = alpha(t - 1, u) P_blank(t - 1, u) + alpha(t, u - 1) P_label(t, u - 1)
@@ -57,7 +57,8 @@ def lattice_cost(
     frame = positions(T, blank_log_probs.ndim, -2)
     inside = valid[..., None, None] & (frame <= last_frame[..., None, None])
     senseless, arcs = False, []
-    # Neither the last column's label arcs nor the last frame's blank arcs before it stay inside.
+    # Label arcs of the last column lead out of the lattice, and so do blank arcs of the last frame
+    # from any other column.
     column_left = last_label[..., None, None] - column
     blank_stays = (column_left == 0) | (frame < last_frame[..., None, None])
     for log_probs, stays in ((blank_log_probs, blank_stays), (label_log_probs, column_left > 0)):

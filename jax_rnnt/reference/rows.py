@@ -10,8 +10,8 @@ from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.program import one_program
 from jax_rnnt.reference.axes import positions
 
-# Row labels: a label in [0, V), kNoLabel where only the blank leaves the row, anything else outside
-# [0, V) for a padding row.
+# Labels of rows: in [0, V); NO_LABEL where only the blank leaves the row; anything else outside
+# [0, V), such as PADDING_ROW, for padding.
 NO_LABEL = -1
 PADDING_ROW = -2
 
@@ -35,12 +35,12 @@ def log_softmax_pick(
 
 
 def is_read(labels: jax.Array, vocabulary: int) -> jax.Array:
-    """Whether a row with this label is more than padding."""
+    """Whether a row with this label is not padding."""
     return (labels >= NO_LABEL) & (labels < vocabulary)
 
 
 def expand_columns(labels: jax.Array, counts: jax.Array, lines: int) -> jax.Array:
-    """Each row's label of rows (..., R, C) that are labelled by column.
+    """The label of each of the rows (..., R, C), from labels by column.
 
     Args:
         labels: (..., C) int32.
@@ -57,7 +57,7 @@ def expand_columns(labels: jax.Array, counts: jax.Array, lines: int) -> jax.Arra
 def pick_forward(
     logits: jax.Array, labels: jax.Array, *, blank: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """log_softmax_pick with each row's maximum and log of its sum, as the kernels return them."""
+    """log_softmax_pick's results, and each row's maximum and log of its sum, as kernels have it."""
     wanted = is_read(labels, logits.shape[-1])
     rows = jnp.where(wanted[..., None], logits, 0).astype(accumulator_dtype(logits.dtype))
     # Rows without a log-softmax are taken out, so that no derivative meets their numbers.
@@ -75,7 +75,7 @@ def pick_forward(
     blank_log_probs = jnp.where(keep, shifted[..., blank] - log_sums, missing)
     label_log_probs = jnp.where(keep, own_label - log_sums, missing)
     label_log_probs = jnp.where(labels >= 0, label_log_probs, -jnp.inf)
-    marks = jnp.where(wanted, -missing, 0)  # of rows without a log-softmax: +inf, NaN
+    marks = jnp.where(wanted, -missing, 0)  # +inf or NaN for rows without a log-softmax
     return blank_log_probs, label_log_probs, maxima, jnp.where(keep, log_sums, marks)
 
 

@@ -30,8 +30,8 @@ def split(log_probs: jax.Array) -> Scaled:
     finite = jnp.where(possible, log_probs, 0)
     constant = lax.stop_gradient(finite)
     exponent = jnp.round(constant * _LOG2_E)
-    # Two-part log(2): the product with the high part is exact for exponents below 2**13. Where the
-    # exponent is too large for a fraction, there is none.
+    # Two-part log(2): the product with the high part is exact for exponents below 2**13. An
+    # exponent of `largest` or more leaves no bits for a fraction, which is then 0.
     fraction = (constant - exponent * _LN2_HIGH) - exponent * _LN2_LOW
     largest = 2.0 ** (jnp.finfo(log_probs.dtype).nmant - 1)
     fraction = jnp.where(jnp.abs(exponent) < largest, fraction, 0)
@@ -71,7 +71,7 @@ def log(a: Scaled) -> jax.Array:
     """Natural logarithm; zero gives -inf with a zero derivative."""
     zero = a.mantissa == 0
     mantissa_log = jnp.log(jnp.where(zero, 1, a.mantissa))
-    # In float32 the exponent times log(2) loses an ulp of a number near 10,000 unless it is split.
+    # In float32 exponent * log(2), near 10,000, is off by an ulp unless log(2) is split.
     value = a.exponent * _LN2_HIGH + (a.exponent * _LN2_LOW + mantissa_log)
     return jnp.where(zero, -jnp.inf, value)
 

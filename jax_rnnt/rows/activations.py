@@ -1,4 +1,4 @@
-"""Activations by name."""
+"""The activations of a joint network: functions by name, and which functions are allowed."""
 
 import types
 from collections.abc import Callable, Hashable, Mapping
@@ -42,7 +42,7 @@ def resolve_activation(activation: Any) -> Callable[..., jax.Array]:
 
 
 def name_of(function: Callable) -> str | None:
-    """Under which name a kernel may know the function: "none" for no activation, None for none."""
+    """A function's name among ACTIVATIONS, "none" for the identity; None if it is not there."""
     for name, known in ACTIVATIONS.items():
         if function is known:
             return name or "none"

@@ -13,9 +13,11 @@ import numpy as np
 
 from jax_rnnt._xla import ffi
 from jax_rnnt._xla.primitive import Kernel
-from jax_rnnt.rows import joint_tiles, pick
+from jax_rnnt.rows import pick
 from jax_rnnt.rows.activations import name_of
-from jax_rnnt.rows.joint_tiles import Rows, Weights
+from jax_rnnt.rows.joint_grid import WHOLE_TILE
+from jax_rnnt.rows.joint_network import Rows, Weights
+from jax_rnnt.rows.joint_tiles import Cells
 
 _CAPABILITY = "9.0"
 _DTYPES = "bfloat16", "float16"
@@ -49,7 +51,7 @@ def forward(
     return Rows(*_forward(*operands, insist=True, activation=name, blank=blank))
 
 
-class FusedCells(joint_tiles.Cells):
+class FusedCells(Cells):
     """By one kernel before the products and one behind them; tiles are whole ones."""
 
     def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation):
@@ -103,7 +105,7 @@ _pack = Kernel(
     platforms=("cuda",),
 )
 _JOINT = "NTH", "NUH", "HV", "P", "Q", "NU", "N"  # with the labels by column and their counts
-_TILE = "R", *joint_tiles.WHOLE_TILE
+_TILE = "R", *WHOLE_TILE
 _forward = Kernel(
     "joint_forward",
     operands=_JOINT,

@@ -1,8 +1,9 @@
 """Rows: from V logits (or log-probabilities) to the two arcs that leave a lattice cell.
 
-Nothing here knows of time or labels sequences: a row has a label, no label, or is padding. Labels
-are one for each row or, where they repeat from line to line, one for each column. An array of the
-former is written once and read twice, 12 bytes a row beside 112 of float32 logits at V = 28.
+Nothing here knows of time or label sequences: a row has a label, no label, or is padding. Labels
+come one for each row or, where they repeat from line to line, one for each column. An array of one
+label for each row would be written once and read twice, 12 bytes a row beside 112 of float32 logits
+at V = 28.
 """
 
 from typing import NamedTuple
@@ -24,11 +25,11 @@ from jax_rnnt._xla.sharding import vary_alike
 class ColumnLabels(NamedTuple):
     """Labels of rows (..., R, C) by column: row [..., r, c] is padding where r >= counts."""
 
-    labels: jax.Array  # (..., C) int32, in [0, V), NO_LABEL or anything else for padding
+    labels: jax.Array  # (..., C) int32: in [0, V), NO_LABEL, or anything else for padding
     counts: jax.Array  # (...) int32
 
     def of_rows(self, lines: int) -> jax.Array:
-        """(..., R, C), each row's own."""
+        """(..., R, C), the label of each row."""
         return reference.expand_columns(self.labels, self.counts, lines)
 
 
@@ -37,7 +38,7 @@ class _Kernels(NamedTuple):
     backward: Kernel
 
 
-# All other operands of a row kernel have one entry a row; labels are what comes in two forms.
+# A row kernel takes labels in one of two forms; its other operands have one entry for each row.
 _BY_ROW = _Kernels(
     Kernel(
         "pick_forward",
@@ -141,7 +142,7 @@ def pick_rows(
     blank: int,
     implementation: str | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """log_softmax_pick on checked arguments, with labels of either form."""
+    """log_softmax_pick on checked arguments, with labels by row or by column."""
     if implementation == "reference":
         return reference.log_softmax_pick(logits, _each_row(logits, labels), blank=blank)
     logits, labels = _vary_alike(logits, labels)
@@ -196,7 +197,7 @@ def gather_rows(
     blank: int,
     implementation: str | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same two entries of rows that are normalised already: a gather, no kernel needed.
+    """The blank's and the label's entries of rows that are normalised already, by a gather.
 
     The dense gradient is one fused pass that only writes, and exists only if autodiff asks for it.
     """

@@ -59,7 +59,7 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass
 class Answer:
-    """Results, or of the expected ones also how near they must be, one entry a sequence."""
+    """Results, one entry a sequence; expected ones also say how near an answer must be."""
 
     costs: np.ndarray
     gradients: dict[str, np.ndarray]
@@ -91,7 +91,7 @@ def sequences(signature: Signature, values: dict[str, np.ndarray]) -> list[Place
 
 
 def _packed(signature, values):
-    """One after the other; what has no room leaves none to those behind it."""
+    """Places in the compact layout; a sequence without room leaves none to those behind it."""
     found: list[Place | None] = []
     S, L = signature.rows_count, signature.labels_count
     bound = dict(signature.options).get("max_labels")
@@ -116,7 +116,7 @@ def _packed(signature, values):
 
 
 class _Aligner:
-    """alpha_beta with the rules above; notes what it saw of the last sequence."""
+    """alpha_beta with the rules above; its attributes say what the rules know of the last call."""
 
     def __call__(self, arcs: oracle.Arcs) -> oracle.Alignment:
         blank, label = arcs.blank.copy(), arcs.label.copy()
@@ -242,7 +242,7 @@ class _Joint:
         self.inputs = np.abs(np.where(np.isfinite(self.sums), self.sums, 0)).max(-1)
 
     def spread(self, place: Place) -> float:
-        """In units of rule 2's eps: what rounding the logits does to a whole alignment."""
+        """How rounding the logits moves the cost of an alignment, in units of rule 2's eps."""
         eps = {"float16": 2**-10, "bfloat16": 2**-7}.get(self.signature.dtype)
         eps = 1.0 if eps is None else eps * 2**23
         steps = place.frames + place.columns
@@ -314,7 +314,7 @@ def implementations(signature: Signature) -> list[str | None]:
 
 
 def answers(case: Case, values: dict[str, np.ndarray] | None = None) -> dict[str | None, Answer]:
-    """By implementation; with a joint's products not rounded below its dtype, as a GPU would."""
+    """Answers by implementation, without a GPU's habit of rounding products below their dtype."""
     found = {}
     with jax.default_matmul_precision("highest"):
         for implementation in implementations(case.signature):
@@ -448,7 +448,7 @@ def _outcome(wanted: Answer, accumulator: np.dtype) -> str:
 
 
 def _slack_of(wanted: Answer, accumulator) -> np.ndarray:
-    """Of rule 2, one number a sequence."""
+    """eps E of rule 2, one number a sequence."""
     assert wanted.spread is not None
     eps = 2.0**-23 if accumulator == np.float32 else 2.0**-48
     return eps * wanted.spread

@@ -1,4 +1,4 @@
-"""Certain, uniform, masked and hopeless sequences: benchmarks/far_cases.py at a test's size."""
+"""Certain, uniform, masked, hopeless sequences: benchmarks/problems/far_cases.py, made small."""
 
 import pathlib
 import sys
@@ -9,15 +9,15 @@ import pytest
 from support import needs_native
 from tolerances import GRADIENT_ERROR, assert_costs, assert_gradients, relative_error
 
-# Behind everything else: the package under test is the installed one.
+# Appended: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 from benchmarks import far_out
 from benchmarks.problems import far_cases
 
 CASES = {case.name: case for case in far_cases.CASES if case.small}
-# Where the float32 log-probabilities that a lattice is given of logits are good to 4e-6 nats or
-# less: there gradients are as good as those of log-probabilities that are off by their last bit.
+# In these cases the float32 log-probabilities of logits are good to 4e-6 nats or worse: gradients
+# are as good as those of log-probabilities that are off by their last bit.
 BLURRED = "labels at exp(-1e2)", "labels at exp(-1e3)", "labels at exp(-1e4)"
 
 

@@ -26,7 +26,7 @@ import jax_rnnt
 
 
 def _losses_and_dtypes():
-    """All pairs, but that layouts need not differ in their half dtypes."""
+    """All pairs of loss and dtype, except that compact losses leave out float16."""
     for parameter in LOSSES:
         (loss,) = parameter.values
         for dtype in DTYPES:

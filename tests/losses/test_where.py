@@ -32,7 +32,7 @@ def _run(loss: Loss, problem: Problem, where, **options):
 
 
 def _expected(loss: Loss, problem: Problem):
-    """Of the sequences that count, each alone; zeros for the others."""
+    """Costs and gradients of the sequences that count, without the others, which have zeros."""
     costs, gradients = np.zeros(4), np.zeros(problem.rows.shape)
     some = Problem(*(x[COUNTED] for x in for_loss(loss, problem)))
     costs[COUNTED], gradients[COUNTED] = loss.expected(some)

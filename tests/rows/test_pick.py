@@ -31,7 +31,7 @@ WAYS = [*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")]
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch) -> Way:
-    """As `implementation`, and what the kernels' primitives do where there is no kernel."""
+    """As `implementation`; also None where no kernel is there: primitives run their fallback."""
     if request.param != "fallback":
         return Way(request.param, 7)
     monkeypatch.setattr(ffi, "native_module", lambda platform: None)

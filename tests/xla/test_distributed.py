@@ -13,7 +13,7 @@ import numpy as np
 import support
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Behind everything else: the package under test is the installed one.
+# Appended: the package under test is the installed one.
 sys.path.append(str(ROOT))
 
 PROCESSES, DEVICES, PER_DEVICE = 2, 2, 3  # devices of each process

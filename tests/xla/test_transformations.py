@@ -199,13 +199,6 @@ def test_ahead_of_time_compilation(loss, problem):
     assert_gradients(gradients, _expected(problem).gradients)
 
 
-def test_disable_jit(loss, problem):
-    with jax.disable_jit():
-        value, gradients = jax.value_and_grad(_total(loss))(jnp.asarray(problem.rows), *problem[1:])
-    assert_costs(value, _expected(problem).costs.sum())
-    assert_gradients(gradients, _expected(problem).gradients)
-
-
 def test_debug_nans_is_silent_on_valid_inputs(loss, problem):
     rows = np.where(problem.inside[..., None], problem.rows, np.nan)
     rows[0, 0, 0, 3] = -np.inf

@@ -1,0 +1,169 @@
+"""Tiles of lattices: how large they are, how they are numbered, and what lies in them.
+
+A tile is a rectangle of (frames x labels) cells of one sequence's lattice.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_rnnt import reference
+from jax_rnnt._xla.dtypes import accumulator_dtype
+from jax_rnnt._xla.sharding import vary_alike
+from jax_rnnt.rows import pick
+from jax_rnnt.rows.joint_network import Weights
+
+
+class Tile(NamedTuple):
+    """How many cells a tile spans, and how many tiles a step of the loop takes."""
+
+    frames: int
+    labels: int
+    at_once: int
+
+
+WHOLE_TILE = 16, 8
+
+
+def choose(
+    T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, *, wave: int | None = None
+) -> Tile:
+    """Tiles of at most 16 x 8 cells, and as many at once as are fast in little memory.
+
+    `wave`: for kernels (`joint_fused`) that take whole tiles, so many at a time, and make no
+    logits beside their gradients.
+    """
+    frames, labels = WHOLE_TILE
+    if wave is None:
+        frames, labels = (math.ceil(x / math.ceil(x / y)) for x, y in ((T, frames), (U, labels)))
+    tiles = sequences * math.ceil(T / frames) * math.ceil(U / labels)
+    logit_bytes = dtype.itemsize
+    if wave is None and dtype.itemsize < 4:
+        logit_bytes += accumulator_dtype(dtype).itemsize
+    tile_bytes = frames * labels * (V * logit_bytes + 2 * H * dtype.itemsize)
+    if jax.default_backend() == "cpu":
+        step_bytes = _CPU_STEP_BYTES
+    else:
+        step_bytes = min(max(tiles * tile_bytes // 64, _LEAST_STEP_BYTES), _MOST_STEP_BYTES)
+    if wave is None:
+        at_once = max(step_bytes // tile_bytes, 1)
+    else:
+        at_once = wave * max(round(step_bytes / (tile_bytes * wave)), 1)
+    return Tile(frames, labels, min(at_once, max(tiles, 1)))
+
+
+# What a step's activations, their gradients and logits may take. On two cores with 2 MiB of
+# second-level cache each, float32, forward and backward of (N, T, U, H, V) = (4, 200, 50, 320, 512)
+# took 292 ms with 0.6 MB, 214 with 2.4, 211 with 4.7, 204 with 9.4 and 294 with logits as one
+# array; of (2, 100, 30, 256, 2000) 118 with 1.2 MB, 102 with 4.8, 110 with 9.6 and 121 with logits.
+_CPU_STEP_BYTES = 2**22
+# On an H100, without the fused kernels, (32, 400, 100, 640, 1024) took 13.1 ms with 92 MB, 11.8
+# with 184 MB and 11.3 with 370: a 64th of what all cells would take is near enough. Below the
+# least, starting the step's dozen kernels takes as long as running them.
+_LEAST_STEP_BYTES = 2**25
+_MOST_STEP_BYTES = 2**28
+
+
+class Grid:
+    """The tiles of all sequences: number (n * frames + i) * labels + j, in blocks i and j."""
+
+    def __init__(self, weights: Weights, labels: pick.ColumnLabels, tile: Tile):
+        self.encoder = _blocks(weights.encoder, tile.frames)
+        self.predictor = _blocks(weights.predictor, tile.labels)
+        self._labels = _blocks(labels.labels, tile.labels, reference.PADDING_ROW)
+        self._counts = labels.counts
+        self._symbols = weights.kernel.shape[-1]
+        self._sequences, self._T, self._U = *weights.encoder.shape[:2], weights.predictor.shape[1]
+        self.frames = math.ceil(self._T / tile.frames)
+        self.labels = math.ceil(self._U / tile.labels)
+        self.size = self._sequences * self.frames * self.labels
+        # One device's part of a batch may have fewer tiles than a step of the whole takes.
+        self.tile = tile._replace(at_once=min(tile.at_once, max(self.size, 1)))
+
+    def list(self, wanted, parts):
+        """The numbers of the wanted tiles, in order.
+
+        Args:
+            wanted: (N, frames, labels) booleans.
+            parts: names of axes over which this is mapped.
+
+        Returns:
+            (R,) int32 numbers, `size` behind the last, R a multiple of at_once; () how many steps
+            they take in the part of the longest list; (size,) int32 places of the tiles in the
+            list, beyond it if not wanted.
+        """
+        wanted = wanted.reshape(-1)
+        numbers = jnp.arange(self.size, dtype=jnp.int32)
+        room = math.ceil(self.size / self.tile.at_once) * self.tile.at_once
+        places = jnp.where(wanted, jnp.cumsum(wanted, dtype=jnp.int32) - 1, room + numbers)
+        (listed,) = varying_as(places, jnp.full(room, self.size, jnp.int32))
+        listed = listed.at[places].set(numbers, mode="drop", unique_indices=True)
+        steps = -(-wanted.sum(dtype=jnp.int32) // self.tile.at_once)
+        return listed, lax.pmax(steps, parts) if parts else steps, places
+
+    def encoder_block(self, tiles):
+        return tiles // self.labels
+
+    def predictor_block(self, tiles):
+        return tiles // (self.frames * self.labels) * self.labels + tiles % self.labels
+
+    def sums(self, tiles, dtype):
+        """encoder + predictor of the tiles, (R, tile.frames, tile.labels, H)."""
+        encoder = take(self.encoder, self.encoder_block(tiles)).astype(dtype)
+        predictor = take(self.predictor, self.predictor_block(tiles)).astype(dtype)
+        return encoder[:, :, None] + predictor[:, None]
+
+    def clear_padding(self, tiles, cells):
+        """The same (R, tile.frames, tile.labels, ...) with zeros in padding, whatever was there."""
+        labels = self.labels_of(tiles).of_rows(self.tile.frames)
+        return jnp.where(reference.is_read(labels, self._symbols)[..., None], cells, 0)
+
+    def labels_of(self, tiles) -> pick.ColumnLabels:
+        """The tiles' labels by column, all padding behind the last tile."""
+        block = self.encoder_block(tiles)
+        counts = take(self._counts, block // self.frames)
+        counts = jnp.clip(counts - block % self.frames * self.tile.frames, 0, self.tile.frames)
+        counts = jnp.where(tiles < self.size, counts, 0)
+        return pick.ColumnLabels(take(self._labels, self.predictor_block(tiles)), counts)
+
+    def tiles(self, cells):
+        """(N, T, U) as (N, frames, labels, tile.frames, tile.labels), zeros around."""
+        shape = (self._sequences, self.frames, self.tile.frames, self.labels, self.tile.labels)
+        below, right = shape[1] * shape[2] - self._T, shape[3] * shape[4] - self._U
+        return jnp.swapaxes(jnp.pad(cells, ((0, 0), (0, below), (0, right))).reshape(shape), 2, 3)
+
+    def cells(self, kept, places, fill):
+        """(N, T, U) from a list's (R, tile.frames, tile.labels), `fill` in tiles not wanted."""
+        found = kept.at[places].get(mode="fill", fill_value=fill)
+        found = found.reshape(self._sequences, self.frames, self.labels, *found.shape[1:])
+        found = jnp.swapaxes(found, 2, 3)
+        shape = (self._sequences, *(a * b for a, b in zip(found.shape[1::2], found.shape[2::2])))
+        return found.reshape(shape)[:, : self._T, : self._U]
+
+
+def _blocks(x, size, fill=0):
+    """(N, L, ...) as (N * blocks, size, ...)."""
+    count = math.ceil(x.shape[1] / size)
+    padding = [(0, 0)] * x.ndim
+    padding[1] = (0, count * size - x.shape[1])
+    padded = jnp.pad(x, padding, constant_values=fill)
+    return padded.reshape(x.shape[0] * count, size, *x.shape[2:])
+
+
+def unblocked(blocks, like):
+    """The inverse of _blocks."""
+    return blocks.reshape(like.shape[0], -1, *like.shape[2:])[:, : like.shape[1]]
+
+
+def take(x, indices):
+    """Entries of x by their numbers, one beyond the last being the last."""
+    return x.at[indices].get(mode="clip")
+
+
+def varying_as(like, *arrays):
+    """The arrays, varying over the manual mesh axes over which `like` varies."""
+    return vary_alike(like, *arrays)[1:]

@@ -1,0 +1,107 @@
+"""Programs of the joint's loss: what they hold, their cache, and both of XLA's partitioners."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from joint_problems import Joint, make_problem, needs_devices
+from support import run_python
+
+import jax_rnnt
+from jax_rnnt.rows import joint_fused
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_fused_kernels_are_called_where_they_run(rng, dtype):
+    problem = make_problem(rng, 2, 20, 10, 16, 12)
+    problem = problem._replace(joint=Joint(*(x.astype(dtype) for x in problem.joint)))
+
+    def run(joint):
+        return jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:], reduction="sum")
+
+    lowered = jax.jit(jax.grad(run)).lower(problem.joint).as_text()
+    fits = joint_fused.fits(16, 12, jnp.dtype(dtype), jnp.tanh)
+    assert fits == (joint_fused._has_hopper() and dtype == "bfloat16")
+    for name in ("pack", "forward", "gradients", "hidden"):
+        assert (f"jax_rnnt_joint_{name}_cuda" in lowered) == fits
+
+
+def test_memory_does_not_grow_with_frames_times_labels_times_symbols():
+    def temporary(T, U, tile):
+        shapes = [(4, T, 32), (4, U, 32), (32, 512), (512,)]
+        joint = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        labels = jax.ShapeDtypeStruct((4, U - 1), jnp.int32)
+        lengths = jax.ShapeDtypeStruct((4,), jnp.int32)
+
+        def loss(*arguments):
+            return jax_rnnt.rnnt_loss_from_joint(*arguments, reduction="mean", tile=tile)
+
+        run = jax.jit(jax.value_and_grad(loss, range(4)))
+        compiled_program = run.lower(*joint, labels, lengths, lengths).compile()
+        return compiled_program.memory_analysis().temp_size_in_bytes
+
+    cells = 4 * 160 * 80
+    growth = temporary(160, 80, (16, 8, 4)) - temporary(80, 40, (16, 8, 4))
+    # Per cell: arcs, normalisers, lattice values, cotangents and their tiles.
+    assert growth < 3 / 4 * cells * 200
+    assert temporary(400, 200, None) < 4 * 400 * 200 * 512 * 4 / 8
+
+
+_SPREAD = (
+    f"""
+import sys
+sys.path[:] = {sys.path!r}
+"""
+    + """
+import json
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from joint_problems import Joint, Result, assert_close, expected
+from joint_problems import flat, make_problem, value_and_gradients
+from support import collectives, run_python
+
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+mesh = jax.make_mesh((jax.device_count(),), ("a",), axis_types=(AxisType.Auto,))
+batch, whole = NamedSharding(mesh, P("a")), NamedSharding(mesh, P())
+problem = make_problem(np.random.default_rng(0), 2 * jax.device_count(), 9, 6, 5, 7)
+places = batch, batch, whole, whole, batch, batch, batch
+arguments = [jax.device_put(x, place) for x, place in zip(flat(problem), places)]
+with jax.default_matmul_precision("highest"):
+    run = jax.jit(value_and_gradients).lower(*arguments).compile()
+"""
+)
+
+
+@needs_devices
+def test_persistent_compilation_cache_hits_where_the_batch_is_spread(tmp_path):
+    program = """
+print(json.dumps([events.count(f"/jax/compilation_cache/cache_{x}") for x in ("hits", "misses")]))
+"""
+    environment = dict(
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+    )
+    first_hits, first_misses = json.loads(run_python(_SPREAD + program, **environment))
+    hits, misses = json.loads(run_python(_SPREAD + program, **environment))
+    assert (first_hits, misses) == (0, 0)
+    assert hits == first_misses > 0
+
+
+@needs_devices
+@pytest.mark.skipif(
+    not hasattr(jax.config, "jax_use_shardy_partitioner"),
+    reason="this JAX has one partitioner",  # JAX 0.8.3 to 0.12.0.1 have GSPMD, too
+)
+def test_gspmd_leaves_a_spread_batch_where_it_is():
+    """In a process of its own, as a partitioner may end it."""
+    check = """
+assert not jax.config.jax_use_shardy_partitioner
+costs, gradients = run(*arguments)
+assert_close(Result(np.asarray(costs), Joint(*gradients)), expected(problem))
+print(*collectives(run))
+"""
+    assert run_python(_SPREAD + check, JAX_USE_SHARDY_PARTITIONER="0").split() == ["all-reduce"]
