@@ -18,7 +18,6 @@ from jax_rnnt._xla import ffi
 from jax_rnnt.rows.pick import ColumnLabels, pick_rows
 
 
-
 class Way(NamedTuple):
     """An implementation, and how many symbols it is given: shapes that no other way compiles."""
 
@@ -81,7 +80,7 @@ def _assert_same(implementation, actual, expected):
 
 
 def _ways_and(cases, plain_cases):
-    """Kernels with all cases, plain JAX, slow to compile and without sizes of its own, with a few."""
+    """Kernels with all cases; plain JAX, slow to compile and without sizes of its own, with few."""
     for parameter in WAYS:
         for case in cases if parameter.id == "native" else plain_cases:
             name = f"{parameter.id}-{'-'.join(map(str, case))}"
@@ -133,9 +132,7 @@ def test_batch_dimensions(way, batch, rng):
 MAPPED = [(0, 0, 0), (0, None, 0), (0, 0, None), (None, 0, 0)]
 
 
-@pytest.mark.parametrize(
-    ("way", "mapped"), list(_ways_and(MAPPED, MAPPED[1::2])), indirect=["way"]
-)
+@pytest.mark.parametrize(("way", "mapped"), list(_ways_and(MAPPED, MAPPED[1::2])), indirect=["way"])
 def test_vmap_over_some_operands(way, mapped, rng):
     logits, labels, cotangents = _problem(rng, (3, 5), 4, 3, way.V)
     pick = functools.partial(pick_rows, blank=1, implementation=way.implementation)
