@@ -8,11 +8,11 @@
     python tools/matrix.py --readme --only oldest newest        the README's command on both ends
 
 A pair is PYTHON:JAX; "oldest" is the oldest Python here with the oldest JAX, "newest" the newest
-Python with whatever JAX pip takes. Arguments behind `--` go to pytest, as does PYTEST_ADDOPTS; where
-neither selects, every test runs. Without --wheel-dir, a wheel is built for each kind of Python, CUDA
-as JAX_RNNT_CUDA says. --json keeps the rows of other pairs that its file has. Needs nothing installed
-but Pythons, on PATH, in ~/.pyenv/versions or given by --python; where one lives in a container, run
-this file in there, with --wheel-dir.
+Python with whatever JAX pip takes. Arguments behind `--` go to pytest, as does PYTEST_ADDOPTS;
+where neither selects, every test runs. Without --wheel-dir, a wheel is built for each kind of
+Python, CUDA as JAX_RNNT_CUDA says. --json keeps the rows of other pairs that its file has. Needs
+nothing installed but the Pythons, on PATH, in ~/.pyenv/versions or given by --python. For a Python
+that is in a container, run this file inside it, with --wheel-dir.
 """
 
 import argparse
