@@ -13,6 +13,7 @@ import numpy as np
 from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.per_shard import BATCH, WHOLE, per_shard, spread_alike
+from jax_rnnt._xla.residuals import from_bits, to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.rows import joint_fused, joint_grid, joint_network, joint_tiles, pick
 from jax_rnnt.rows.activations import check_closure
@@ -114,11 +115,11 @@ class _Backward:
 
 
 def _grouped(operands: Sequence[jax.Array]) -> tuple[Any, ...]:
-    """Weights, labels and, of the backward, rows and both cotangents."""
+    """Weights, labels and, of the backward, rows (which come as bits) and both cotangents."""
     weights, labels = joint_network.Weights(*operands[:4]), pick.ColumnLabels(*operands[4:6])
     if len(operands) == 6:
         return weights, labels
-    return weights, labels, joint_network.Rows(*operands[6:10]), *operands[10:]
+    return weights, labels, joint_network.Rows(*from_bits(*operands[6:10])), *operands[10:]
 
 
 def _fused_where_it_fits(fused, plain, walk, operands):
@@ -181,20 +182,21 @@ def _arcs_forward(*arguments):
         result_kinds=(BATCH,) * 4,
         num_batch_dims=num_batch_dims,
     )
-    return tuple(rows[:2]), (*operands, *rows)
+    return tuple(rows[:2]), (operands, to_bits(*rows))
 
 
 def _arcs_backward(walk, num_batch_dims, residuals, cotangents):
+    operands, kept = residuals
     gradients = per_shard(
         _Backward(walk),
-        *residuals,
+        *operands,
+        *kept,
         *cotangents,
         kinds=(*_WEIGHT_KINDS, *(BATCH,) * 8),
         result_kinds=_WEIGHT_KINDS,
         num_batch_dims=num_batch_dims,
     )
-    operands = residuals[:4]
-    return *(g.astype(x.dtype) for g, x in zip(gradients, operands, strict=True)), None, None
+    return *(g.astype(x.dtype) for g, x in zip(gradients, operands[:4], strict=True)), None, None
 
 
 _arcs.defvjp(_arcs_forward, _arcs_backward)
