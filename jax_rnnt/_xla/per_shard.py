@@ -82,7 +82,7 @@ def _vmappable(function, kinds, result_kinds, num_batch_dims):
 
 
 def _each_entry(call, mapped, operands, result_count):
-    """One entry after the other, as sums over the batch are wanted of each apart."""
+    """The entries one after the other, as each has sums over its batch of its own."""
 
     def run(*operands):
         def one(entry):

@@ -58,14 +58,15 @@ class _Walk:
     activation: Callable
     min_posterior: float | None
     tile: Tile
-    is_chosen: bool  # the tile, from the shapes
+    is_chosen: bool  # the tile was chosen from the shapes, not given
     blank: int
     insist: bool
 
     def tile_of(self, weights: joint_network.Weights, parts: tuple[str, ...]) -> Tile:
-        """The tile of a batch or, if there are any, of one of its parts.
+        """The tile for these weights, which are a batch's or, if there are parts, one part's.
 
-        One device may hold all parts: a step then takes the tiles of every one.
+        A step takes tiles of every part, and one device may hold all of them: a chosen tile is
+        chosen for one part's sequences.
         """
         if not (parts and self.is_chosen):
             return self.tile
@@ -133,7 +134,7 @@ def _fused_where_it_fits(fused, plain, walk, operands):
 def choose_tile(
     T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, activation: Callable
 ) -> Tile:
-    """The tile that a loss without one takes."""
+    """The tile of a loss to which none was given."""
     wave = joint_fused.wave(H, V, dtype, activation)
     return joint_grid.choose(T, U, H, V, sequences, dtype, wave=wave)
 
@@ -152,7 +153,7 @@ def joint_to_arcs(
         H = weights.kernel.shape[0]
         tile = choose_tile(T, U, H, V, math.prod(batch), weights.dtype, joint.activation)
     else:
-        # No wider than the lattice, but for the tile that the fused kernels take of any.
+        # A given tile is cut to the lattice's size, but not below the one of the fused kernels.
         most_frames, most_labels = map(max, (T, U), joint_grid.WHOLE_TILE)
         frames, labels_count, at_once = joint.tile
         tile = Tile(min(frames, most_frames), min(labels_count, most_labels), at_once)
