@@ -6,6 +6,7 @@ Environment:
 """
 
 import os
+import pathlib
 
 _FLAGS = {
     "--xla_force_host_platform_device_count": "8",
@@ -28,6 +29,45 @@ hypothesis.settings.register_profile(
     "suite", derandomize=True, deadline=None, database=None, print_blob=True
 )
 hypothesis.settings.load_profile("suite")
+
+
+# What depends on JAX itself: `pytest -m jax` runs it, and one in so many tests of the rest. SAMPLE
+# divides no number of losses, dtypes or implementations, so that each has its turn.
+DEPENDS_ON_JAX = (
+    "losses/joint/test_joint_devices.py",
+    "losses/joint/test_joint_transformations.py",
+    "losses/test_arguments.py",
+    "losses/test_vectors.py",
+    "test_package.py",
+    "xla",
+)
+SAMPLE = 5
+_TESTS = pathlib.Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "jax: what depends on JAX, and a sample of the rest")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rest = []
+    for item in items:
+        if any(item.path.is_relative_to(_TESTS / path) for path in DEPENDS_ON_JAX):
+            item.add_marker("jax")
+        else:
+            rest.append(item)
+        if config.pluginmanager.has_plugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    for item in rest[::SAMPLE]:
+        item.add_marker("jax")
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one loss, or of one file, share compiled functions: `--dist loadgroup`."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    losses = [x for x in parameters.values() if isinstance(x, support.Loss)]
+    return str(losses[0]) if losses else item.path.stem
 
 
 def pytest_sessionstart() -> None:

@@ -157,7 +157,7 @@ def evaluate(loss: Loss, problem: Problem, cotangents=None, **options: Any) -> o
 
 
 @functools.cache
-def compiled(loss: Loss, options: tuple[tuple[str, Any], ...] = ()):
+def compiled(loss: Loss, options: tuple[tuple[str, Any], ...]):
     """The jitted function behind `evaluate`, of arguments in the loss's own layout."""
 
     @jax.jit

@@ -38,6 +38,12 @@ FRAGILE = """
 
         return costs
 """
+# Imported by every process that measures.
+QUICK = f"""
+    import {timing.__name__} as timing
+
+    timing.WARM_UP_SECONDS = timing.RUN_SECONDS = 1e-3
+"""
 HLO = """
 HloModule jit_f, entry_computation_layout={(f32[2]{0})->f32[2]{0}}
 
@@ -87,17 +93,27 @@ def librispeech(tmp_path) -> str:
     return str(path)
 
 
-@pytest.mark.skipif(ffi.native_module("cpu") is None, reason="built without kernels for cpu")
-def test_whole_run_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+@pytest.fixture
+def quick(tmp_path, monkeypatch) -> str:
+    """A plugin with which no more is measured than shows that it can be."""
+    for name in ("WARM_UP_SECONDS", "RUN_SECONDS"):
+        monkeypatch.setattr(timing, name, 1e-3)
     monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "quick_clock.py").write_text(textwrap.dedent(QUICK))
+    return "quick_clock"
+
+
+@pytest.mark.skipif(ffi.native_module("cpu") is None, reason="built without kernels for cpu")
+def test_whole_run_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     (tmp_path / "fragile_peer.py").write_text(textwrap.dedent(FRAGILE))
     path = tmp_path / "results.json"
     loss.main(
         [
             *("--json", str(path), "--shapes", "6,3,5", "--batches", "3"),
             *("--librispeech", librispeech, "--librispeech-batches", "1"),
-            *("--peers", "reference", "fragile", "--plugin", "fragile_peer"),
+            *("--peers", "reference", "fragile"),
+            *("--plugin", "fragile_peer", "--plugin", quick),
         ]
     )
     results = json.loads(path.read_text())
@@ -212,12 +228,13 @@ def test_inputs_are_rotated_where_a_cache_would_hold_them():
 
 
 @pytest.mark.skipif(ffi.native_module("cpu") is None, reason="built without kernels for cpu")
-def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
+def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(joint, "SQUARE", {"cpu": 64})
     monkeypatch.setattr(joint, "ROWS", {"cpu": 64})
     monkeypatch.setattr(joint, "H", 16)
     monkeypatch.setattr(joint, "V", 12)
+    monkeypatch.setattr(joint, "PLUGINS", (*joint.PLUGINS, quick))
     path = tmp_path / "results.json"
     joint.main(
         [
@@ -253,9 +270,7 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech):
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
-def test_scaling(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 1e-3)
-    monkeypatch.setattr(timing, "RUN_SECONDS", 1e-3)
+def test_scaling(tmp_path, monkeypatch, capsys, quick):
     logits, a_joint = scaling.SMALL_CASES
     monkeypatch.setattr(scaling, "SMALL_CASES", [logits])
     path = tmp_path / "results.json"
@@ -297,7 +312,7 @@ def test_truth_is_the_materialised_loss(model):
     def logits(operands):
         encoder, predictor, kernel, bias = operands
         hidden = jnp.tanh(encoder[:, :, None] + predictor[:, None])
-        return jnp.matmul(hidden, kernel, precision="highest") + bias
+        return jnp.matmul(hidden, kernel, precision="highest") + bias[None, None, None]
 
     def cost(logits):
         return jax_rnnt.rnnt_loss_from_logits(

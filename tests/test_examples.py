@@ -38,8 +38,12 @@ def digits(tmp_path_factory):
         test_strings=20,
         progress=False,
     )
-    with jax.numpy_dtype_promotion("standard"):  # optax needs it
-        return config, train.run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        with jax.numpy_dtype_promotion("standard"):  # optax needs it
+            learner = train.Learner(config)
+            patch.setattr(train, "Learner", lambda _: learner)  # or every run compiles it
+            result = train.run(config)
+        yield config, result
 
 
 def test_digits_learn_and_align(digits):

@@ -8,10 +8,11 @@
     python tools/matrix.py --readme --only oldest newest        the README's command on both ends
 
 A pair is PYTHON:JAX; "oldest" is the oldest Python here with the oldest JAX, "newest" the newest
-Python with whatever JAX pip takes. Arguments behind `--` go to pytest. Without --wheel-dir, a wheel
-is built for each kind of Python, CUDA as JAX_RNNT_CUDA says. --json keeps the rows of other pairs
-that its file has. Needs nothing installed but the Pythons, on PATH, in ~/.pyenv/versions or given
-by --python. For a Python that is in a container, run this file inside it, with --wheel-dir.
+Python with whatever JAX pip takes. Arguments behind `--` go to pytest, as does PYTEST_ADDOPTS;
+where neither selects, every test runs. Without --wheel-dir, a wheel is built for each kind of
+Python, CUDA as JAX_RNNT_CUDA says. --json keeps the rows of other pairs that its file has. Needs
+nothing installed but the Pythons, on PATH, in ~/.pyenv/versions or given by --python. For a Python
+that is in a container, run this file inside it, with --wheel-dir.
 """
 
 import argparse
@@ -141,11 +142,12 @@ def run_pair(pair: Pair, python: str, wheels: pathlib.Path | None, options: argp
         command = README_COMMAND
     else:
         command = f'pip install "{wheel_for(pair.python, python, wheels)}[test]" && pytest'
-    print(f"== {pair}: {command}", flush=True)
+    given = os.environ.get("PYTEST_ADDOPTS", "")
+    with_options = f", PYTEST_ADDOPTS={shlex.quote(given)}" if given else ""
+    print(f"== {pair}: {command}{with_options}", flush=True)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
-        given = os.environ.get("PYTEST_ADDOPTS", "")
         addopts = f"{given} {shlex.join([f'--junitxml={report}', *options.pytest])}"
         environment = Environment(python, pair.jax, pathlib.Path(folder) / "venv")
         ok = environment.run(command, PYTEST_ADDOPTS=addopts) == 0

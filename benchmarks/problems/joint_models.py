@@ -154,7 +154,7 @@ def _truth(operands, labels, frames_lengths, labels_lengths):
 
         def cost(operands, more_blank, more_label):
             encoder, predictor, kernel, bias = operands
-            logits = jnp.tanh(encoder[:, None] + predictor) @ kernel + bias
+            logits = jnp.tanh(encoder[:, None] + predictor[None]) @ kernel + bias[None, None]
             arcs = jax_rnnt.log_softmax_pick(logits, jnp.broadcast_to(columns, (T, U)))
             arcs = arcs[0] + more_blank, arcs[1] + more_label
             return jax_rnnt.lattice_cost(*arcs, frames, label_count), arcs

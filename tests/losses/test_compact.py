@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import LOSSES, Loss, Problem, compiled, evaluate, every_lattice, for_loss, pack
+from support import LOSSES, Loss, Problem, compiled, evaluate, every_lattice, for_loss, pack, unpack
 from tolerances import assert_costs, assert_gradients, assert_same_bits
 
 import jax_rnnt
@@ -23,7 +23,7 @@ def compact_loss(request) -> Loss:
 
 
 def _evaluate_packed(loss: Loss, packed: Problem) -> tuple[np.ndarray, np.ndarray]:
-    costs, gradients = compiled(loss)(packed, np.ones(16, np.float32), {})
+    costs, gradients = compiled(loss, ())(packed, np.ones(16, np.float32), {})
     return np.asarray(costs), np.asarray(gradients)
 
 
@@ -43,18 +43,13 @@ def test_each_sequence_is_what_it_is_alone_and_padded(compact_loss, order, rng):
 
 
 def test_one_compilation_serves_all_lengths(compact_loss, rng):
-    traces = []
-
-    @jax.jit
-    def costs(arguments):
-        traces.append(arguments)
-        return compact_loss(*arguments)
-
+    run = compiled(compact_loss, ())
     problem = for_loss(compact_loss, every_lattice(rng))
-    for lengths in (problem.frames_lengths, problem.frames_lengths[::-1]):
-        ragged = problem._replace(frames_lengths=lengths)
-        assert_costs(costs(pack(ragged)), compact_loss.expected(ragged).costs)
-    assert len(traces) == 1
+    run(pack(problem), np.ones(16, np.float32), {})
+    compilations = run._cache_size()
+    other = problem._replace(frames_lengths=problem.frames_lengths[::-1].copy())
+    assert_costs(evaluate(compact_loss, other).costs, compact_loss.expected(other).costs)
+    assert run._cache_size() == compilations
 
 
 @pytest.mark.parametrize(
@@ -119,10 +114,28 @@ def test_label_out_of_range_spoils_its_sequence_alone(compact_loss, label, rng):
 
 
 def test_exactly_as_many_rows_and_labels_as_needed(compact_loss, rng):
-    problem = for_loss(compact_loss, every_lattice(rng))
+    """The 259 rows and 50 labels that sixteen lattices of 4 x 4 are packed into."""
+    frames_lengths, labels_lengths = np.full((2, 16), [[4], [3]], np.int32)
+    frames_lengths[7], labels_lengths[[7, 9]] = 3, 4
+    problem = for_loss(
+        compact_loss,
+        Problem(
+            rng.standard_normal((16, 4, 5, 5)),
+            rng.integers(0, 5, (16, 4)).astype(np.int32),
+            frames_lengths,
+            labels_lengths,
+        ),
+    )
+    needed, labels_needed = problem.inside.sum(), labels_lengths.sum()
     packed = pack(problem)
-    tight = packed._replace(rows=packed.rows[:100], labels=packed.labels[:24])
-    assert_costs(compact_loss(*tight), compact_loss.expected(problem).costs)
+    tight = packed._replace(rows=packed.rows[:needed], labels=packed.labels[:labels_needed])
+    same_shapes = pack(for_loss(compact_loss, every_lattice(rng)))
+    assert [x.shape for x in tight] == [x.shape for x in same_shapes]
+    jax.eval_shape(lambda rows: compact_loss(rows, *tight[1:]), tight.rows)  # checks the lengths
+    costs, gradients = _evaluate_packed(compact_loss, tight)
+    expected = compact_loss.expected(problem)
+    assert_costs(costs, expected.costs)
+    assert_gradients(unpack(gradients, problem), expected.gradients)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +170,10 @@ def test_vmap_adds_a_dimension(compact_loss, rng):
     both = [np.stack(pair) for pair in zip(pack(problem), pack(reverse), strict=True)]
 
     @jax.jit
+    @jax.vmap
     def run(rows, *rest):
-        def total(*arguments):
-            return compact_loss(*arguments, reduction="sum")
-
-        return jax.vmap(compact_loss)(rows, *rest), jax.vmap(jax.grad(total))(rows, *rest)
+        costs, vjp = jax.vjp(lambda x: compact_loss(x, *rest), rows)
+        return costs, *vjp(jnp.ones_like(costs))
 
     costs, gradients = run(*both)
     for n, arguments in enumerate((pack(problem), pack(reverse))):
@@ -179,41 +191,44 @@ def _lattices(rng) -> tuple[np.ndarray, np.ndarray, Problem]:
     return padded, packed, problem
 
 
-@pytest.mark.parametrize("max_labels", [None, 3, 10])
+@functools.cache
+def _arcs_costs_and_gradients(implementation: str, **options):
+    """Of arcs and lengths, jitted."""
+
+    @jax.jit
+    def run(arcs, *lengths):
+        def costs(arcs):
+            return jax_rnnt.lattice_cost(*arcs, *lengths, implementation=implementation, **options)
+
+        values, vjp = jax.vjp(costs, arcs)
+        return values, *vjp(jnp.ones_like(values))
+
+    return run
+
+
+@pytest.mark.parametrize("max_labels", [None, 2])
 def test_lattice_cost_of_packed_arcs(implementation, max_labels, rng):
+    """Sequences of more labels than their bound cost NaN."""
     padded, packed, problem = _lattices(rng)
-    cost = functools.partial(jax_rnnt.lattice_cost, implementation=implementation)
-
-    @functools.partial(jax.jit, static_argnames=("compact", "max_labels"))
-    def run(arcs, *, compact, max_labels=None):
-        run_cost = functools.partial(cost, compact=compact, max_labels=max_labels)
-        costs, vjp = jax.vjp(lambda x: run_cost(*x, *problem[2:]), arcs)
-        return costs, *vjp(jnp.ones_like(costs))
-
-    costs, gradients = run(packed, compact=True, max_labels=max_labels)
-    expected_costs, expected_gradients = run(padded, compact=False)
-    assert_costs(costs, np.asarray(expected_costs, np.float64))
-    expected = np.zeros(packed.shape)
-    expected[:, : problem.inside.sum()] = np.asarray(expected_gradients)[:, problem.inside]
-    assert_gradients(gradients, expected)
+    run = _arcs_costs_and_gradients(implementation, compact=True, max_labels=max_labels)
+    costs, gradients = run(packed, *problem[2:])
+    expected_costs, expected = map(
+        np.array, _arcs_costs_and_gradients(implementation)(padded, *problem[2:])
+    )
+    if max_labels is not None:
+        beyond = problem.labels_lengths > max_labels
+        expected_costs[beyond], expected[:, beyond] = np.nan, 0
+    assert_costs(costs, expected_costs.astype(np.float64))
+    count = problem.inside.sum()
+    assert_gradients(gradients[:, :count], expected[:, problem.inside])
+    assert not gradients[:, count:].any()
 
 
 def test_lattice_cost_of_packed_arcs_under_vmap(implementation, rng):
     _, packed, problem = _lattices(rng)
-    cost = jax.jit(
-        functools.partial(jax_rnnt.lattice_cost, compact=True, implementation=implementation)
-    )
+    cost = functools.partial(jax_rnnt.lattice_cost, compact=True, implementation=implementation)
     arcs = np.stack([packed, packed - 1], 1)
     costs = jax.jit(jax.vmap(cost, in_axes=(0, 0, None, None)))(*arcs, *problem[2:])
+    run = _arcs_costs_and_gradients(implementation, compact=True, max_labels=None)
     for n in range(2):
-        assert_costs(costs[n], np.asarray(cost(*arcs[:, n], *problem[2:]), np.float64))
-
-
-def test_more_labels_than_their_bound_cost_nan(implementation, rng):
-    _, packed, problem = _lattices(rng)
-    costs = jax.jit(
-        functools.partial(
-            jax_rnnt.lattice_cost, compact=True, max_labels=2, implementation=implementation
-        )
-    )(*packed, *problem[2:])
-    np.testing.assert_array_equal(np.isnan(costs), problem.labels_lengths > 2)
+        assert_costs(costs[n], np.asarray(run(arcs[:, n], *problem[2:])[0], np.float64))

@@ -1,7 +1,7 @@
 """Rows labelled by column, and rows of extreme logits."""
 
 import functools
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,32 +10,38 @@ import oracle
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import DTYPES, IMPLEMENTATIONS, precision
+from support import DTYPES, IMPLEMENTATIONS, needs_native, precision
 from tolerances import assert_costs, assert_gradients, assert_same_bits
 
 import jax_rnnt
 from jax_rnnt._xla import ffi
 from jax_rnnt.rows.pick import ColumnLabels, pick_rows
 
-SENSELESS = np.array([-2, -(2**31), 2**31 - 1, 7, 8], np.int32)
+
+class Way(NamedTuple):
+    """An implementation, and how many symbols it is given: shapes that no other way compiles."""
+
+    implementation: str | None
+    V: int
 
 
-@pytest.fixture(params=[*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")])
-def rows_implementation(request, monkeypatch) -> Iterator[str | None]:
+WAYS = [*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")]
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch) -> Way:
     """As `implementation`; also None where no kernel is there: primitives run their fallback."""
     if request.param != "fallback":
-        yield request.param
-        return
+        return Way(request.param, 7)
     monkeypatch.setattr(ffi, "native_module", lambda platform: None)
-    jax.clear_caches()
-    yield None
-    jax.clear_caches()
+    return Way(None, 11)
 
 
 def _problem(rng, batch, R, C, V, dtype="float32"):
     """Logits (*batch, R, C, V) whose padding is NaN, labels of every kind, and cotangents."""
     labels = rng.integers(-1, V, (*batch, C)).astype(np.int32)
-    labels = np.where(rng.random(labels.shape) < 0.2, rng.choice(SENSELESS, labels.shape), labels)
+    senseless = rng.choice(np.array([-2, -(2**31), 2**31 - 1, V, V + 1], np.int32), labels.shape)
+    labels = np.where(rng.random(labels.shape) < 0.2, senseless, labels)
     counts = np.asarray(rng.integers(-1, R + 2, batch), np.int32)
     chance = rng.random(batch)
     counts = np.where(chance < 0.1, np.int32(2**31 - 1), counts)
@@ -55,8 +61,14 @@ def _arcs_and_gradients(implementation, logits, labels, cotangents, blank=1):
     return *arcs, *vjp((cotangents[0], cotangents[1]))
 
 
-def _by_row(logits, labels: ColumnLabels):
-    return jnp.asarray(logits), jax.tree.map(jnp.asarray, labels).of_rows(logits.shape[-3])
+def _functions(implementation):
+    """_arcs_and_gradients of labels by column, and of what they are by row, both jitted."""
+
+    def by_row(logits, labels, cotangents):
+        row_labels = labels.of_rows(logits.shape[-3])
+        return _arcs_and_gradients(implementation, logits, row_labels, cotangents)
+
+    return jax.jit(functools.partial(_arcs_and_gradients, implementation)), jax.jit(by_row)
 
 
 def _assert_same(implementation, actual, expected):
@@ -67,16 +79,26 @@ def _assert_same(implementation, actual, expected):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def _ways_and(cases, plain_cases):
+    """Kernels with all cases; plain JAX, slow to compile and without sizes of its own, with few."""
+    for parameter in WAYS:
+        for case in cases if parameter.id == "native" else plain_cases:
+            name = f"{parameter.id}-{'-'.join(map(str, case))}"
+            yield pytest.param(*parameter.values, case, marks=parameter.marks, id=name)
+
+
+SIZES = [(1, 1), (1, 5), (5, 1), (3, 4), (31, 2), (2, 31)]
+
+
 @pytest.mark.parametrize(
-    ("R", "C"), [(1, 1), (1, 5), (5, 1), (3, 4), (31, 2), (2, 31)], ids=lambda x: str(x)
+    ("way", "size"), list(_ways_and(SIZES, [(3, 4), (5, 1)])), indirect=["way"]
 )
-def test_labels_by_column_are_labels_by_row(rows_implementation, R, C, rng):
-    logits, labels, cotangents = _problem(rng, (23,), R, C, 7)
-    run = jax.jit(functools.partial(_arcs_and_gradients, rows_implementation))
-    by_column = run(logits, labels, cotangents)
-    by_row = run(*_by_row(logits, labels), cotangents)
+def test_labels_by_column_are_labels_by_row(way, size, rng):
+    R, C = size
+    logits, labels, cotangents = _problem(rng, (23,), R, C, way.V)
+    by_column, by_row = (f(logits, labels, cotangents) for f in _functions(way.implementation))
     for actual, expected in zip(by_column, by_row):
-        _assert_same(rows_implementation, actual, expected)
+        _assert_same(way.implementation, actual, expected)
     assert np.isfinite(by_column[0]).any()
     assert not np.isnan(by_column[-1]).any()
 
@@ -85,34 +107,35 @@ def test_labels_by_column_are_labels_by_row(rows_implementation, R, C, rng):
 def test_every_dtype(implementation, dtype, rng):
     with precision(dtype):
         logits, labels, cotangents = _problem(rng, (5,), 4, 3, 9, dtype)
-        run = jax.jit(functools.partial(_arcs_and_gradients, implementation))
-        by_column = run(logits, labels, cotangents)
-        for actual, expected in zip(by_column, run(*_by_row(logits, labels), cotangents)):
+        by_column, by_row = (f(logits, labels, cotangents) for f in _functions(implementation))
+        for actual, expected in zip(by_column, by_row):
             assert_same_bits(actual, expected)
 
 
-def test_more_rows_than_one_task_takes(implementation, rng):
+@needs_native
+def test_more_rows_than_one_task_takes(rng):
     """Blocks of the kernels begin in the middle of lines and groups."""
     logits, labels, cotangents = _problem(rng, (101,), 29, 17, 3)
-    run = jax.jit(functools.partial(_arcs_and_gradients, implementation))
-    by_column = run(logits, labels, cotangents)
-    for actual, expected in zip(by_column, run(*_by_row(logits, labels), cotangents)):
+    by_column, by_row = (f(logits, labels, cotangents) for f in _functions("native"))
+    for actual, expected in zip(by_column, by_row):
         assert_same_bits(actual, expected)
 
 
-@pytest.mark.parametrize("batch", [(), (2, 3), (0,), (2, 0)])
-def test_batch_dimensions(rows_implementation, batch, rng):
-    logits, labels, cotangents = _problem(rng, batch, 4, 3, 7)
-    run = jax.jit(functools.partial(_arcs_and_gradients, rows_implementation))
-    by_column = run(logits, labels, cotangents)
-    for actual, expected in zip(by_column, run(*_by_row(logits, labels), cotangents)):
-        _assert_same(rows_implementation, actual, expected)
+@pytest.mark.parametrize("batch", [(), (2, 3), (2, 0)])
+def test_batch_dimensions(way, batch, rng):
+    logits, labels, cotangents = _problem(rng, batch, 4, 3, way.V)
+    by_column, by_row = (f(logits, labels, cotangents) for f in _functions(way.implementation))
+    for actual, expected in zip(by_column, by_row):
+        _assert_same(way.implementation, actual, expected)
 
 
-@pytest.mark.parametrize("mapped", [(0, 0, 0), (0, None, 0), (0, 0, None), (None, 0, 0)])
-def test_vmap_over_some_operands(rows_implementation, mapped, rng):
-    logits, labels, cotangents = _problem(rng, (3, 5), 4, 3, 7)
-    pick = functools.partial(pick_rows, blank=1, implementation=rows_implementation)
+MAPPED = [(0, 0, 0), (0, None, 0), (0, 0, None), (None, 0, 0)]
+
+
+@pytest.mark.parametrize(("way", "mapped"), list(_ways_and(MAPPED, MAPPED[1::2])), indirect=["way"])
+def test_vmap_over_some_operands(way, mapped, rng):
+    logits, labels, cotangents = _problem(rng, (3, 5), 4, 3, way.V)
+    pick = functools.partial(pick_rows, blank=1, implementation=way.implementation)
     operands = [x if m == 0 else x[0] for x, m in zip((logits, *labels), mapped)]
     spread = [x if m == 0 else np.stack([x] * 3) for x, m in zip(operands, mapped)]
 
@@ -123,16 +146,16 @@ def test_vmap_over_some_operands(rows_implementation, mapped, rng):
     over = jax.vmap(arcs_and_gradients, in_axes=(*mapped, 1))
     expected = jax.jit(arcs_and_gradients)(*spread, cotangents)
     for actual, value in zip(jax.jit(over)(*operands, cotangents), expected):
-        _assert_same(rows_implementation, actual, value)
+        _assert_same(way.implementation, actual, value)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
-def test_sharded_groups_stay_where_they_are(rows_implementation, kind, rng):
+def test_sharded_groups_stay_where_they_are(way, kind, rng):
     count = 2 ** (jax.device_count().bit_length() - 1)
     mesh = jax.make_mesh((count,), ("a",), axis_types=(kind,), devices=jax.devices()[:count])
-    logits, labels, cotangents = _problem(rng, (2 * count,), 4, 3, 7)
-    run = jax.jit(functools.partial(_arcs_and_gradients, rows_implementation))
+    logits, labels, cotangents = _problem(rng, (2 * count,), 4, 3, way.V)
+    run = jax.jit(functools.partial(_arcs_and_gradients, way.implementation))
     expected = run(logits, labels, cotangents)
     with jax.set_mesh(mesh):
         groups = NamedSharding(mesh, P("a"))
@@ -145,7 +168,7 @@ def test_sharded_groups_stay_where_they_are(rows_implementation, kind, rng):
         results = compiled(*arguments)
     for actual, value in zip(results, expected):
         assert actual.sharding.is_equivalent_to(groups, actual.ndim)
-        _assert_same(rows_implementation, actual, value)
+        _assert_same(way.implementation, actual, value)
 
 
 def test_operands_that_do_not_fit_together():

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import IMPLEMENTATIONS, Loss, Problem, for_loss, pack, ragged
+from support import IMPLEMENTATIONS, Loss, Problem, for_loss, pack, ragged, unpack
+from tolerances import assert_costs, assert_gradients
 
 import jax_rnnt
 
@@ -32,20 +33,25 @@ def options(maybe_without_jit):
         yield
 
 
-def _finite(function, *arguments) -> None:
-    """Value alone and value with gradients raise nothing and are finite."""
+def _finite(function, *arguments):
+    """Value and gradients, when value alone and both raise nothing and are finite."""
     value = function(*arguments)
     again, gradients = jax.value_and_grad(function, argnums=range(len(arguments)))(*arguments)
     for x in (value, again, *gradients):
         assert np.isfinite(x).all()
     assert any(np.any(x) for x in gradients)
+    return again, gradients
 
 
 @pytest.mark.usefixtures("options")
 def test_losses(loss: Loss):
     problem = for_loss(loss, PROBLEM)
     rows, *rest = pack(problem, filler=0.0) if loss.compact else problem
-    _finite(lambda rows: loss(rows, *rest).sum(), jnp.asarray(rows))
+    value, (gradients,) = _finite(lambda rows: loss(rows, *rest).sum(), jnp.asarray(rows))
+    expected = loss.expected(problem)
+    assert_costs(value, expected.costs.sum())
+    gradients = np.asarray(gradients)
+    assert_gradients(unpack(gradients, problem) if loss.compact else gradients, expected.gradients)
 
 
 @pytest.mark.usefixtures("options")

@@ -8,6 +8,7 @@ that.
 """
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -37,19 +38,28 @@ pytestmark = pytest.mark.skipif(jax.device_count() < 2, reason="needs several de
 MESHES = [(kind, axes) for kind in (AxisType.Auto, AxisType.Explicit) for axes in (1, 2)]
 
 
-def _pairs():
-    """Every loss on every mesh, but the reference, slow to compile, on two."""
+def _pairs(meshes, reference_meshes):
+    """Every loss on every mesh, but the reference, slow to compile, on fewer."""
     for parameter in PADDED_LOSSES:
         (loss,) = parameter.values
-        for kind, axes in MESHES[1:3] if loss.implementation == "reference" else MESHES:
+        for kind, axes in reference_meshes if loss.implementation == "reference" else meshes:
             name = f"{loss}-{kind.name}-{axes}"
             yield pytest.param((loss, kind, axes), marks=parameter.marks, id=name)
 
 
-@pytest.fixture(params=_pairs())
-def sharded(request) -> tuple[Loss, Mesh]:
+@pytest.fixture(params=_pairs(MESHES, MESHES[1:3]))
+def sharded(request) -> Iterator[tuple[Loss, Mesh]]:
     """A loss, and a mesh of all devices, of one axis or two of either kind, set as ambient."""
-    loss, kind, axes = request.param
+    yield from _with_mesh(*request.param)
+
+
+@pytest.fixture(params=_pairs(MESHES[1:3], MESHES[2:3]))
+def manual(request) -> Iterator[tuple[Loss, Mesh]]:
+    """The same for shard_map, within which axes are of one kind."""
+    yield from _with_mesh(*request.param)
+
+
+def _with_mesh(loss: Loss, kind: AxisType, axes: int) -> Iterator[tuple[Loss, Mesh]]:
     count = 2 ** (jax.device_count().bit_length() - 1)
     shape = (count,) if axes == 1 else (count // 2, 2)
     devices = jax.devices()[:count]
@@ -134,8 +144,8 @@ def test_vmap_beside_a_sharded_batch_moves_nothing(sharded, rng):
     assert_gradients(gradients, expected.gradients)
 
 
-def test_shard_map_with_checked_varying_axes(sharded, rng):
-    loss, mesh = sharded
+def test_shard_map_with_checked_varying_axes(manual, rng):
+    loss, mesh = manual
     problem = for_loss(loss, every_lattice(rng))
     spec = _batch_spec(mesh)
     run = jax.shard_map(
@@ -152,9 +162,9 @@ def test_shard_map_with_checked_varying_axes(sharded, rng):
     _assert_as_alone(loss, problem, costs, gradients)
 
 
-def test_shard_map_with_shared_labels_and_lengths(sharded, rng):
+def test_shard_map_with_shared_labels_and_lengths(manual, rng):
     """Logits vary over the mesh, everything else is the same everywhere."""
-    loss, mesh = sharded
+    loss, mesh = manual
     count = mesh.size
     one = for_loss(loss, ragged(rng, (2,), 3, 3, 4))
     rows = rng.standard_normal((count, 2, 3, 3, 4))
@@ -176,9 +186,9 @@ def test_shard_map_with_shared_labels_and_lengths(sharded, rng):
     assert_gradients(gradients, expected.gradients)
 
 
-def test_shard_map_with_shared_logits_sums_their_gradients(sharded, rng):
+def test_shard_map_with_shared_logits_sums_their_gradients(manual, rng):
     """Labels and lengths vary over the mesh, logits are the same everywhere."""
-    loss, mesh = sharded
+    loss, mesh = manual
     problem = for_loss(loss, ragged(rng, (mesh.size, 2), 3, 3, 4))
     shared = np.stack([problem.rows[0]] * mesh.size)
     spec = P(mesh.axis_names)
