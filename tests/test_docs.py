@@ -36,7 +36,8 @@ WITH_CODE = [page for page in PAGES if any(_blocks(page))]
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_runs(page):
     names = _names_of_readme() if page == README else {}
-    with jax.numpy_dtype_promotion("standard"):
+    # As readers have it, who have set no option.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for language, source, line in _blocks(page):
             try:
                 _run(language, source, line, page, names)

@@ -11,7 +11,8 @@ evenly has a number of shards that divides its size and the number of devices, h
 common divisor, which is the number of parts. One device has one part.
 `jax.experimental.custom_partitioning`, which learns the sharding, was tried first: it writes an
 address into the program, whose key in the persistent compilation cache is then a new one in every
-process, and it has no serial form and, on several TPUs, no lowering.
+process, it has no serial form, under GSPMD it ended the process, and on several TPUs it is reported
+not to compile.
 """
 
 import functools
@@ -81,7 +82,7 @@ def _vmappable(function, kinds, result_kinds, num_batch_dims):
 
 
 def _each_entry(call, mapped, operands, result_count):
-    """One entry after the other, as sums over the batch are wanted of each apart."""
+    """The entries one after the other, as each has sums over its batch of its own."""
 
     def run(*operands):
         def one(entry):

@@ -85,7 +85,7 @@ def rnnt_loss_from_joint(
             whose posterior probability is higher than this, label arcs counted 1 + fastemit_lambda
             times; 0 means every cell that has one.
         tile: (frames, labels, tiles at once) of the walk, by default from the shapes. A step holds
-            frames x labels x tiles rows of logits.
+            frames x labels x tiles rows of logits, on several devices for each part of the batch.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX on logits as an array (differentiable twice).
 
@@ -130,7 +130,9 @@ def rnnt_loss_from_joint(
         tile=None if tile is None else _check_tile(tile),
     )
     _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
-    jnp.result_type(*(x.dtype for x in joint.weights))  # raises where dtypes may not be promoted
+    operands = joint.encoder, joint.predictor, joint.kernel, joint.bias
+    # An error where jax_numpy_dtype_promotion does not let them be promoted.
+    jnp.result_type(*(x.dtype for x in operands if x is not None))
     return checked_loss(
         "logits",
         joint,

@@ -13,6 +13,7 @@ import numpy as np
 from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.per_shard import BATCH, WHOLE, per_shard, spread_alike
+from jax_rnnt._xla.residuals import from_bits, to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.rows import joint_fused, joint_grid, joint_network, joint_tiles, pick
 from jax_rnnt.rows.activations import check_closure
@@ -57,14 +58,15 @@ class _Walk:
     activation: Callable
     min_posterior: float | None
     tile: Tile
-    is_chosen: bool  # the tile, from the shapes
+    is_chosen: bool  # the tile was chosen from the shapes, not given
     blank: int
     insist: bool
 
     def tile_of(self, weights: joint_network.Weights, parts: tuple[str, ...]) -> Tile:
-        """The tile of a batch or, if there are any, of one of its parts.
+        """The tile for these weights, which are a batch's or, if there are parts, one part's.
 
-        One device may hold all parts: a step then takes the tiles of every one.
+        A step takes tiles of every part, and one device may hold all of them: a chosen tile is
+        chosen for one part's sequences.
         """
         if not (parts and self.is_chosen):
             return self.tile
@@ -114,11 +116,11 @@ class _Backward:
 
 
 def _grouped(operands: Sequence[jax.Array]) -> tuple[Any, ...]:
-    """Weights, labels and, of the backward, rows and both cotangents."""
+    """Weights, labels and, of the backward, rows (which come as bits) and both cotangents."""
     weights, labels = joint_network.Weights(*operands[:4]), pick.ColumnLabels(*operands[4:6])
     if len(operands) == 6:
         return weights, labels
-    return weights, labels, joint_network.Rows(*operands[6:10]), *operands[10:]
+    return weights, labels, joint_network.Rows(*from_bits(*operands[6:10])), *operands[10:]
 
 
 def _fused_where_it_fits(fused, plain, walk, operands):
@@ -132,7 +134,7 @@ def _fused_where_it_fits(fused, plain, walk, operands):
 def choose_tile(
     T: int, U: int, H: int, V: int, sequences: int, dtype: np.dtype, activation: Callable
 ) -> Tile:
-    """The tile that a loss without one takes."""
+    """The tile of a loss to which none was given."""
     wave = joint_fused.wave(H, V, dtype, activation)
     return joint_grid.choose(T, U, H, V, sequences, dtype, wave=wave)
 
@@ -151,7 +153,7 @@ def joint_to_arcs(
         H = weights.kernel.shape[0]
         tile = choose_tile(T, U, H, V, math.prod(batch), weights.dtype, joint.activation)
     else:
-        # No wider than the lattice, but for the tile that the fused kernels take of any.
+        # A given tile is cut to the lattice's size, but not below the one of the fused kernels.
         most_frames, most_labels = map(max, (T, U), joint_grid.WHOLE_TILE)
         frames, labels_count, at_once = joint.tile
         tile = Tile(min(frames, most_frames), min(labels_count, most_labels), at_once)
@@ -181,20 +183,21 @@ def _arcs_forward(*arguments):
         result_kinds=(BATCH,) * 4,
         num_batch_dims=num_batch_dims,
     )
-    return tuple(rows[:2]), (*operands, *rows)
+    return tuple(rows[:2]), (operands, to_bits(*rows))
 
 
 def _arcs_backward(walk, num_batch_dims, residuals, cotangents):
+    operands, kept = residuals
     gradients = per_shard(
         _Backward(walk),
-        *residuals,
+        *operands,
+        *kept,
         *cotangents,
         kinds=(*_WEIGHT_KINDS, *(BATCH,) * 8),
         result_kinds=_WEIGHT_KINDS,
         num_batch_dims=num_batch_dims,
     )
-    operands = residuals[:4]
-    return *(g.astype(x.dtype) for g, x in zip(gradients, operands, strict=True)), None, None
+    return *(g.astype(x.dtype) for g, x in zip(gradients, operands[:4], strict=True)), None, None
 
 
 _arcs.defvjp(_arcs_forward, _arcs_backward)

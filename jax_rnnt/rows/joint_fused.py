@@ -52,7 +52,10 @@ def forward(
 
 
 class FusedCells(Cells):
-    """By one kernel before the products and one behind them; tiles are whole ones."""
+    """A step's cells computed by one kernel before the matrix products and one after them.
+
+    The tiles are of WHOLE_TILE cells.
+    """
 
     def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation):
         del grid
@@ -84,7 +87,7 @@ def _has_hopper() -> bool:
 
 
 def _packed_sizes(H: int, V: int) -> tuple[int, int] | None:
-    """Bytes of what `_pack` makes of a kernel (H, V) and a bias (V,), None if it takes no such."""
+    """Bytes of a packed kernel (H, V) and bias (V,), None for sizes that `_pack` refuses."""
     module = ffi.native_module("cuda")
     return None if module is None else module.joint_packed_sizes(H, V)
 

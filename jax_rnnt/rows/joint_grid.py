@@ -34,8 +34,8 @@ def choose(
 ) -> Tile:
     """Tiles of at most 16 x 8 cells, and as many at once as are fast in little memory.
 
-    `wave`: for kernels (`joint_fused`) that take whole tiles, so many at a time, and make no
-    logits beside their gradients.
+    `wave`: how many tiles the fused kernels (`joint_fused`) work on at a time, None where they do
+    not run. They take whole tiles only, and store gradients but no logits.
     """
     frames, labels = WHOLE_TILE
     if wave is None:
@@ -56,20 +56,24 @@ def choose(
     return Tile(frames, labels, min(at_once, max(tiles, 1)))
 
 
-# What a step's activations, their gradients and logits may take. On two cores with 2 MiB of
+# Bytes that a step's activations, their gradients and logits may take. On two cores with 2 MiB of
 # second-level cache each, float32, forward and backward of (N, T, U, H, V) = (4, 200, 50, 320, 512)
 # took 292 ms with 0.6 MB, 214 with 2.4, 211 with 4.7, 204 with 9.4 and 294 with logits as one
 # array; of (2, 100, 30, 256, 2000) 118 with 1.2 MB, 102 with 4.8, 110 with 9.6 and 121 with logits.
 _CPU_STEP_BYTES = 2**22
 # On an H100, without the fused kernels, (32, 400, 100, 640, 1024) took 13.1 ms with 92 MB, 11.8
-# with 184 MB and 11.3 with 370: a 64th of what all cells would take is near enough. Below the
-# least, starting the step's dozen kernels takes as long as running them.
+# with 184 MB and 11.3 with 370: a 64th of what all cells would take is near enough. Starting
+# the dozen kernels of a step of fewer bytes than the least takes as long as running them.
 _LEAST_STEP_BYTES = 2**25
 _MOST_STEP_BYTES = 2**28
 
 
 class Grid:
-    """The tiles of all sequences: number (n * frames + i) * labels + j, in blocks i and j."""
+    """The tiles of all sequences.
+
+    Block i of a sequence's frames and block j of its labels make one tile, whose number in sequence
+    n is (n * frames + i) * labels + j.
+    """
 
     def __init__(self, weights: Weights, labels: pick.ColumnLabels, tile: Tile):
         self.encoder = _blocks(weights.encoder, tile.frames)
@@ -81,7 +85,7 @@ class Grid:
         self.frames = math.ceil(self._T / tile.frames)
         self.labels = math.ceil(self._U / tile.labels)
         self.size = self._sequences * self.frames * self.labels
-        # One device's part of a batch may have fewer tiles than a step of the whole takes.
+        # A device's part of the batch may have fewer tiles than the whole batch's steps take.
         self.tile = tile._replace(at_once=min(tile.at_once, max(self.size, 1)))
 
     def list(self, wanted, parts):
@@ -89,12 +93,12 @@ class Grid:
 
         Args:
             wanted: (N, frames, labels) booleans.
-            parts: names of axes over which this is mapped.
+            parts: names of the axes over which this is mapped, each a cut of the batch.
 
         Returns:
-            (R,) int32 numbers, `size` behind the last, R a multiple of at_once; () how many steps
-            they take in the part of the longest list; (size,) int32 places of the tiles in the
-            list, beyond it if not wanted.
+            (R,) int32 numbers, `size` behind the last, R a multiple of at_once; (), how many steps
+            the longest list of all parts takes; (size,) int32 places of the tiles in the list,
+            beyond it for tiles that are not wanted.
         """
         wanted = wanted.reshape(-1)
         numbers = jnp.arange(self.size, dtype=jnp.int32)
@@ -160,7 +164,7 @@ def unblocked(blocks, like):
 
 
 def take(x, indices):
-    """Entries of x by their numbers, one beyond the last being the last."""
+    """Entries of x by their numbers; a number beyond the last entry's takes the last."""
     return x.at[indices].get(mode="clip")
 
 

@@ -9,9 +9,9 @@ from jax_rnnt.rows.joint_network import Rows
 
 
 def left_out(dtype) -> float:
-    """Which part of the logits' gradient, by its L1 norm, the backward may leave out.
+    """The part of the logits' gradient, by its L1 norm, that the backward may leave out.
 
-    Of each block of frames and of each block of labels, as wide as a tile.
+    It may do so in each block of frames and in each block of labels, which are as wide as a tile.
     """
     return {"float64": 1e-13, "float32": 1e-6, "float16": 2**-13, "bfloat16": 2**-10}[dtype.name]
 
@@ -53,7 +53,7 @@ def _gradient_norms(rows, labels, blank_cotangents, label_cotangents, *, blank):
     """(N, T, U), the L1 norm of each row of the logits' gradient, known without the logits.
 
     |c_blank - s P_blank| + |c_label - s P_label| + |s| (1 - P_blank - P_label) with s = c_blank +
-    c_label, the first two without the cancellation that a confident model's would suffer.
+    c_label. The first two are written such that nothing cancels where a model is confident.
     """
     same = labels[:, None] == blank
     blank_cotangents += jnp.where(same, label_cotangents, 0)
@@ -71,7 +71,7 @@ def _gradient_norms(rows, labels, blank_cotangents, label_cotangents, *, blank):
 
 
 def _enough(norms, part, axis):
-    """Which tiles to take so that along the axis the others' norms sum to at most that part."""
+    """Whether to take each tile: the norms of the others sum to at most this part of the axis'."""
     ascending = jnp.sort(norms, axis)
     sums = jnp.cumsum(ascending, axis)
     dropped = (sums <= part * norms.sum(axis, keepdims=True)).sum(axis, keepdims=True)

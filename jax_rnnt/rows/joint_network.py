@@ -25,10 +25,10 @@ class Weights(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """What the activations and the matrix products' operands are.
+        """The dtype of the activations and of the matrix products' operands.
 
-        Whatever jax_numpy_dtype_promotion is by the time that this is traced: the public function
-        has asked it.
+        The public function asks jax_numpy_dtype_promotion. What is traced later does not, as the
+        option may be another one by then.
         """
         with jax.numpy_dtype_promotion("standard"):
             return jnp.result_type(*(x.dtype for x in self))
@@ -36,8 +36,8 @@ class Weights(NamedTuple):
     def project(self, activations: jax.Array) -> jax.Array:
         """Logits (..., V) of activations (..., H), in the accumulator's dtype.
 
-        Rounded to a half dtype, they would have to be rounded alike in forward and backward: the
-        gradient at a symbol of probability near 1 is what two numbers leave of each other.
+        If they were rounded to a half dtype, forward and backward would have to round them alike:
+        the gradient at a symbol of probability near 1 is what two numbers leave of each other.
         """
         dtype = accumulator_dtype(self.dtype)
         contract = (activations.ndim - 1,), (0,)
@@ -69,7 +69,7 @@ def logits(
     encoder, predictor = weights.encoder.astype(dtype), weights.predictor.astype(dtype)
     sums = encoder[..., None, :] + predictor[..., None, :, :]
     inside = reference.is_read(labels, weights.kernel.shape[-1])[..., None]
-    # What has no gradient has none with respect to the kernel, either, that others share.
+    # A row without a gradient adds none to the kernel's, which it shares with the others.
     values = jnp.where(inside, lax.stop_gradient(activation(sums)), 0)
     usable = inside & jnp.isfinite(values.astype(weights.dtype)).all(-1, keepdims=True)
     activations = jnp.where(usable, activation(jnp.where(usable, sums, 0)), values)

@@ -33,7 +33,8 @@ def forward(
 ) -> Rows:
     """The arcs and the normalisers of every row that is not padding.
 
-    `parts`: names of axes over which this is mapped, the loop taking as many steps in each part.
+    `parts`: names of the axes over which this is mapped, each a cut of the batch. The loop takes as
+    many steps in every part.
     """
     grid = Grid(weights, labels, tile)
     tile = grid.tile
@@ -57,7 +58,7 @@ def forward(
     shape = (listed.size, tile.frames, tile.labels)
     empty = varying_as(listed, *(jnp.zeros(shape, dtype) for _ in Rows._fields))
     kept = lax.fori_loop(0, steps, step, empty)
-    padding = -np.inf, -np.inf, 0, 0  # as the row kernels have it
+    padding = -np.inf, -np.inf, 0, 0  # what the row kernels write in padding
     return Rows(*(grid.cells(k, places, fill) for k, fill in zip(kept, padding)))
 
 
@@ -118,7 +119,7 @@ def backward(
 
 
 class Cells:
-    """What the backward computes of a step's cells but for the matrix products.
+    """What the backward computes of a step's cells beside the matrix products.
 
     Args of the constructor: the grid, the operands, the labels, what the forward kept of the rows,
     both arcs' cotangents (N, T, U), and the blank's index.
@@ -149,7 +150,7 @@ class Cells:
 
 
 class PlainCells(Cells):
-    """By XLA and the row kernels."""
+    """A step's cells computed by XLA and the row kernels."""
 
     def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation, insist):
         del labels

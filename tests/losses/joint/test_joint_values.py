@@ -180,7 +180,7 @@ def test_training_follows_materialised_logits(rng):
 
     def materialised(joint):
         hidden = jnp.tanh(joint.encoder[:, :, None] + joint.predictor[:, None])
-        logits = hidden @ joint.kernel + joint.bias
+        logits = hidden @ joint.kernel + joint.bias[None, None, None]
         return jax_rnnt.rnnt_loss_from_logits(logits, *problem[1:], reduction="mean")
 
     def tiled(joint):
