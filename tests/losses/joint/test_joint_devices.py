@@ -137,7 +137,9 @@ def test_batches_spread_over_some_axes_or_several_dimensions(sizes, batch, spec,
         for i, x in enumerate(flat(problem))
     ]
     run = jax.jit(value_and_gradients).lower(*arguments).compile()
-    dims = sum(axis is not None for axis in spec)  # reduced one after the other
+    # One dimension is reduced after the other; an axis may have one device.
+    spread = [axis if isinstance(axis, tuple) else (axis,) for axis in spec if axis is not None]
+    dims = sum(math.prod(mesh.shape[axis] for axis in axes) > 1 for axes in spread)
     _assert_sums(run, 2 * dims, dims * (5 * 7 + 7))
     costs, gradients = run(*arguments)
     wanted = expected(problem)
