@@ -5,6 +5,7 @@ products and the row kernels, so that logits exist for one step's cells only. A 
 place twice and the steps follow each other: all sums are taken in one order.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -101,9 +102,10 @@ def backward(
         activations, gradients, bias_gradient = cells.gradients(tiles)
         hidden_gradients = product(gradients, kernel, ((3,), (1,)))
         encoder_parts, predictor_parts = cells.hidden(tiles, hidden_gradients)
+        add = functools.partial(add_blocks, is_spread=bool(parts))
         return Weights(
-            add_blocks(sums.encoder, grid.encoder_block(tiles), encoder_parts),
-            add_blocks(sums.predictor, grid.predictor_block(tiles), predictor_parts),
+            add(sums.encoder, grid.encoder_block(tiles), encoder_parts),
+            add(sums.predictor, grid.predictor_block(tiles), predictor_parts),
             sums.kernel + product(activations, gradients, ((0, 1, 2), (0, 1, 2)), dtype),
             sums.bias + bias_gradient,
         )
