@@ -50,24 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rest = []
     for item in items:
         if any(item.path.is_relative_to(_TESTS / path) for path in DEPENDS_ON_JAX):
             item.add_marker("jax")
         else:
             rest.append(item)
-        if config.pluginmanager.has_plugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
     for item in rest[::SAMPLE]:
         item.add_marker("jax")
-
-
-def _group(item: pytest.Item) -> str:
-    """Tests of one loss, or of one file, share compiled functions: `--dist loadgroup`."""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    losses = [x for x in parameters.values() if isinstance(x, support.Loss)]
-    return str(losses[0]) if losses else item.path.stem
 
 
 def pytest_sessionstart() -> None:
