@@ -146,7 +146,7 @@ class RNNTJoint(nnx.Module):
         encoder, predictor, kernel, bias = self._operands(encoder, predictor)
         activation = resolve_activation(self.activation)
         logits = activation(encoder[..., :, None, :] + predictor[..., None, :, :]) @ kernel
-        return logits if bias is None else logits + bias
+        return logits if bias is None else logits + jnp.expand_dims(bias, range(logits.ndim - 1))
 
     def loss(
         self,
