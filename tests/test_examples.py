@@ -68,9 +68,10 @@ def test_killed_training_goes_on_along_the_same_curve(digits, tmp_path):
         try:
             process.stdin.write(pickle.dumps(config))
             process.stdin.close()
-            while not any(path.name.startswith("20") for path in tmp_path.iterdir()):
-                assert process.poll() is None, "it ended too early"
-                time.sleep(0.001)
+            for step, seconds in (("10", 0.1), ("20", 0.001)):
+                while not any(path.name.startswith(step) for path in tmp_path.iterdir()):
+                    assert process.poll() is None, "it ended too early"
+                    time.sleep(seconds)
         finally:
             process.kill()
 
