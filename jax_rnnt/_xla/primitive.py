@@ -189,11 +189,11 @@ class Kernel:
             ffi.warn_once(fault)
 
         def fallback(*arrays):
-            is_bits = [i in self._bits and x.dtype.kind == "u" for i, x in enumerate(arrays)]
-            floats = (from_bits(x)[0] if bits else x for bits, x in zip(is_bits, arrays))
-            return list(call(*floats, **dict(attributes)))
+            return list(call(*arrays, **dict(attributes)))
 
-        return mlir.lower_fun(fallback, multiple_results=True)(ctx, *operands)
+        avals_in, operands = self._floats(ctx, operands)
+        lower = mlir.lower_fun(fallback, multiple_results=True)
+        return lower(ctx.replace(avals_in=avals_in), *operands)
 
     def _lower_overwriting(self, ctx, *operands, **params):
         platforms = ctx.platforms or ctx.module_context.platforms

@@ -51,12 +51,14 @@ def check_compact(name, rows, labels, frames_lengths, labels_lengths, where):
 
 def _check_compact_labels(labels, labels_lengths: np.ndarray, vocabulary: int, where) -> None:
     """ValueError if concrete labels (L,) are too few or, where they count, outside [0, V)."""
-    counted = np.ones(labels_lengths.shape, bool) if where is None else np.asarray(where)
-    used = np.repeat(counted, np.maximum(labels_lengths, 0))
-    if used.size > labels.size:
+    lengths = np.maximum(labels_lengths, 0)
+    needed = int(lengths.astype(np.int64).sum())  # before as many entries are made
+    if needed > labels.size:
         raise ValueError(
-            f"labels must have sum(labels_lengths) = {used.size} entries, got {labels.size}."
+            f"labels must have sum(labels_lengths) = {needed} entries, got {labels.size}."
         )
+    counted = np.ones(lengths.shape, bool) if where is None else np.asarray(where)
+    used = np.repeat(counted, lengths)
     _checks.labels_values(labels, np.pad(used, (0, labels.size - used.size)), vocabulary)
 
 

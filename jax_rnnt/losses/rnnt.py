@@ -47,7 +47,8 @@ def rnnt_loss(
         compact: whether log_probs and labels are packed; lengths may be traced all the same.
         where: (...) booleans, None for all true: sequences for which it is false are left out of
             value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
-            their lengths and labels may be anything.
+            their lengths and labels may be anything. Compact: their lengths still say how many rows
+            and labels they have.
 
     Returns:
         (...) nats, or () after a reduction; float32 (float64 for float64). +inf with zero gradients
@@ -124,7 +125,8 @@ def rnnt_loss_from_logits(
             and the blank arcs' gradients stay. May be traced.
         where: (...) booleans, None for all true: sequences for which it is false are left out of
             value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
-            their lengths and labels may be anything.
+            their lengths and labels may be anything. Compact: their lengths still say how many rows
+            and labels they have.
         compact: whether logits and labels are packed; lengths may be traced all the same.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX (differentiable twice where not compact).

@@ -84,6 +84,19 @@ def test_errors_name_where(loss, rng, where, error, match):
         _run(loss, ragged(rng, (4,), 4, 3, 5), where)
 
 
+def test_huge_compact_lengths_are_told_and_make_no_array():
+    """Frames are traced, so the rows that they need are not known."""
+    lengths = np.full(4, 2**31 - 1)
+    with pytest.raises(ValueError, match=r"sum\(labels_lengths\) = 8589934588 entries, got 2"):
+        jax.eval_shape(
+            lambda rows, frames: jax_rnnt.rnnt_loss_from_logits(
+                rows, [1, 2], frames, lengths, compact=True
+            ),
+            jnp.zeros((9, 3)),
+            jnp.ones(4, jnp.int32),
+        )
+
+
 def test_vmap_over_where(rng):
     rows, *rest = ragged(rng, (4,), 4, 3, 5)
     one = jax.vmap(lambda *x: jax_rnnt.rnnt_loss_from_logits(*x[:4], where=x[4]))
