@@ -7,7 +7,8 @@ registration (see `ffi`), the attribute `num_batch_dims` and a Shardy rule. Kern
 and not calls of `jax.ffi.ffi_call`, for these three, and for types that follow explicit sharding
 and shard_map's varying axes.
 
-Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...).
+Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...). A star, as in
+"TU*", stands for any number of such operands, or results, one after the other.
 """
 
 import functools
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
@@ -35,10 +37,13 @@ class Kernel:
 
     Args:
         name: of the primitive, and stem of the custom call targets.
-        operands: the dimensions of each operand behind the batch dimensions.
+        operands: the dimensions of each operand behind the batch dimensions. One of them may end in
+            a star.
         results: the dimensions of each result behind the batch dimensions: a string of letters and
             digits, one a dimension; a sequence of letters and numbers; or, for a result of one
-            dimension, a function from the sizes by letter to its size.
+            dimension, a function from the sizes by letter to its size. One of the strings may end
+            in a star: there are as many of that result as of the operand with a star, or as the
+            attribute `repeats` says where no operand has one.
         result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that debug_nans takes no unwritten memory for a NaN.
@@ -95,9 +100,9 @@ class Kernel:
 
         Args:
             insist: raise NotImplementedError on a platform without the kernel.
-            attributes: numbers that the handler and the fallback take.
+            attributes: numbers and tuples of integers that the handler and the fallback take.
         """
-        num_batch_dims = operands[0].ndim - len(self.operands[0])
+        num_batch_dims = operands[0].ndim - len(self.operands[0].rstrip("*"))
         return self._primitive.bind(
             *operands, num_batch_dims=num_batch_dims, insist=insist, attributes=_freeze(attributes)
         )
@@ -112,10 +117,12 @@ class Kernel:
         return primitive
 
     def _abstract_eval(self, *operands, num_batch_dims, insist, attributes):
-        del insist, attributes
+        del insist
+        repeats = self._repeats(len(operands), attributes)
+        own_operands = [dims for dims, _ in _expand(self.operands, repeats)]
         sizes: dict[str, int] = {}
         batch = operands[0].shape[:num_batch_dims]
-        for operand, dims in zip(operands, self.operands, strict=True):
+        for operand, dims in zip(operands, own_operands, strict=True):
             wrong = (
                 operand.ndim != num_batch_dims + len(dims)
                 or operand.shape[:num_batch_dims] != batch
@@ -132,8 +139,14 @@ class Kernel:
         like = operands[0].update(sharding=sharding.update(spec=PartitionSpec()))
         return [
             self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
-            for dims, dtype in self._result_types(self._own_dtype(operands[0]))
+            for dims, dtype in self._result_types(self._own_dtype(operands[0]), repeats)
         ]
+
+    def _repeats(self, count, attributes):
+        """How often the operand or result with a star occurs in a call with `count` operands."""
+        if any(dims.endswith("*") for dims in self.operands):
+            return count - len(self.operands) + 1
+        return dict(attributes).get("repeats", 1)
 
     def _own_dtype(self, first_operand):
         is_bits = 0 in self._bits and first_operand.dtype.kind == "u"
@@ -142,20 +155,21 @@ class Kernel:
     def _floats(self, ctx, values):
         """The avals and MLIR values of the operands, with those given as bits made floats."""
         avals, values = list(ctx.avals_in), list(values)
-        for i in self._bits:
-            if avals[i].dtype.kind == "u":
+        expanded = _expand(self.operands, self._repeats(len(avals), ()))
+        for i, (_, own_index) in enumerate(expanded):
+            if own_index in self._bits and avals[i].dtype.kind == "u":
                 floats = avals[i].update(dtype=floats_dtype(avals[i].dtype))
                 lower = mlir.lower_fun(from_bits, multiple_results=True)
                 own = ctx.replace(avals_in=[avals[i]], avals_out=[floats])
                 avals[i], (values[i],) = floats, lower(own, values[i])
         return avals, values
 
-    def _result_types(self, dtype, platform=""):
+    def _result_types(self, dtype, repeats, platform=""):
         accumulator = accumulator_dtype(dtype)
         own = accumulator if self._result_dtype == "accumulator" else dtype
         special = dict.fromkeys(self._kept, bits_dtype(accumulator))
         special |= dict.fromkeys(self._accumulated, accumulator)
-        yield from ((dims, special.get(i, own)) for i, dims in enumerate(self.results))
+        yield from ((dims, special.get(i, own)) for dims, i in _expand(self.results, repeats))
         yield from ((dims, accumulator) for dims in self._scratch.get(platform, ()))
 
     def _aval(self, like, dims, dtype, sizes, num_batch_dims, spec):
@@ -216,19 +230,21 @@ class Kernel:
             )
         avals_in, operands = self._floats(ctx, operands)
         like = avals_in[0]
-        sizes = _sizes(avals_in, self.operands, num_batch_dims)
-        types = list(self._result_types(like.dtype, platform))
+        repeats = self._repeats(len(avals_in), attributes)
+        own_operands = [dims for dims, _ in _expand(self.operands, repeats)]
+        sizes = _sizes(avals_in, own_operands, num_batch_dims)
+        types = list(self._result_types(like.dtype, repeats, platform))
         spec = (None,) * num_batch_dims
         results = [
             self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
-            for dims, dtype in types[len(self.results) :]
+            for dims, dtype in types[len(ctx.avals_out) :]
         ]
         avals_out = [*ctx.avals_out, *results]
         extra = None
         static = all(isinstance(size, int) for aval in avals_in for size in aval.shape)
         if num_batch_dims and static:
             rule = sharding_rule(
-                [(aval, dims) for aval, dims in zip(avals_in, self.operands)],
+                [(aval, dims) for aval, dims in zip(avals_in, own_operands)],
                 [(aval, dims) for aval, (dims, _) in zip(avals_out, types)],
                 num_batch_dims,
             )
@@ -244,8 +260,8 @@ class Kernel:
             extra_attributes=extra,
         )
         own = ctx.replace(avals_in=avals_in, avals_out=avals_out)
-        values = lower(own, *operands, **dict(attributes))
-        return values[: len(self.results)]
+        values = lower(own, *operands, **{key: _array(x) for key, x in attributes})
+        return values[: len(ctx.avals_out)]
 
 
 def run_eagerly(primitive: Primitive, *operands: jax.Array, **params: Any) -> list[jax.Array]:
@@ -285,6 +301,21 @@ def _may_overwrite(value: Any, platform: str) -> bool:
     argument = mlir.ir.BlockArgument(value)
     attributes = function.attributes["arg_attrs"][argument.arg_number]
     return any(name in attributes for name in ("tf.aliasing_output", "jax.buffer_donor"))
+
+
+def _expand(all_dims: Sequence, repeats: int) -> list[tuple[Any, int]]:
+    """Dimensions without a star, each with the index of what it was written as."""
+    expanded = []
+    for i, dims in enumerate(all_dims):
+        is_repeated = isinstance(dims, str) and dims.endswith("*")
+        own = dims[:-1] if is_repeated else dims
+        expanded += [(own, i)] * (repeats if is_repeated else 1)
+    return expanded
+
+
+def _array(attribute: Any) -> Any:
+    """A tuple of integers as handlers take it, anything else as it is."""
+    return np.asarray(attribute, np.int64) if isinstance(attribute, tuple) else attribute
 
 
 def _freeze(params: dict) -> tuple:
