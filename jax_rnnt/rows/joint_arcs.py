@@ -142,13 +142,13 @@ def choose_tile(
 def joint_to_arcs(
     joint: Joint, labels: pick.ColumnLabels, *, blank: int, implementation: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Both arcs' log-probabilities (..., T, U), as `pick.pick_rows` gives them of logits."""
+    """Both arcs' log-probabilities (..., T, U), as `pick.softmax_arcs` gives them of logits."""
     weights = joint.weights
     *batch, T, U, V = joint.shape
     if implementation == "reference" or 0 in batch:
         row_labels = labels.of_rows(T)
         logits = joint_network.logits(weights, row_labels, joint.activation)
-        return pick.pick_rows(logits, row_labels, blank=blank, implementation=implementation)
+        return pick.softmax_arcs(logits, row_labels, blank=blank, implementation=implementation)
     if joint.tile is None:
         H = weights.kernel.shape[0]
         tile = choose_tile(T, U, H, V, math.prod(batch), weights.dtype, joint.activation)

@@ -6,7 +6,7 @@ label for each row would be written once and read twice, 12 bytes a row beside 1
 at V = 28.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,15 @@ class ColumnLabels(NamedTuple):
         return reference.expand_columns(self.labels, self.counts, lines)
 
 
-class _Kernels(NamedTuple):
+class Kernels(NamedTuple):
+    """A row kernel and the one of its gradient."""
+
     forward: Kernel
     backward: Kernel
 
 
 # A row kernel takes labels in one of two forms; its other operands have one entry for each row.
-_BY_ROW = _Kernels(
+_BY_ROW = Kernels(
     Kernel(
         "pick_forward",
         operands=("V", ""),
@@ -57,14 +59,14 @@ _BY_ROW = _Kernels(
         fallback=lambda *operands, blank: [reference.pick_backward(*operands, blank=blank)],
     ),
 )
-BY_COLUMN = _Kernels(
+BY_COLUMN = Kernels(
     Kernel(
         "pick_forward_columns",
         operands=("RCV", "C", ""),
         results=("RC",) * 4,
         result_dtype="accumulator",
         fallback=lambda logits, *labels, blank: reference.pick_forward(
-            logits, _each_row(logits, ColumnLabels(*labels)), blank=blank
+            logits, each_row(logits, ColumnLabels(*labels)), blank=blank
         ),
     ),
     Kernel(
@@ -76,7 +78,7 @@ BY_COLUMN = _Kernels(
         overwrites=True,
         fallback=lambda logits, labels, counts, *rows, blank: [
             reference.pick_backward(
-                logits, _each_row(logits, ColumnLabels(labels, counts)), *rows, blank=blank
+                logits, each_row(logits, ColumnLabels(labels, counts)), *rows, blank=blank
             )
         ],
     ),
@@ -132,10 +134,10 @@ def log_softmax_pick(
         )
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     blank = _checks.blank_index(blank, logits.shape[-1])
-    return pick_rows(logits, jnp.asarray(labels), blank=blank, implementation=implementation)
+    return softmax_arcs(logits, jnp.asarray(labels), blank=blank, implementation=implementation)
 
 
-def pick_rows(
+def softmax_arcs(
     logits: jax.Array,
     labels: jax.Array | ColumnLabels,
     *,
@@ -144,17 +146,18 @@ def pick_rows(
 ) -> tuple[jax.Array, jax.Array]:
     """log_softmax_pick on checked arguments, with labels by row or by column."""
     if implementation == "reference":
-        return reference.log_softmax_pick(logits, _each_row(logits, labels), blank=blank)
-    logits, labels = _vary_alike(logits, labels)
+        return reference.log_softmax_pick(logits, each_row(logits, labels), blank=blank)
+    logits, labels = vary_with_labels(logits, labels)
     return _log_softmax_pick(logits, labels, blank, implementation == "native")
 
 
-def _each_row(logits, labels):
+def each_row(logits: jax.Array, labels: jax.Array | ColumnLabels) -> jax.Array:
     """(...), one label for each row of logits (..., V)."""
     return labels.of_rows(logits.shape[-3]) if isinstance(labels, ColumnLabels) else labels
 
 
-def _vary_alike(logits, labels):
+def vary_with_labels(logits: jax.Array, labels: Any) -> tuple[jax.Array, Any]:
+    """Logits and labels in one of the two forms that vary over the same manual mesh axes."""
     leaves, structure = jax.tree.flatten(labels)
     logits, *leaves = vary_alike(logits, *leaves)
     return logits, jax.tree.unflatten(structure, leaves)
@@ -202,8 +205,8 @@ def gather_rows(
     The dense gradient is one fused pass that only writes, and exists only if autodiff asks for it.
     """
     del implementation
-    log_probs, labels = _vary_alike(log_probs, labels)
-    return _gather_rows(log_probs, _each_row(log_probs, labels), blank, log_probs.shape[-1])
+    log_probs, labels = vary_with_labels(log_probs, labels)
+    return _gather_rows(log_probs, each_row(log_probs, labels), blank, log_probs.shape[-1])
 
 
 @custom_vjp(2, 3)

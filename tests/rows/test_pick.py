@@ -1,7 +1,6 @@
 """Rows labelled by column, and rows of extreme logits."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,53 +9,23 @@ import oracle
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import DTYPES, IMPLEMENTATIONS, needs_native, precision
+from rows_problems import rows_by_column
+from support import DTYPES, WAYS, needs_native, precision
 from tolerances import assert_costs, assert_gradients, assert_same_bits
 
 import jax_rnnt
-from jax_rnnt._xla import ffi
-from jax_rnnt.rows.pick import ColumnLabels, pick_rows
-
-
-class Way(NamedTuple):
-    """An implementation, and how many symbols it is given: shapes that no other way compiles."""
-
-    implementation: str | None
-    V: int
-
-
-WAYS = [*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")]
-
-
-@pytest.fixture(params=WAYS)
-def way(request, monkeypatch) -> Way:
-    """As `implementation`; also None where no kernel is there: primitives run their fallback."""
-    if request.param != "fallback":
-        return Way(request.param, 7)
-    monkeypatch.setattr(ffi, "native_module", lambda platform: None)
-    return Way(None, 11)
+from jax_rnnt.rows.pick import ColumnLabels, softmax_arcs
 
 
 def _problem(rng, batch, R, C, V, dtype="float32"):
-    """Logits (*batch, R, C, V) whose padding is NaN, labels of every kind, and cotangents."""
-    labels = rng.integers(-1, V, (*batch, C)).astype(np.int32)
-    senseless = rng.choice(np.array([-2, -(2**31), 2**31 - 1, V, V + 1], np.int32), labels.shape)
-    labels = np.where(rng.random(labels.shape) < 0.2, senseless, labels)
-    counts = np.asarray(rng.integers(-1, R + 2, batch), np.int32)
-    chance = rng.random(batch)
-    counts = np.where(chance < 0.1, np.int32(2**31 - 1), counts)
-    counts = np.where(chance > 0.9, np.int32(-(2**31)), counts)
-    beyond = np.arange(R)[:, None] >= counts[..., None, None]
-    unlabelled = ((labels < -1) | (labels >= V))[..., None, :]
-    logits = rng.standard_normal((*batch, R, C, V))
-    logits = np.where((beyond | unlabelled)[..., None], np.nan, logits).astype(jnp.dtype(dtype))
+    """Rows by column and cotangents of both arcs."""
+    logits, labels = rows_by_column(rng, batch, R, C, V, dtype)
     wide = np.float64 if dtype == "float64" else np.float32
-    cotangents = rng.standard_normal((2, *batch, R, C)).astype(wide)
-    return logits, ColumnLabels(labels, counts), cotangents
+    return logits, labels, rng.standard_normal((2, *batch, R, C)).astype(wide)
 
 
 def _arcs_and_gradients(implementation, logits, labels, cotangents, blank=1):
-    pick = functools.partial(pick_rows, blank=blank, implementation=implementation)
+    pick = functools.partial(softmax_arcs, blank=blank, implementation=implementation)
     arcs, vjp = jax.vjp(lambda x: pick(x, labels), logits)
     return *arcs, *vjp((cotangents[0], cotangents[1]))
 
@@ -135,7 +104,7 @@ MAPPED = [(0, 0, 0), (0, None, 0), (0, 0, None), (None, 0, 0)]
 @pytest.mark.parametrize(("way", "mapped"), list(_ways_and(MAPPED, MAPPED[1::2])), indirect=["way"])
 def test_vmap_over_some_operands(way, mapped, rng):
     logits, labels, cotangents = _problem(rng, (3, 5), 4, 3, way.V)
-    pick = functools.partial(pick_rows, blank=1, implementation=way.implementation)
+    pick = functools.partial(softmax_arcs, blank=1, implementation=way.implementation)
     operands = [x if m == 0 else x[0] for x, m in zip((logits, *labels), mapped)]
     spread = [x if m == 0 else np.stack([x] * 3) for x, m in zip(operands, mapped)]
 
@@ -174,7 +143,7 @@ def test_sharded_groups_stay_where_they_are(way, kind, rng):
 def test_operands_that_do_not_fit_together():
     logits, counts = jnp.zeros((2, 4, 3, 7)), jnp.zeros(2, jnp.int32)
     with pytest.raises(ValueError, match=r"pick_forward_columns.*do not fit"):
-        pick_rows(
+        softmax_arcs(
             logits, ColumnLabels(jnp.zeros((2, 4), jnp.int32), counts), blank=0, implementation=None
         )
 

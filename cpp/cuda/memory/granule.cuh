@@ -166,11 +166,21 @@ struct Granule {
                       MaskWordColumns(granule.z, column + 2 * W::kElements, V),
                       MaskWordColumns(granule.w, column + 3 * W::kElements, V));
   }
+  // -inf in place of one element.
+  static __device__ __forceinline__ uint4 MaskElement(const uint4& granule, uint32_t element) {
+    return make_uint4(MaskWordElement(granule.x, element),
+                      MaskWordElement(granule.y, element - W::kElements),
+                      MaskWordElement(granule.z, element - 2 * W::kElements),
+                      MaskWordElement(granule.w, element - 3 * W::kElements));
+  }
 
  private:
   static __device__ __forceinline__ uint32_t MaskWordColumns(uint32_t word, uint32_t column,
                                                              uint32_t V) {
     return MaskWord<T>(word, column < V, column + 1 < V);
+  }
+  static __device__ __forceinline__ uint32_t MaskWordElement(uint32_t word, uint32_t element) {
+    return MaskWord<T>(word, element != 0, element != 1);
   }
 };
 

@@ -52,6 +52,14 @@ __device__ __forceinline__ bool IsLargeMaximum(float maximum) {
   return fabsf(maximum) >= kLargeMaximum;
 }
 
+// exp((logit - maximum) - log_sum)
+__device__ __forceinline__ float Softmax(float logit, float maximum, float log_sum) {
+  return Exp2(fmaf(logit - maximum, kLog2E, -log_sum * kLog2E));
+}
+__device__ __forceinline__ double Softmax(double logit, double maximum, double log_sum) {
+  return exp((logit - maximum) - log_sum);
+}
+
 }  // namespace jax_rnnt::cuda
 
 #endif  // JAX_RNNT_CUDA_ROWS_EXPONENTS_CUH_

@@ -3,14 +3,22 @@
 // cotangents of the two to the cotangents of the row's logits. Rows know nothing of lattices;
 // core/row_label.h says what a row's label means.
 //
-//   pick_forward.cu          the forward's equations and the choice among its kernels
-//   pick_forward_tile.cuh    rows of up to 512 logits, by tiles of whole rows
-//   pick_forward_rows.cuh    every other row
-//   pick_backward.cu         the backward's equations and its kernels
-//   row_cotangents.cuh       a granule of logits turned into cotangents; which rows become zeros
+//   pick.h, entries.h        the functions: log_softmax_pick's, and those of all other rows
+//   pick_forward.cu,         what the forward takes of a row
+//   entries_forward.cu
+//   forward.cuh              the choice among the forward's kernels
+//   forward_tile.cuh         rows of up to 512 logits, by tiles of whole rows
+//   forward_rows.cuh         every other row
+//   left_out.cuh             columns that a row's sum leaves out
+//   pick_backward.cu,        the backward's equations, and what its kernels do to a row
+//   entries_backward.cu
+//   backward.cuh             the backward's kernels
+//   row_cotangents.cuh       a granule of logits turned into cotangents; which rows become zeros:
+//   entry_cotangents.cuh     log_softmax_pick's rows, and all others
 //   row_labels.cuh           labels by row and by column, as kernels read them
 //   row_sums.cuh             a row's running maximum and sum, and what is stored of it
 //   exponents.cuh            exponentials relative to a maximum
+//   accumulator.h            the type in which rows are summed
 #ifndef JAX_RNNT_CUDA_ROWS_PICK_H_
 #define JAX_RNNT_CUDA_ROWS_PICK_H_
 
@@ -19,18 +27,9 @@
 #include <cstdint>
 
 #include "core/row_label.h"
+#include "cuda/rows/accumulator.h"
 
 namespace jax_rnnt::cuda {
-
-// The type in which rows of T are summed, and of every array with one number a row.
-template <typename T>
-struct Accumulator {
-  using Type = float;
-};
-template <>
-struct Accumulator<double> {
-  using Type = double;
-};
 
 // Both functions are instantiated for T = float, __nv_bfloat16, __half and double. They enqueue one
 // kernel at most, allocate nothing, synchronise nothing and give the same bits for the same inputs.

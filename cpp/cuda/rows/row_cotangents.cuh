@@ -1,7 +1,7 @@
-// How the backward turns logits into their cotangents: the parameters of a block's rows in shared
-// memory, and a granule of logits in registers (pick_backward.cu has the equations). Rows whose
-// gradient is zero are found here: LoadRows leaves the cotangents of padding rows, and of rows
-// whose log_sum is not finite, at 0.
+// How the backward of log_softmax_pick turns logits into their cotangents: the parameters of a
+// block's rows in shared memory, and a granule of logits in registers (pick_backward.cu has the
+// equations). Rows whose gradient is zero are found here: LoadRows leaves the cotangents of padding
+// rows, and of rows whose log_sum is not finite, at 0.
 #ifndef JAX_RNNT_CUDA_ROWS_ROW_COTANGENTS_CUH_
 #define JAX_RNNT_CUDA_ROWS_ROW_COTANGENTS_CUH_
 
@@ -194,6 +194,16 @@ __device__ __forceinline__ void ToCotangentsInShortRows(const BlockRows& rows, u
   }
 }
 
+// The first `end` elements belong to one row, the others to the row after it.
+template <int kElements>
+__device__ __forceinline__ void SubtractLargeMaxima(float large_maximum, float next_large_maximum,
+                                                    uint32_t end, float (&values)[kElements]) {
+#pragma unroll
+  for (uint32_t j = 0; j < kElements; ++j) {
+    values[j] -= j < end ? large_maximum : next_large_maximum;
+  }
+}
+
 template <int kElements, bool kBranches>
 __device__ __forceinline__ void ToCotangents(const BlockRows& rows, bool has_large, uint32_t row,
                                              uint32_t column, uint32_t blank, uint32_t V,
@@ -201,12 +211,7 @@ __device__ __forceinline__ void ToCotangents(const BlockRows& rows, bool has_lar
   // The row after the block's last is inactive.
   const uint32_t next = row + 1;
   if (has_large) {
-    const float large_maximum = rows.large_maxima[row];
-    const float next_large_maximum = rows.large_maxima[next];
-#pragma unroll
-    for (uint32_t j = 0; j < kElements; ++j) {
-      values[j] -= j < V - column ? large_maximum : next_large_maximum;
-    }
+    SubtractLargeMaxima(rows.large_maxima[row], rows.large_maxima[next], V - column, values);
   }
   if (kBranches && column + kElements <= V) {
     ToCotangentsInOneRow<kElements>(rows.parameters[row], rows.labels[row], column, blank, values);

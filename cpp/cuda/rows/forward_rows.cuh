@@ -1,7 +1,7 @@
-// PickForwardRowsKernel: the forward of rows of any length at any alignment (pick_forward.cu has
-// the equations and the choice between the kernels).
-#ifndef JAX_RNNT_CUDA_ROWS_PICK_FORWARD_ROWS_CUH_
-#define JAX_RNNT_CUDA_ROWS_PICK_FORWARD_ROWS_CUH_
+// ForwardRowsKernel: the forward of rows of any length at any alignment (forward.cuh has the choice
+// between the kernels, and says what a Rule is).
+#ifndef JAX_RNNT_CUDA_ROWS_FORWARD_ROWS_CUH_
+#define JAX_RNNT_CUDA_ROWS_FORWARD_ROWS_CUH_
 
 #include <cstdint>
 
@@ -10,6 +10,7 @@
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
 #include "cuda/rows/exponents.cuh"
+#include "cuda/rows/left_out.cuh"
 #include "cuda/rows/row_labels.cuh"
 #include "cuda/rows/row_sums.cuh"
 
@@ -63,12 +64,12 @@ __device__ __forceinline__ void AddGranules(uint4 (&granules)[kBatch],
 
 // This lane's share of the row at `row`: every kLanes-th granule, kBatch of them in flight. The row
 // may start at any element. Its first and last granule hold elements of neighbouring rows, which
-// are masked. A granule that leaves the tensor [tensor_begin, tensor_end) is not loaded: lane 0
-// takes the row's elements in it one by one.
-template <typename T, int kLanes, int kBatch>
+// are masked, as are columns left out. A granule that leaves the tensor [tensor_begin, tensor_end)
+// is not loaded: lane 0 takes the row's elements in it one by one.
+template <typename T, int kLanes, int kBatch, typename LeftOut>
 __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tensor_begin,
-                                                    const T* tensor_end, uint32_t V,
-                                                    uint32_t lane) {
+                                                    const T* tensor_end, uint32_t V, uint32_t lane,
+                                                    const LeftOut& left_out) {
   using G = Granule<T>;
   constexpr uint32_t kElements = G::kElements;
   const uint32_t skipped =
@@ -85,13 +86,13 @@ __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tenso
     const uint32_t head = begin != 0 ? min(kElements - skipped, V) : 0;
 #pragma unroll 1
     for (uint32_t column = 0; column < head; ++column) {
-      AddElement(ToAccumulator(row[column]), &part);
+      if (!left_out.Has(column)) AddElement(ToAccumulator(row[column]), &part);
     }
     if (passes_end) {
 #pragma unroll 1
       for (uint32_t column = max(head, end * kElements > skipped ? end * kElements - skipped : 0);
            column < V; ++column) {
-        AddElement(ToAccumulator(row[column]), &part);
+        if (!left_out.Has(column)) AddElement(ToAccumulator(row[column]), &part);
       }
     }
   }
@@ -106,6 +107,7 @@ __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tenso
                      ? __ldg(reinterpret_cast<const uint4*>(aligned_row) + index)
                      : G::MinusInfinities();
     }
+    left_out.template Mask<T, kLanes>(first, skipped, batch);
     typename G::Maximum batch_maximum = G::LowestMaximum();
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
@@ -151,10 +153,10 @@ __device__ __forceinline__ PartialRow CombineWarps(PartialRow part) {
 
 // kLanes lanes take each row: up to a warp, several rows share a block of kRowsThreads; beyond, a
 // block of kLanes threads takes one row.
-template <typename T, int kLanes, int kBatch>
+template <typename T, int kLanes, int kBatch, typename Rule>
 __global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
-    PickForwardRowsKernel(const T* __restrict__ logits, DeviceRowLabels labels,
-                          RowResults<float> results, int64_t rows, int32_t V, int32_t blank) {
+    ForwardRowsKernel(const T* __restrict__ logits, DeviceRowLabels labels,
+                      typename Rule::Results results, int64_t rows, int32_t V, Rule rule) {
   constexpr bool kIsBlockPerRow = kLanes > kWarpSize;
   constexpr int kRowsPerBlock = kIsBlockPerRow ? 1 : kRowsThreads / kLanes;
   const int lane = threadIdx.x % kLanes;
@@ -166,36 +168,33 @@ __global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
   const bool is_padding = IsPaddingRow(label, V);
 
   PartialRow part;
-  float blank_logit = 0.f;
-  float label_logit = 0.f;
+  typename Rule::Kept kept;
   if (!is_padding) {
-    const T* row_logits = logits + row * V;
-    if (lane == 0) {
-      blank_logit = ToAccumulator(row_logits[blank]);
-      label_logit = ToAccumulator(row_logits[label == kNoLabel ? blank : label]);
-    }
-    part = SumShareOfRow<T, kLanes, kBatch>(row_logits, logits, logits + rows * V, V, lane);
+    const T* row_logits = logits + row * rule.Width(V);
+    rule.Keep(results, row_logits, label, lane, &kept);
+    part = SumShareOfRow<T, kLanes, kBatch>(row_logits, logits, logits + rows * rule.Width(V), V,
+                                            lane, rule.LeftOutOf(label));
   }
   part = CombineLanes<kIsBlockPerRow ? kWarpSize : kLanes>(part);
   if constexpr (kIsBlockPerRow) part = CombineWarps<kLanes / kWarpSize>(part);
-  if (lane == 0 && row < rows) {
+  if (lane < Rule::kStoringLanes && row < rows) {
     if (is_padding) {
-      StorePaddingRow(results, row);
+      rule.template StorePadding<kLanes>(results, row, lane);
     } else {
-      StoreRow(results, row, ExponentReference(part.maximum), part.sum, 0.f, blank_logit,
-               label_logit, label);
+      rule.template Store<kLanes>(results, row, ExponentReference(part.maximum), part.sum, 0.f,
+                                  kept, logits + row * rule.Width(V), label, lane);
     }
   }
 }
 
-template <typename T, int kLanes, int kBatch>
-cudaError_t LaunchPickForwardRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                                  const T* logits, const DeviceRowLabels& labels,
-                                  const RowResults<float>& results) {
+template <typename T, int kLanes, int kBatch, typename Rule>
+cudaError_t LaunchForwardRows(cudaStream_t stream, int64_t rows, int32_t V, const T* logits,
+                              const DeviceRowLabels& labels, const typename Rule::Results& results,
+                              const Rule& rule) {
   constexpr int kThreads = RowsThreads(kLanes);
-  PickForwardRowsKernel<T, kLanes, kBatch>
+  ForwardRowsKernel<T, kLanes, kBatch>
       <<<CountBlocks(rows, kThreads / kLanes), kThreads, 0, stream>>>(logits, labels, results, rows,
-                                                                      V, blank);
+                                                                      V, rule);
   return cudaGetLastError();
 }
 
@@ -210,14 +209,14 @@ struct RowsSplit {
 // arithmetic in a granule and are bound by instructions up to 1.5 KB, where fewer lanes spend less
 // on combining: with the packed maximum, 16 lanes in place of 32 took bfloat16 V = 1024 from 79 to
 // 99 %.
-template <typename T>
-cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                         const T* logits, const DeviceRowLabels& labels,
-                         const RowResults<float>& results) {
+template <typename T, typename Rule>
+cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, const T* logits,
+                         const DeviceRowLabels& labels, const typename Rule::Results& results,
+                         const Rule& rule) {
   const int64_t row_bytes = static_cast<int64_t>(V) * sizeof(T);
   const auto launch = [&](auto split) {
-    return LaunchPickForwardRows<T, decltype(split)::kLanes, decltype(split)::kBatch>(
-        stream, rows, V, blank, logits, labels, results);
+    return LaunchForwardRows<T, decltype(split)::kLanes, decltype(split)::kBatch>(
+        stream, rows, V, logits, labels, results, rule);
   };
   if (row_bytes <= 512) return launch(RowsSplit<2, 4>());
   if constexpr (sizeof(T) == 2) {
@@ -232,4 +231,4 @@ cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, int32_t b
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_ROWS_PICK_FORWARD_ROWS_CUH_
+#endif  // JAX_RNNT_CUDA_ROWS_FORWARD_ROWS_CUH_

@@ -1,7 +1,7 @@
-// PickForwardTileKernel: the forward of rows of up to kTileMaxV logits (pick_forward.cu has the
-// equations and the choice between the kernels).
-#ifndef JAX_RNNT_CUDA_ROWS_PICK_FORWARD_TILE_CUH_
-#define JAX_RNNT_CUDA_ROWS_PICK_FORWARD_TILE_CUH_
+// ForwardTileKernel: the forward of rows of up to kTileMaxWidth logits (forward.cuh has the choice
+// between the kernels, and says what a Rule is).
+#ifndef JAX_RNNT_CUDA_ROWS_FORWARD_TILE_CUH_
+#define JAX_RNNT_CUDA_ROWS_FORWARD_TILE_CUH_
 
 #include <algorithm>
 #include <cstdint>
@@ -18,51 +18,48 @@
 
 namespace jax_rnnt::cuda {
 
-// A tile has 256 threads, and 24 KB of logits up to V = 64, 32 KB beyond. Share of the copy
+// A tile has 256 threads, and 24 KB of logits up to a width of 64, 32 KB beyond. Share of the copy
 // bandwidth by the tile's size: 8 KB 66 to 80 %, 16 KB 90 %, 24 to 32 KB the best, 48 KB worse for
-// V <= 50.
+// a width of 50 or less.
 constexpr int kTileThreads = 256;
 constexpr int kTileBytesShortRows = 24 * 1024;
 constexpr int kTileBytes = 32 * 1024;
-constexpr int kTileShortRowsMaxV = 64;
-constexpr int kTileMaxV = 512;
+constexpr int kTileShortRowsMaxWidth = 64;
+constexpr int kTileMaxWidth = 512;
 // The most rows of a tile, which bounds its labels where rows are shortest.
 constexpr int kTileMaxRows = 2048;
-// With a multiple of 8 rows, of at least 2 bytes each, every tile starts on a granule whatever V
-// is.
+// With a multiple of 8 rows, of at least 2 bytes each, every tile starts on a granule whatever the
+// width is.
 constexpr int kTileRowsMultiple = 8;
 // Rows of a multiple of 64 bytes would lie on the same banks of shared memory: a granule of padding
-// after each moves them apart (float V = 64: 59 to 90 %; the same for multiples of 32 made V = 8
-// slower).
+// after each moves them apart (64 floats: 59 to 90 %; the same for multiples of 32 made 8 slower).
 constexpr int kBankConflictBytes = 64;
 
 struct TileShape {
   int rows;
   uint32_t row_pitch;  // bytes from row to row in shared memory
   bool is_spread;      // a granule of padding lies between rows; rows are whole granules then
-  Divider divider;     // by granules a row if is_spread, else by V
+  Divider divider;     // by granules a row if is_spread, else by the width
 };
 
-// Whether any row that the kElements elements from `column` of `row` on touch is not padding, and
-// so is read.
+// Whether the kElements elements from `column` of `row` on touch a row that is not padding.
 template <uint32_t kElements>
 __device__ __forceinline__ bool HasReadRow(const int32_t* labels, uint32_t row, uint32_t column,
-                                           uint32_t V) {
+                                           uint32_t width) {
   bool found = labels[row] != kPaddingRow;
-  for (uint32_t next = V - column; next < kElements; next += V) {
+  for (uint32_t next = width - column; next < kElements; next += width) {
     found |= labels[++row] != kPaddingRow;
   }
   return found;
 }
 
-// Starts this thread's copies of a tile's logits; granules in which all rows are padding are left
-// out.
+// Starts this thread's copies of a tile's logits, but for granules in which all rows are padding.
 template <typename T>
 __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* labels,
-                                         const T* logits, int rows, int32_t V,
+                                         const T* logits, int rows, int32_t width,
                                          const TileShape& shape, bool has_padding) {
   constexpr uint32_t kElements = Granule<T>::kElements;
-  const uint32_t elements = static_cast<uint32_t>(rows) * V;
+  const uint32_t elements = static_cast<uint32_t>(rows) * width;
   const uint32_t granules = elements / kElements;
 #pragma unroll 4
   for (uint32_t granule = threadIdx.x; granule < granules; granule += kTileThreads) {
@@ -75,7 +72,7 @@ __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* lab
     } else if (has_padding) {
       uint32_t column;
       const uint32_t row = shape.divider.Divide(granule * kElements, &column);
-      is_wanted = HasReadRow<kElements>(labels, row, column, V);
+      is_wanted = HasReadRow<kElements>(labels, row, column, width);
     }
     if (is_wanted) {
       CopyAsync(reinterpret_cast<uint4*>(tile + offset),
@@ -89,10 +86,10 @@ __device__ __forceinline__ void CopyTile(unsigned char* tile, const int32_t* lab
   }
 }
 
-// Loads this lane's kWords words of the row at byte `offset` of the tile: words lane + k * kLanes
-// of the row, with -inf beyond the row's ends. A row of 16-bit elements may start or end inside a
-// word, whose other half is a neighbour's. The first kSureWords words of each lane are inside every
-// row, and none of them is a row's last.
+// Loads this lane's kWords words of the V elements at byte `offset` of the tile: words
+// lane + k * kLanes of them, with -inf beyond the ends. 16-bit elements may start or end inside a
+// word, whose other half is a neighbour's. The first kSureWords words of each lane are inside, and
+// none of them is cut by the end.
 template <typename T, int kLanes, int kWords, int kSureWords>
 __device__ __forceinline__ void LoadRowWords(const unsigned char* tile, uint32_t offset, uint32_t V,
                                              uint32_t lane, uint32_t (&words)[kWords]) {
@@ -153,13 +150,13 @@ constexpr int TileBlocks(int words) {
 }
 
 // A block takes a tile of shape.rows whole rows; then kLanes lanes take each row, kWords words of 4
-// bytes a lane: kLanes * kSureWords * 4 < V * sizeof(T) <= kLanes * kWords * 4. Logits are aligned
-// to 16 bytes. Shared memory: shape.rows rows of row_pitch bytes, then shape.rows labels.
-template <typename T, int kLanes, int kWords, int kSureWords>
+// bytes a lane: kLanes * kSureWords < RowWords(V, width) <= kLanes * kWords. Logits are aligned to
+// 16 bytes. Shared memory: shape.rows rows of row_pitch bytes, then shape.rows labels.
+template <typename T, int kLanes, int kWords, int kSureWords, typename Rule>
 __global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
-    PickForwardTileKernel(const T* __restrict__ logits, DeviceRowLabels labels,
-                          RowResults<float> results, int64_t rows, int32_t V, int32_t blank,
-                          TileShape shape) {
+    ForwardTileKernel(const T* __restrict__ logits, DeviceRowLabels labels,
+                      typename Rule::Results results, int64_t rows, int32_t V, Rule rule,
+                      TileShape shape) {
   extern __shared__ __align__(16) unsigned char tile[];
   int32_t* tile_labels = reinterpret_cast<int32_t*>(tile + shape.rows * shape.row_pitch);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * shape.rows;
@@ -176,11 +173,13 @@ __global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
   }
   // The block's labels, and whether any is padding, become visible to all threads.
   has_padding = __syncthreads_or(has_padding);
-  CopyTile(tile, tile_labels, logits + first_row * V, tile_rows, V, shape, has_padding);
+  CopyTile(tile, tile_labels, logits + first_row * rule.Width(V), tile_rows, rule.Width(V), shape,
+           has_padding);
   CommitCopies();
   WaitForCopies<0>();
   // Each thread has waited for its own copies: the tile becomes visible to all threads.
   __syncthreads();
+  rule.template TakeFromTile<T>(results, first_row, tile, shape.row_pitch, tile_labels, tile_rows);
 
   constexpr int kRowsPerWarp = kWarpSize / kLanes;
   const int warp = threadIdx.x / kWarpSize;
@@ -210,39 +209,44 @@ __global__ void __launch_bounds__(kTileThreads, TileBlocks(kWords))
     sum = SumOverLanes<kLanes>(sum);
     if (lane == 0 && row < tile_rows) {
       if (label == kPaddingRow) {
-        StorePaddingRow(results, first_row + row);
+        rule.StorePaddingFromTile(results, first_row + row);
       } else {
-        const T* row_logits = reinterpret_cast<const T*>(tile + row_offset);
-        StoreRow(results, first_row + row, reference, sum, -scaled.residual * kLn2,
-                 ToAccumulator(row_logits[blank]),
-                 ToAccumulator(row_logits[label == kNoLabel ? blank : label]), label);
+        rule.StoreFromTile(results, first_row + row, reference, sum, -scaled.residual * kLn2,
+                           reinterpret_cast<const T*>(tile + row_offset), label);
       }
     }
   }
 }
 
-inline TileShape MakeTileShape(int32_t V, int element_bytes) {
-  const int row_bytes = V * element_bytes;
+inline TileShape MakeTileShape(int32_t width, int element_bytes) {
+  const int row_bytes = width * element_bytes;
   const bool is_spread = row_bytes % kBankConflictBytes == 0;
-  const int tile_bytes = V <= kTileShortRowsMaxV ? kTileBytesShortRows : kTileBytes;
+  const int tile_bytes = width <= kTileShortRowsMaxWidth ? kTileBytesShortRows : kTileBytes;
   const int fitting_rows = tile_bytes / row_bytes / kTileRowsMultiple * kTileRowsMultiple;
   return TileShape{std::min(kTileMaxRows, std::max(kTileRowsMultiple, fitting_rows)),
                    static_cast<uint32_t>(is_spread ? row_bytes + kGranuleBytes : row_bytes),
                    is_spread,
-                   Divider(static_cast<uint32_t>(is_spread ? row_bytes / kGranuleBytes : V))};
+                   Divider(static_cast<uint32_t>(is_spread ? row_bytes / kGranuleBytes : width))};
 }
 
-template <typename T, int kLanes, int kWords, int kSureWords>
-cudaError_t LaunchPickForwardTile(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                                  const T* logits, const DeviceRowLabels& labels,
-                                  const RowResults<float>& results) {
-  const TileShape shape = MakeTileShape(V, sizeof(T));
+template <typename T, int kLanes, int kWords, int kSureWords, typename Rule>
+cudaError_t LaunchForwardTile(cudaStream_t stream, int64_t rows, int32_t V, const T* logits,
+                              const DeviceRowLabels& labels, const typename Rule::Results& results,
+                              const Rule& rule) {
+  const TileShape shape = MakeTileShape(rule.Width(V), sizeof(T));
   // At most 35 KB: 168 rows of 208 bytes and their labels.
   const size_t shared_bytes = shape.rows * (shape.row_pitch + sizeof(int32_t));
-  PickForwardTileKernel<T, kLanes, kWords, kSureWords>
+  ForwardTileKernel<T, kLanes, kWords, kSureWords>
       <<<CountBlocks(rows, shape.rows), kTileThreads, shared_bytes, stream>>>(
-          logits, labels, results, rows, V, blank, shape);
+          logits, labels, results, rows, V, rule, shape);
   return cudaGetLastError();
+}
+
+// The words that V elements touch at most, where rows start at multiples of `width` elements.
+template <typename T>
+int RowWords(int32_t V, int32_t width) {
+  constexpr int kElements = Word<T>::kElements;
+  return (V + width % kElements + kElements - 1) / kElements;
 }
 
 template <int kLanesValue, int kWordsValue>
@@ -261,7 +265,7 @@ cudaError_t LaunchFirstFittingTile(int row_words, const Arguments&... arguments)
                                                                                  arguments...);
     }
   }
-  return LaunchPickForwardTile<T, Split::kLanes, Split::kWords, kTooFewWords / Split::kLanes>(
+  return LaunchForwardTile<T, Split::kLanes, Split::kWords, kTooFewWords / Split::kLanes>(
       arguments...);
 }
 
@@ -269,28 +273,28 @@ cudaError_t LaunchFirstFittingTile(int row_words, const Arguments&... arguments)
 // split holds at most 1.4 times the words of the one before it (2 from 8 to 16), as words beyond
 // the row cost the same as its own. The number of words is a template argument: with one known at
 // run time only, the array of words goes to local memory: 49 %, not 72 %, at bfloat16 V = 28.
-template <typename T>
-cudaError_t DispatchTile(cudaStream_t stream, int64_t rows, int32_t V, int32_t blank,
-                         const T* logits, const DeviceRowLabels& labels,
-                         const RowResults<float>& results) {
-  const int row_words = static_cast<int>((V * sizeof(T) + 3) / 4);
+template <typename T, typename Rule>
+cudaError_t DispatchTile(cudaStream_t stream, int64_t rows, int32_t V, const T* logits,
+                         const DeviceRowLabels& labels, const typename Rule::Results& results,
+                         const Rule& rule) {
+  const int row_words = RowWords<T>(V, rule.Width(V));
   if constexpr (sizeof(T) == 4) {
     return LaunchFirstFittingTile<
         T, 0, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<2, 8>, TileSplit<2, 10>, TileSplit<2, 14>,
         TileSplit<2, 16>, TileSplit<4, 10>, TileSplit<4, 13>, TileSplit<4, 16>, TileSplit<4, 20>,
         TileSplit<4, 26>, TileSplit<8, 17>, TileSplit<16, 10>, TileSplit<16, 13>, TileSplit<16, 16>,
-        TileSplit<16, 20>, TileSplit<16, 26>, TileSplit<16, 32>>(row_words, stream, rows, V, blank,
-                                                                 logits, labels, results);
+        TileSplit<16, 20>, TileSplit<16, 26>, TileSplit<16, 32>>(row_words, stream, rows, V, logits,
+                                                                 labels, results, rule);
   } else {
     return LaunchFirstFittingTile<
         T, 0, TileSplit<1, 4>, TileSplit<1, 8>, TileSplit<1, 14>, TileSplit<1, 17>,
         TileSplit<2, 10>, TileSplit<2, 13>, TileSplit<2, 16>, TileSplit<2, 20>, TileSplit<2, 26>,
         TileSplit<2, 33>, TileSplit<4, 20>, TileSplit<8, 13>, TileSplit<8, 16>, TileSplit<8, 20>,
-        TileSplit<8, 26>, TileSplit<16, 16>>(row_words, stream, rows, V, blank, logits, labels,
-                                             results);
+        TileSplit<8, 26>, TileSplit<16, 16>>(row_words, stream, rows, V, logits, labels, results,
+                                             rule);
   }
 }
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_ROWS_PICK_FORWARD_TILE_CUH_
+#endif  // JAX_RNNT_CUDA_ROWS_FORWARD_TILE_CUH_

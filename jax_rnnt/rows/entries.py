@@ -1,0 +1,146 @@
+"""The kernels behind all normalisations of a row: a log-sum, and entries of the row.
+
+What is made of them is elementwise, on arrays of one number a row; nothing here copies a part of
+the logits, which is why the sum may leave entries out and why entries may lie behind the symbols.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from jax_rnnt import reference
+from jax_rnnt._xla.derivatives import custom_vjp
+from jax_rnnt._xla.primitive import Kernel
+from jax_rnnt._xla.residuals import to_bits
+from jax_rnnt.rows.pick import ColumnLabels, Kernels, each_row, vary_with_labels
+
+# The most entries that the kernels pick beside the blank's and the label's.
+MAX_PICKS = 16
+
+
+class Selection(NamedTuple):
+    """What a sum counts and which entries are picked, as `reference.entries_forward` has it."""
+
+    blank: int
+    tokens: int
+    without_blank: bool
+    without_label: bool
+    picks: tuple[int, ...]
+
+    def attributes(self) -> dict:
+        """The attributes of a kernel, numbers and tuples of numbers."""
+        numbers = {
+            "without_blank": int(self.without_blank),
+            "without_label": int(self.without_label),
+        }
+        return self._asdict() | numbers
+
+
+class Entries(NamedTuple):
+    """Of each row the log-sum, in two terms, and entries; see `reference.entries_forward`."""
+
+    maxima: jax.Array  # a constant to derivatives
+    log_sums: jax.Array
+    blank: jax.Array
+    label: jax.Array
+    picks: tuple[jax.Array, ...]
+
+
+_BY_ROW = Kernels(
+    Kernel(
+        "entries_forward",
+        operands=("V", ""),
+        results=("", "", "", "", "*"),
+        result_dtype="accumulator",
+        fallback=lambda *operands, **selection: reference.entries_forward(*operands, **selection),
+    ),
+    Kernel(
+        "entries_backward",
+        operands=("V", "", "", "", "", "", "", "*"),
+        results=("V",),
+        result_dtype="operand",
+        bits=(2, 3),
+        overwrites=True,
+        fallback=lambda *operands, **selection: [
+            reference.entries_backward(*operands, **selection)
+        ],
+    ),
+)
+_BY_COLUMN = Kernels(
+    Kernel(
+        "entries_forward_columns",
+        operands=("RCV", "C", ""),
+        results=("RC", "RC", "RC", "RC", "RC*"),
+        result_dtype="accumulator",
+        fallback=lambda logits, *labels, **selection: reference.entries_forward(
+            logits, each_row(logits, ColumnLabels(*labels)), **selection
+        ),
+    ),
+    Kernel(
+        "entries_backward_columns",
+        operands=("RCV", "C", "", "RC", "RC", "RC", "RC", "RC", "RC*"),
+        results=("RCV",),
+        result_dtype="operand",
+        bits=(3, 4),
+        overwrites=True,
+        fallback=lambda logits, labels, counts, *rows, **selection: [
+            reference.entries_backward(
+                logits, each_row(logits, ColumnLabels(labels, counts)), *rows, **selection
+            )
+        ],
+    ),
+)
+
+
+def entries(
+    logits: jax.Array,
+    labels: jax.Array | ColumnLabels,
+    selection: Selection,
+    implementation: str | None,
+) -> Entries:
+    """The log-sum over each row's core and the selected entries, differentiable in the logits."""
+    if implementation == "reference":
+        maxima, log_sums, blank, label, *picks = reference.entries_forward(
+            logits, each_row(logits, labels), **selection._asdict()
+        )
+        return Entries(maxima, log_sums, blank, label, tuple(picks))
+    logits, labels = vary_with_labels(logits, labels)
+    return _entries(logits, labels, selection, implementation == "native")
+
+
+@custom_vjp(2, 3)
+def _entries(logits, labels, selection, insist):
+    return _entries_forward(logits, labels, selection, insist)[0]
+
+
+def _entries_forward(logits, labels, selection, insist):
+    kernels = _BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
+    maxima, log_sums, blank, label, *picks = kernels.forward(
+        logits,
+        *jax.tree.leaves(labels),
+        insist=insist,
+        repeats=len(selection.picks),
+        **selection.attributes(),
+    )
+    results = Entries(maxima, log_sums, blank, label, tuple(picks))
+    return results, (logits, labels, *to_bits(maxima, log_sums))
+
+
+def _entries_backward(selection, insist, residuals, cotangents):
+    logits, labels, *sums = residuals
+    kernels = _BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
+    (logits_cotangents,) = kernels.backward(
+        logits,
+        *jax.tree.leaves(labels),
+        *sums,
+        cotangents.log_sums,
+        cotangents.blank,
+        cotangents.label,
+        *cotangents.picks,
+        insist=insist,
+        **selection.attributes(),
+    )
+    return logits_cotangents, None
+
+
+_entries.defvjp(_entries_forward, _entries_backward)
