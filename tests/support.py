@@ -34,6 +34,7 @@ IMPLEMENTATIONS = [
     pytest.param("native", marks=needs_native, id="native"),
     pytest.param("reference", id="reference"),
 ]
+WAYS = [*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")]
 MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
 
@@ -56,6 +57,13 @@ class Problem(NamedTuple):
         )
 
 
+class Way(NamedTuple):
+    """An implementation, and how many symbols it is given: shapes that no other way compiles."""
+
+    implementation: str | None
+    V: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """A public loss, called with padded arguments whatever layout it takes itself."""
@@ -63,9 +71,11 @@ class Loss:
     from_logits: bool
     compact: bool = False
     implementation: str | None = None
+    durations: tuple[int, ...] = ()  # of the loss of tokens and durations, where there are any
 
     def __str__(self) -> str:
         name = f"logits-{self.implementation}" if self.from_logits else "log_probs"
+        name = f"tdt-{name}" if self.durations else name
         return f"compact-{name}" if self.compact else name
 
     def rows(self, logits: np.ndarray, dtype: str = "float32") -> np.ndarray:
@@ -78,9 +88,11 @@ class Loss:
         arguments = rows, labels, frames_lengths, labels_lengths
         if not self.from_logits:
             return jax_rnnt.rnnt_loss(*arguments, compact=self.compact, **options)
-        return jax_rnnt.rnnt_loss_from_logits(
-            *arguments, compact=self.compact, implementation=self.implementation, **options
-        )
+        options |= dict(compact=self.compact, implementation=self.implementation)
+        if self.durations:
+            options["durations"] = self.durations
+            return jax_rnnt.tdt_loss_from_logits(*arguments, **options)
+        return jax_rnnt.rnnt_loss_from_logits(*arguments, **options)
 
     def expected(self, problem: Problem, **options: Any) -> oracle.Result:
         return oracle.loss(*problem, from_logits=self.from_logits, **options)
@@ -101,6 +113,17 @@ LOSSES = [
 LOGITS_LOSSES = [p for p in LOSSES if p.values[0].from_logits]
 PADDED_LOSSES = [p for p in LOSSES if not p.values[0].compact]
 DEFAULT_LOSS = Loss(from_logits=True)
+# Every loss in each layout, by the kernels that there are.
+ANY_LOSSES = [
+    Loss(from_logits=False),
+    DEFAULT_LOSS,
+    Loss(from_logits=True, implementation="reference"),
+    Loss(from_logits=False, compact=True),
+    Loss(from_logits=True, compact=True),
+    Loss(from_logits=True, compact=True, implementation="reference"),
+]
+# Options whose values are traced.
+_TRACED = ("fastemit_lambda", "label_bias", "blank_bias", "sigma", "omega")
 
 
 def precision(dtype: str) -> contextlib.AbstractContextManager:
@@ -118,6 +141,12 @@ def every_lattice(rng: np.random.Generator, V: int = 5) -> Problem:
         (1 + index // 4).astype(np.int32),
         (index % 4).astype(np.int32),
     )
+
+
+def with_durations(rng: np.random.Generator, problem: Problem, count: int = 3) -> Problem:
+    """The problem with so many durations' logits behind each row, in float32."""
+    heads = rng.standard_normal((*problem.rows.shape[:-1], count))
+    return problem._replace(rows=np.concatenate([problem.rows, heads], -1).astype(np.float32))
 
 
 def ragged(rng: np.random.Generator, batch: tuple[int, ...], T: int, U: int, V: int) -> Problem:
@@ -150,7 +179,7 @@ def evaluate(loss: Loss, problem: Problem, cotangents=None, **options: Any) -> o
         cotangents = np.ones(() if reduced else problem.frames_lengths.shape)
     wide = problem.rows.dtype == np.float64
     cotangents = np.asarray(cotangents, np.float64 if wide else np.float32)
-    traced = {key: options.pop(key) for key in ("fastemit_lambda",) if key in options}
+    traced = {key: options.pop(key) for key in _TRACED if key in options}
     run = compiled(loss, tuple(sorted(options.items())))
     costs, gradients = map(np.asarray, run(arguments, cotangents, traced))
     return oracle.Result(costs, unpack(gradients, problem) if loss.compact else gradients)
@@ -178,6 +207,12 @@ def pack(problem: Problem, filler: float = np.nan) -> Problem:
     used = np.arange(U - 1) < problem.labels_lengths[:, None]
     labels[: used.sum()] = problem.labels[used]
     return problem._replace(rows=rows, labels=labels)
+
+
+def cells_of(loss: Loss, problem: Problem, array: np.ndarray) -> np.ndarray:
+    """An array (..., T, U) in the loss's layout."""
+    cells = problem._replace(rows=array[..., None])
+    return pack(cells, filler=0.0).rows[..., 0] if loss.compact else array
 
 
 def unpack(packed: np.ndarray, problem: Problem) -> np.ndarray:

@@ -7,7 +7,9 @@
 #                                       and, on Hopper, tools/joint_check.cu)
 #   tools/check_gpu.sh time [ARGS]      benchmarks/loss.py; ARGS go to it
 #   tools/check_gpu.sh joint [ARGS]     benchmarks/joint.py; ARGS go to it
+#   tools/check_gpu.sh family [ARGS]    benchmarks/family.py; ARGS go to it
 #   tools/check_gpu.sh kernels [ARGS]   benchmarks/kernels.cu; ARGS go to it
+#   tools/check_gpu.sh entries_kernels  tools/entries_check.cu, checks and times
 #   tools/check_gpu.sh joint_kernels    tools/joint_check.cu, checks and times, on Hopper
 #
 # Needs: nvcc, compute-sanitizer, and a Python ($PYTHON, default python3) with JAX for CUDA,
@@ -37,11 +39,11 @@ run_tests() {
 
 is_hopper() { [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1)" = 9.0 ]; }
 
-# compile PROGRAM MAIN: into $site, with the kernels that every GPU has.
+# compile PROGRAM MAIN [OPTIONS]: into $site, with the kernels that every GPU has.
 compile() {
   mkdir -p "$site"
   local everywhere=(cpp/cuda/{rows,lattice}/*.cu cpp/cuda/joint/{add_blocks,hidden}.cu)
-  nvcc -O2 -std=c++17 -arch=native -lineinfo -Icpp "$2" "${everywhere[@]}" -o "$site/$1"
+  nvcc -O2 -std=c++17 -arch=native -lineinfo -Icpp "${@:3}" "$2" "${everywhere[@]}" -o "$site/$1"
 }
 
 compile_joint() {
@@ -52,12 +54,13 @@ compile_joint() {
 
 sanitize() {
   compile every_kernel tools/every_kernel.cu
-  local programs=("$site/every_kernel")
-  if is_hopper; then
-    compile_joint
-    programs+=("$site/joint_check small")
-  fi
+  # What racecheck follows: cpp/cuda/lattice/gate.cuh.
+  compile every_kernel_racecheck tools/every_kernel.cu -DJAX_RNNT_EVERY_LANE_ARRIVES
+  if is_hopper; then compile_joint; fi
   for tool in memcheck racecheck initcheck synccheck; do
+    local programs=("$site/every_kernel")
+    [ "$tool" != racecheck ] || programs=("$site/every_kernel_racecheck")
+    if is_hopper; then programs+=("$site/joint_check small"); fi
     for program in "${programs[@]}"; do
       echo "== $tool $program"
       # shellcheck disable=SC2086  # a program and its argument
@@ -69,6 +72,11 @@ sanitize() {
 time_kernels() {
   compile kernels benchmarks/kernels.cu
   "$site/kernels" "$@"
+}
+
+check_entries_kernels() {
+  compile entries_check tools/entries_check.cu
+  "$site/entries_check" "$@"
 }
 
 check_joint_kernels() {
@@ -85,8 +93,10 @@ case $command in
   sanitize) sanitize ;;
   time) run_benchmark loss "$@" ;;
   joint) run_benchmark joint "$@" ;;
+  family) run_benchmark family "$@" ;;
+  entries_kernels) check_entries_kernels "$@" ;;
   joint_kernels) check_joint_kernels "$@" ;;
   kernels) time_kernels "$@" ;;
   *) build && run_tests && sanitize && run_benchmark loss && run_benchmark joint &&
-    time_kernels && check_joint_kernels ;;
+    run_benchmark family && time_kernels && check_entries_kernels && check_joint_kernels ;;
 esac

@@ -22,7 +22,7 @@ template <typename T>
 class DeviceArray {
  public:
   explicit DeviceArray(int64_t count) : count_(count) {
-    Check(cudaMalloc(&data_, count * sizeof(T)), "cudaMalloc");
+    Check(cudaMalloc(&data_, count > 0 ? count * sizeof(T) : 1), "cudaMalloc");
   }
   explicit DeviceArray(const std::vector<T>& values)
       : DeviceArray(static_cast<int64_t>(values.size())) {
@@ -30,6 +30,9 @@ class DeviceArray {
   }
   ~DeviceArray() { cudaFree(data_); }
   DeviceArray(const DeviceArray&) = delete;
+  DeviceArray(DeviceArray&& other) noexcept : data_(other.data_), count_(other.count_) {
+    other.data_ = nullptr;
+  }
 
   T* get() const { return data_; }
   int64_t size() const { return count_; }

@@ -17,19 +17,27 @@
 #include <queue>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/lattice/arcs.h"
 #include "cpu/lattice/lattice.h"
 #include "cpu/parallel_for.h"
+#include "cpu/rows/entries.h"
 #include "cpu/rows/pick.h"
+#include "plain_arcs.h"
 #include "ragged_lengths.h"
 
 namespace {
 
+using jax_rnnt::ArcArrays;
+using jax_rnnt::ArcTopology;
+using jax_rnnt::Arrays;
 using jax_rnnt::BFloat16;
 using jax_rnnt::Float16;
 using jax_rnnt::LatticeLayout;
+using jax_rnnt::LogAddExp;
 using jax_rnnt::RowLabels;
 using jax_rnnt::Scaled;
 using jax_rnnt::cpu::ParallelFor;
@@ -161,20 +169,31 @@ struct Rows {
   int shift;  // of the logits against their allocation, in elements
 };
 
-template <typename T, typename Real>
-void RunPick(Random& random, const Rows& shape, const ParallelFor& parallel_for) {
+// Rows of every kind. Labels are below `tokens`, which may be less than V.
+template <typename T>
+struct DrawnRows {
+  std::vector<int32_t> labels, counts;
+  std::vector<int32_t> own;  // each row's label, whatever the form
+  std::vector<T> logits;
+  RowLabels form;
+};
+
+template <typename T>
+DrawnRows<T> DrawRows(Random& random, const Rows& shape, int64_t tokens) {
   const int64_t V = shape.V, rows = shape.groups * shape.lines * shape.columns;
-  std::vector<int32_t> labels(shape.by_column ? shape.groups * shape.columns : rows);
+  DrawnRows<T> drawn;
+  auto& [labels, counts, own, logits, form] = drawn;
+  labels.resize(shape.by_column ? shape.groups * shape.columns : rows);
   for (int32_t& label : labels) {
-    label = static_cast<int32_t>(random() % (V + 3)) - 2;
+    label = static_cast<int32_t>(random() % (tokens + 3)) - 2;
     if (random() % 16 == 0) label = random() % 2 ? kLowest : kHighest;
   }
-  std::vector<int32_t> counts(shape.groups);
+  counts.resize(shape.groups);
   for (int32_t& count : counts) {
     count = static_cast<int32_t>(random() % (shape.lines + 3)) - 1;
     if (random() % 8 == 0) count = random() % 2 ? kLowest : kHighest;
   }
-  std::vector<int32_t> own(rows);  // each row's label, whatever the form
+  own.resize(rows);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t group = r / (shape.lines * shape.columns);
     const int64_t line = r / shape.columns % shape.lines;
@@ -182,11 +201,11 @@ void RunPick(Random& random, const Rows& shape, const ParallelFor& parallel_for)
              : line >= counts[group] ? jax_rnnt::kPaddingRow
                                      : labels[group * shape.columns + r % shape.columns];
   }
-  std::vector<T> logits(rows * V + shape.shift);
+  logits.resize(rows * V + shape.shift);
   for (T& x : logits) Assign(Uniform(random, -4, 4), &x);
   for (int64_t r = 0; r < rows; ++r) {
     T* row = logits.data() + shape.shift + r * V;
-    const bool padding = own[r] < -1 || own[r] >= V;
+    const bool padding = own[r] < -1 || own[r] >= tokens;
     switch (random() % 16) {
       case 0:
         Assign(kNaN, row + random() % V);
@@ -205,10 +224,17 @@ void RunPick(Random& random, const Rows& shape, const ParallelFor& parallel_for)
       for (int64_t v = 0; v < V; ++v) Assign(kNaN, row + v);
     }
   }
+  form = shape.by_column ? RowLabels{labels.data(), counts.data(), shape.columns, shape.lines}
+                         : RowLabels{labels.data()};
+  return drawn;
+}
+
+template <typename T, typename Real>
+void RunPick(Random& random, const Rows& shape, const ParallelFor& parallel_for) {
+  const int64_t V = shape.V, rows = shape.groups * shape.lines * shape.columns;
+  const DrawnRows<T> drawn = DrawRows<T>(random, shape, V);
+  const auto& [labels, counts, own, logits, form] = drawn;
   const int64_t blank = static_cast<int64_t>(random() % V);
-  const RowLabels form = shape.by_column
-                             ? RowLabels{labels.data(), counts.data(), shape.columns, shape.lines}
-                             : RowLabels{labels.data()};
   std::vector<Real> blanks(rows), label_arcs(rows), maxima(rows), log_sums(rows);
   const T* const x = logits.data() + shape.shift;
   jax_rnnt::cpu::PickForward<T, Real>(rows, V, blank, x, form, blanks.data(), label_arcs.data(),
@@ -262,12 +288,97 @@ void RunPick(Random& random, const Rows& shape, const ParallelFor& parallel_for)
   }
 }
 
+template <typename T, typename Real>
+void RunEntries(Random& random, const Rows& shape, const ParallelFor& parallel_for) {
+  const int64_t W = shape.V, rows = shape.groups * shape.lines * shape.columns;
+  jax_rnnt::EntriesOptions options;
+  options.width = static_cast<int32_t>(W);
+  options.tokens = static_cast<int32_t>(W - random() % std::min<int64_t>(W, 4));
+  options.blank = static_cast<int32_t>(random() % options.tokens);
+  options.without_blank = random() % 2;
+  options.without_label = random() % 2;
+  options.pick_count = static_cast<int32_t>(random() % (jax_rnnt::kMaxPicks + 1));
+  for (int i = 0; i < options.pick_count; ++i)
+    options.picks[i] = static_cast<int32_t>(random() % W);
+  const DrawnRows<T> drawn = DrawRows<T>(random, shape, options.tokens);
+  const auto& [labels, counts, own, logits, form] = drawn;
+  const T* const x = logits.data() + shape.shift;
+  std::vector<std::vector<Real>> numbers(4 + options.pick_count, std::vector<Real>(rows));
+  auto cotangents = numbers;
+  cotangents.pop_back();
+  for (std::vector<Real>& one : cotangents) {
+    for (Real& c : one) c = static_cast<Real>(random() % 4 ? Uniform(random, -1, 1) : 0);
+  }
+  jax_rnnt::EntriesResults<Real> results{
+      numbers[0].data(), numbers[1].data(), numbers[2].data(), numbers[3].data(), {}};
+  jax_rnnt::EntriesCotangents<Real> from{
+      cotangents[0].data(), cotangents[1].data(), cotangents[2].data(), {}};
+  for (int i = 0; i < options.pick_count; ++i) {
+    results.pick_logits[i] = numbers[4 + i].data();
+    from.picks[i] = cotangents[3 + i].data();
+  }
+  jax_rnnt::cpu::EntriesForward<T, Real>(rows, options, x, form, results, parallel_for);
+  std::vector<T> gradients(rows * W), in_place(logits);
+  T* const over = in_place.data() + shape.shift;
+  for (auto [read, written] : {std::pair<const T*, T*>{x, gradients.data()}, {over, over}}) {
+    jax_rnnt::cpu::EntriesBackward<T, Real>(rows, options, read, form, results.maxima,
+                                            results.log_sums, from, written, parallel_for);
+  }
+  Expect("memcmp of entries' gradients written over the logits",
+         memcmp(over, gradients.data(), rows * W * sizeof(T)), 0, 0);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = x + r * W;
+    const int32_t label = own[r];
+    const bool padding = label < -1 || label >= options.tokens;
+    double most = -kInf, sum = 0;
+    bool senseless = false;
+    for (int32_t v = 0; v < W && !padding; ++v) {
+      if (!options.IsInCore(v, label)) continue;
+      senseless |= !(ToDouble(row[v]) < kInf);
+      most = std::max(most, ToDouble(row[v]));
+    }
+    const double maximum = padding || senseless || most == -kInf ? 0 : most;
+    for (int32_t v = 0; v < W && !padding; ++v) {
+      if (options.IsInCore(v, label)) sum += std::exp(ToDouble(row[v]) - maximum);
+    }
+    const double log_sum = padding ? 0 : senseless ? kNaN : std::log(sum);
+    auto entry = [&](int32_t v) { return padding || v < 0 ? -kInf : ToDouble(row[v]); };
+    Expect("a core's maximum", results.maxima[r], maximum, 0);
+    Expect("the logarithm of a core's sum", results.log_sums[r], log_sum, kRounding<Real>);
+    Expect("a blank's logit", results.blank_logits[r], entry(options.blank), 0);
+    Expect("a label's logit", results.label_logits[r], entry(label), 0);
+    std::vector<double> wanted(W);
+    for (int32_t v = 0; v < W && std::isfinite(log_sum) && !padding; ++v) {
+      if (options.IsInCore(v, label)) {
+        wanted[v] = from.sums[r] * std::exp(ToDouble(row[v]) - maximum - log_sum);
+      }
+    }
+    if (!padding) {
+      wanted[options.blank] += from.blanks[r];
+      if (label >= 0) wanted[label] += from.labels[r];
+    }
+    for (int i = 0; i < options.pick_count; ++i) {
+      Expect("a picked logit", results.pick_logits[i][r], entry(options.picks[i]), 0);
+      if (!padding) wanted[options.picks[i]] += from.picks[i][r];
+    }
+    for (int64_t v = 0; v < W; ++v) {
+      Expect("a logit's gradient from entries", ToDouble(gradients[r * W + v]), wanted[v],
+             kRounding<T>);
+    }
+  }
+}
+
 // ---- Lattices
 
-double LogAdd(double a, double b) {
-  if (a == -kInf) return b;
-  if (b == -kInf) return a;
-  return std::max(a, b) + std::log1p(std::exp(-std::fabs(a - b)));
+using Lengths = std::vector<int32_t>;
+
+void MakeSomeWrong(Random& random, int T, int U, bool compact, Lengths* frames, Lengths* labels,
+                   Lengths* offsets) {
+  constexpr int32_t kWrong[] = {kLowest, kHighest, -1, 1 << 30};
+  const size_t N = frames->size();
+  if (N > 2) (*frames)[1] = compact ? kWrong[random() % 4] : random() % 2 ? 0 : T + 1;
+  if (N > 3) (*labels)[2] = random() % 2 ? U + 3 : kWrong[random() % 4];
+  if (N > 4 && compact) (*offsets)[3] = kWrong[random() % 4];
 }
 
 template <typename Real>
@@ -275,10 +386,7 @@ void RunLattice(Random& random, int N, int T, int U, bool compact,
                 const ParallelFor& parallel_for) {
   auto [frames, labels, offsets, used] = jax_rnnt::DrawLengths(random, N, T, U);
   const int64_t cells = compact ? used : int64_t{N} * T * U;
-  constexpr int32_t kWrong[] = {kLowest, kHighest, -1, 1 << 30};
-  if (N > 2) frames[1] = compact ? kWrong[random() % 4] : random() % 2 ? 0 : T + 1;
-  if (N > 3) labels[2] = random() % 2 ? U + 3 : kWrong[random() % 4];
-  if (N > 4 && compact) offsets[3] = kWrong[random() % 4];
+  MakeSomeWrong(random, T, U, compact, &frames, &labels, &offsets);
   std::vector<Real> blank(cells), label(cells);
   for (std::vector<Real>* arcs : {&blank, &label}) {
     for (Real& x : *arcs) x = static_cast<Real>(Uniform(random, -3, -0.1));
@@ -324,15 +432,15 @@ void RunLattice(Random& random, int N, int T, int U, bool compact,
           if (t > 0) alpha[at(t, u)] = alpha[at(t - 1, u)] + arc(blank, t - 1, u);
           if (u > 0) {
             const double emitted = alpha[at(t, u - 1)] + arc(label, t, u - 1);
-            alpha[at(t, u)] = LogAdd(t > 0 ? alpha[at(t, u)] : -kInf, emitted);
+            alpha[at(t, u)] = LogAddExp(t > 0 ? alpha[at(t, u)] : -kInf, emitted);
           }
         }
       }
       beta[at(F, C - 1)] = 0;
       for (int t = F - 1; t >= 0; --t) {
         for (int u = C - 1; u >= 0; --u) {
-          beta[at(t, u)] = LogAdd(arc(blank, t, u) + beta[at(t + 1, u)],
-                                  u < C - 1 ? arc(label, t, u) + beta[at(t, u + 1)] : -kInf);
+          beta[at(t, u)] = LogAddExp(arc(blank, t, u) + beta[at(t + 1, u)],
+                                     u < C - 1 ? arc(label, t, u) + beta[at(t, u + 1)] : -kInf);
         }
       }
       cost = senseless ? kNaN : -beta[at(0, 0)];
@@ -356,21 +464,94 @@ void RunLattice(Random& random, int N, int T, int U, bool compact,
   }
 }
 
+template <typename Real>
+void RunArcs(Random& random, const ArcTopology& topology, int N, int T, int U, bool compact,
+             const ParallelFor& parallel_for) {
+  auto [frames, labels, offsets, used] = jax_rnnt::DrawLengths(random, N, T, U);
+  const int64_t cells = compact ? used : int64_t{N} * T * U;
+  const int64_t ends = int64_t{N} * (T + 1);
+  MakeSomeWrong(random, T, U, compact, &frames, &labels, &offsets);
+  const LatticeLayout layout =
+      compact
+          ? jax_rnnt::CompactLayout(N, cells, U + 3, frames.data(), labels.data(), offsets.data())
+          : jax_rnnt::PaddedLayout(N, T, U, frames.data(), labels.data());
+  const Arrays<Real> weights = jax_rnnt::DrawWeights<Real>(random, topology.count, cells, T + U);
+  const Arrays<Real> end_weights = jax_rnnt::DrawWeights<Real>(random, 2, ends, T + U);
+  ArcArrays<Real> arrays = {};
+  for (int k = 0; k < topology.count; ++k) arrays.arcs[k] = weights[k].data();
+  if (!compact && random() % 2) arrays.initial = end_weights[0].data();
+  if (!compact && random() % 2) arrays.final_weights = end_weights[1].data();
+  std::vector<Real> costs(N), forward_costs(N), cotangents(N);
+  for (Real& c : cotangents) c = static_cast<Real>(random() % 8 ? Uniform(random, -1, 1) : 0);
+  std::vector<Scaled<Real>> alphas(cells), betas(cells), totals(N);
+  Arrays<Real> results(topology.count, std::vector<Real>(cells, Real(7)));
+  Arrays<Real> end_results(2, std::vector<Real>(ends, Real(7)));
+  std::vector<Real*> outputs;
+  for (std::vector<Real>& array : results) outputs.push_back(array.data());
+  jax_rnnt::cpu::ArcsCost<Real>(layout, topology, arrays, costs.data(), parallel_for);
+  jax_rnnt::cpu::ArcsForward<Real>(layout, topology, arrays, forward_costs.data(), alphas.data(),
+                                   betas.data(), totals.data(), parallel_for);
+  jax_rnnt::cpu::ArcsBackward<Real>(layout, cells, topology, arrays, alphas.data(), betas.data(),
+                                    totals.data(), cotangents.data(), outputs.data(),
+                                    end_results[0].data(), end_results[1].data(), parallel_for);
+  Arrays<double> wanted(topology.count, std::vector<double>(cells));
+  Arrays<double> wanted_ends(2, std::vector<double>(ends));
+  for (int n = 0; n < N; ++n) {
+    const jax_rnnt::LatticeSequence s = layout.Sequence(n);
+    Expect("a cost of one call against the other's", forward_costs[n], costs[n], 0);
+    if (!s.valid) {
+      Expect("a cost", costs[n], kNaN, 0);
+      continue;
+    }
+    const int64_t first = n * (layout.max_frames + 1);
+    ArcArrays<Real> own = arrays;
+    if (own.initial != nullptr) own.initial += first;
+    if (own.final_weights != nullptr) own.final_weights += first;
+    const jax_rnnt::PlainArcs plain = jax_rnnt::ArcsByDefinition(s, topology, own);
+    Expect("a cost", costs[n], plain.cost, kRounding<Real>);
+    for (int k = 0; k < topology.count; ++k) {
+      for (int64_t i = 0; i < int64_t{s.frames} * s.columns; ++i) {
+        wanted[k][s.first + i / s.columns * s.stride + i % s.columns] =
+            -cotangents[n] * plain.arcs[k][i];
+      }
+    }
+    for (int t = 0; t <= s.frames && !compact; ++t) {
+      wanted_ends[0][first + t] = -cotangents[n] * plain.initial[t];
+      wanted_ends[1][first + t] = -cotangents[n] * plain.final_weights[t];
+    }
+  }
+  auto expect = [](const char* what, const std::vector<Real>& actual,
+                   const std::vector<double>& wanted) {
+    for (size_t i = 0; i < actual.size(); ++i) {
+      Expect(what, actual[i], wanted[i], kRounding<Real> * 8);
+    }
+  };
+  for (int k = 0; k < topology.count; ++k) expect("an arc's gradient", results[k], wanted[k]);
+  if (arrays.initial != nullptr) expect("initial's gradient", end_results[0], wanted_ends[0]);
+  if (arrays.final_weights != nullptr) expect("final's gradient", end_results[1], wanted_ends[1]);
+}
+
 // ---- Everything
 
 template <typename T, typename Real>
-void RunPicks(Random& random, const ParallelFor& parallel_for) {
+void RunRows(Random& random, const Rows& shape, const ParallelFor& parallel_for) {
+  RunPick<T, Real>(random, shape, parallel_for);
+  RunEntries<T, Real>(random, shape, parallel_for);
+}
+
+template <typename T, typename Real>
+void RunAllRows(Random& random, const ParallelFor& parallel_for) {
   for (int64_t V : {1,  2,  3,  4,  5,   7,   8,   9,    15,   16,   17,  31,
                     33, 63, 64, 65, 127, 129, 300, 2047, 2048, 2049, 4097}) {
     // Rows below, at and beyond what is finished together, and rows of several tasks.
     const int64_t more = V > 200 ? 3 : 67;
     for (int shift : {0, 1}) {
-      RunPick<T, Real>(random, {1, 1, more, V, false, shift}, parallel_for);
-      RunPick<T, Real>(random, {3, V > 200 ? 1 : 5, 7, V, true, shift}, parallel_for);
+      RunRows<T, Real>(random, {1, 1, more, V, false, shift}, parallel_for);
+      RunRows<T, Real>(random, {3, V > 200 ? 1 : 5, 7, V, true, shift}, parallel_for);
     }
   }
-  RunPick<T, Real>(random, {1, 1, 4100, 33, false, 0}, parallel_for);
-  RunPick<T, Real>(random, {7, 29, 31, 33, true, 0}, parallel_for);
+  RunRows<T, Real>(random, {1, 1, 4100, 33, false, 0}, parallel_for);
+  RunRows<T, Real>(random, {7, 29, 31, 33, true, 0}, parallel_for);
 }
 
 template <typename Real>
@@ -383,18 +564,34 @@ void RunLattices(Random& random, const ParallelFor& parallel_for) {
   }
 }
 
+template <typename Real>
+void RunAllArcs(Random& random, const ParallelFor& parallel_for) {
+  for (const ArcTopology& topology : jax_rnnt::EveryTopology()) {
+    for (int T : {1, 2, 3, 7, 8, 9, 17}) {
+      for (int U : {1, 2, 4, 5, 8, 9, 15, 16, 17, 18, 33}) {
+        for (bool compact : {false, true}) {
+          RunArcs<Real>(random, topology, 5, T, U, compact, parallel_for);
+        }
+      }
+    }
+    RunArcs<Real>(random, topology, 2, 1500, 33, false, parallel_for);  // several tasks a sequence
+  }
+}
+
 void RunAll(unsigned seed, Pool& pool) {
   Random random(seed);
   const ParallelFor parallel_for = [&pool](int64_t count,
                                            const std::function<void(int64_t)>& body) {
     jax_rnnt::cpu::ParallelForOnPool(pool, count, body);
   };
-  RunPicks<float, float>(random, parallel_for);
-  RunPicks<BFloat16, float>(random, parallel_for);
-  RunPicks<Float16, float>(random, parallel_for);
-  RunPicks<double, double>(random, parallel_for);
+  RunAllRows<float, float>(random, parallel_for);
+  RunAllRows<BFloat16, float>(random, parallel_for);
+  RunAllRows<Float16, float>(random, parallel_for);
+  RunAllRows<double, double>(random, parallel_for);
   RunLattices<float>(random, parallel_for);
   RunLattices<double>(random, parallel_for);
+  RunAllArcs<float>(random, parallel_for);
+  RunAllArcs<double>(random, parallel_for);
 }
 
 }  // namespace

@@ -1,11 +1,12 @@
 // Runs every CUDA kernel once on small inputs whose sizes straddle its blocks, for
 // compute-sanitizer to watch, without Python or XLA around it. Every array is an allocation of its
 // own, as long as its elements; lengths and labels beyond their range are among the inputs. Exits
-// with 1 if an error code comes back or the posteriors of a frame do not sum to one.
+// with 1 if an error code comes back or a lattice's numbers are not what its definition says.
 //
 //   nvcc -std=c++17 -arch=native -lineinfo -Icpp tools/every_kernel.cu
 //     cpp/cuda/{rows,lattice}/*.cu -o every_kernel
 //   compute-sanitizer --tool memcheck ./every_kernel
+// For racecheck it is compiled with -DJAX_RNNT_EVERY_LANE_ARRIVES (cuda/lattice/gate.cuh).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -15,18 +16,21 @@
 #include <random>
 #include <vector>
 
-#include "cuda/lattice/lattice.h"
+#include "core/entries.h"
+#include "core/row_label.h"
+#include "cuda/rows/entries.h"
 #include "cuda/rows/pick.h"
 #include "device_array.h"
-#include "ragged_lengths.h"
+#include "every_lattice.cuh"
 
 namespace {
 
 using jax_rnnt::Check;
 using jax_rnnt::DeviceArray;
-using jax_rnnt::LatticeLayout;
+using jax_rnnt::EntriesCotangents;
+using jax_rnnt::EntriesOptions;
+using jax_rnnt::EntriesResults;
 using jax_rnnt::RowLabels;
-using jax_rnnt::Scaled;
 
 int failures = 0;
 
@@ -70,102 +74,85 @@ void RunPick(int64_t rows, int V, int shift, const RowLabels& labels) {
   Check(cudaDeviceSynchronize(), "pick");
 }
 
+// The same of V tokens with more logits behind them, some of which are picks, as is the blank.
 template <typename T>
-void RunPickByRow(int64_t rows, int V, int shift) {
-  DeviceArray<int32_t> labels(RandomLabels(rows, V));
-  RunPick<T>(rows, V, shift, RowLabels{labels.get()});
+void RunEntries(int64_t rows, int V, int behind, int shift, const RowLabels& labels) {
+  using Real = typename jax_rnnt::cuda::Accumulator<T>::Type;
+  EntriesOptions options;
+  options.width = V + behind;
+  options.tokens = V;
+  options.blank = static_cast<int32_t>(generator() % V);
+  options.without_blank = generator() % 2 == 0;
+  options.without_label = generator() % 2 == 0;
+  options.picks[options.pick_count++] = options.blank;
+  for (int i = 0; i < behind; ++i) options.picks[options.pick_count++] = V + i;
+  const int64_t count = rows * options.width + shift;
+  DeviceArray<T> logits(RandomNumbers<T>(count, -4, 4));
+  DeviceArray<Real> maxima(rows), log_sums(rows), blank_logits(rows), label_logits(rows);
+  DeviceArray<Real> pick_logits(options.pick_count * rows);
+  EntriesResults<Real> results{
+      maxima.get(), log_sums.get(), blank_logits.get(), label_logits.get(), {}};
+  DeviceArray<Real> sum_cotangents(RandomNumbers<Real>(rows, -1, 1));
+  DeviceArray<Real> blank_cotangents(RandomNumbers<Real>(rows, -1, 1));
+  DeviceArray<Real> label_cotangents(RandomNumbers<Real>(rows, -1, 1));
+  DeviceArray<Real> pick_cotangents(RandomNumbers<Real>(options.pick_count * rows, -1, 1));
+  EntriesCotangents<Real> cotangents{
+      sum_cotangents.get(), blank_cotangents.get(), label_cotangents.get(), {}};
+  for (int i = 0; i < options.pick_count; ++i) {
+    results.pick_logits[i] = pick_logits.get() + i * rows;
+    cotangents.picks[i] = pick_cotangents.get() + i * rows;
+  }
+  Check(jax_rnnt::cuda::EntriesForward<T>(0, rows, options, logits.get() + shift, labels, results),
+        "EntriesForward");
+  DeviceArray<T> logits_cotangents(count);
+  for (T* target : {logits_cotangents.get() + shift, logits.get() + shift}) {
+    Check(jax_rnnt::cuda::EntriesBackward<T>(0, rows, options, logits.get() + shift, labels,
+                                             maxima.get(), log_sums.get(), cotangents, target),
+          "EntriesBackward");
+  }
+  Check(cudaDeviceSynchronize(), "entries");
 }
 
 template <typename T>
-void RunPickByColumn(int64_t groups, int64_t lines, int64_t columns, int V, int shift) {
+void RunRows(int64_t rows, int V, int shift, const RowLabels& labels) {
+  RunPick<T>(rows, V, shift, labels);
+  RunEntries<T>(rows, V, static_cast<int>(generator() % 10), shift, labels);
+}
+
+template <typename T>
+void RunByRow(int64_t rows, int V, int shift) {
+  DeviceArray<int32_t> labels(RandomLabels(rows, V));
+  RunRows<T>(rows, V, shift, RowLabels{labels.get()});
+}
+
+template <typename T>
+void RunByColumn(int64_t groups, int64_t lines, int64_t columns, int V, int shift) {
   std::vector<int32_t> counts(groups);
   for (int32_t& count : counts) count = static_cast<int32_t>(generator() % (lines + 3)) - 1;
   DeviceArray<int32_t> labels(RandomLabels(groups * columns, V)), device_counts(counts);
-  RunPick<T>(groups * lines * columns, V, shift,
+  RunRows<T>(groups * lines * columns, V, shift,
              RowLabels{labels.get(), device_counts.get(), columns, lines});
 }
 
-template <typename Real>
-void RunLattice(int N, int T, int U, bool compact) {
-  auto [frames, labels, offsets, used] = jax_rnnt::DrawLengths(generator, N, T, U);
-  const int64_t cells = compact ? used + 5 : static_cast<int64_t>(N) * T * U;
-  if (N > 2) frames[N - 1] = compact ? 1 << 30 : -7;
-  if (N > 3) labels[N - 2] = U + 1000000;
-  DeviceArray<int32_t> device_frames(frames), device_labels(labels), device_offsets(offsets);
-  DeviceArray<Real> blank_log_probs(RandomNumbers<Real>(cells, -3, -0.1f));
-  DeviceArray<Real> label_log_probs(RandomNumbers<Real>(cells, -3, -0.1f));
-  const LatticeLayout layout =
-      compact ? jax_rnnt::CompactLayout(N, cells, U + 40, device_frames.get(), device_labels.get(),
-                                        device_offsets.get())
-              : jax_rnnt::PaddedLayout(N, T, U, device_frames.get(), device_labels.get());
-  DeviceArray<Real> costs(N), forward_costs(N), blank_cotangents(cells), label_cotangents(cells);
-  DeviceArray<Real> cotangents(std::vector<Real>(N, Real(-1)));
-  DeviceArray<Scaled<Real>> values(cells), totals(N);
-  DeviceArray<Scaled<Real>> cuts(compact ? cells : static_cast<int64_t>(N) * U * 2);
-  DeviceArray<Scaled<Real>> boundaries(compact ? cells : static_cast<int64_t>(N) * T * 2);
-  Check(jax_rnnt::cuda::LatticeCost<Real>(0, layout, blank_log_probs.get(), label_log_probs.get(),
-                                          costs.get(), cuts.get(), boundaries.get()),
-        "LatticeCost");
-  Check(jax_rnnt::cuda::LatticeForward<Real>(0, layout, blank_log_probs.get(),
-                                             label_log_probs.get(), forward_costs.get(),
-                                             values.get(), totals.get(), boundaries.get()),
-        "LatticeForward");
-  Check(jax_rnnt::cuda::LatticeBackward<Real>(0, layout, cells, blank_log_probs.get(),
-                                              label_log_probs.get(), values.get(), totals.get(),
-                                              cotangents.get(), blank_cotangents.get(),
-                                              label_cotangents.get(), boundaries.get()),
-        "LatticeBackward");
-  const std::vector<Real> cost = costs.ToHost(), same_cost = forward_costs.ToHost();
-  const std::vector<Real> posteriors = blank_cotangents.ToHost();
-  for (int n = 0; n < N; ++n) {
-    const bool valid = frames[n] >= 1 && frames[n] <= T && labels[n] < U;
-    if (valid != !std::isnan(cost[n]) || (valid && cost[n] != same_cost[n])) {
-      ++failures;
-      std::printf("cost %.9g and %.9g of sequence %d, U = %d, %s\n", double(cost[n]),
-                  double(same_cost[n]), n, U, compact ? "compact" : "padded");
-    }
-    if (!valid) continue;
-    const int64_t stride = compact ? labels[n] + 1 : U;
-    const Real* row = posteriors.data() + (compact ? offsets[n] : static_cast<int64_t>(n) * T * U);
-    for (int t = 0; t < frames[n]; ++t, row += stride) {
-      double sum = 0;
-      for (int u = 0; u <= labels[n]; ++u) sum += row[u];
-      if (!(std::fabs(sum - 1) < 1e-4)) {
-        ++failures;
-        std::printf("posteriors of frame %d sum to %g, U = %d, %s\n", t, sum, U,
-                    compact ? "compact" : "padded");
-      }
-    }
-  }
-}
-
 template <typename T>
-void RunPicks() {
+void RunAllRows() {
   for (int V : {1, 3, 8, 28, 33, 50, 64, 129, 500, 513, 1030, 5000, 13001}) {
     for (int shift : {0, 1}) {
-      RunPickByRow<T>(V > 400 ? 7 : 301, V, shift);
-      RunPickByColumn<T>(V > 400 ? 2 : 9, V > 400 ? 2 : 7, 5, V, shift);
+      RunByRow<T>(V > 400 ? 7 : 301, V, shift);
+      RunByColumn<T>(V > 400 ? 2 : 9, V > 400 ? 2 : 7, 5, V, shift);
     }
-  }
-}
-
-template <typename Real>
-void RunLattices() {
-  for (int U : {1, 5, 31, 32, 33, 65, 321, 460, 700, 930}) {
-    for (bool compact : {false, true})
-      RunLattice<Real>(U > 100 ? 2 : 5, U > 100 ? 12 : 71, U, compact);
   }
 }
 
 }  // namespace
 
 int main() {
-  RunPicks<float>();
-  RunPicks<__nv_bfloat16>();
-  RunPicks<__half>();
-  RunPicks<double>();
-  RunLattices<float>();
-  RunLattices<double>();
+  RunAllRows<float>();
+  RunAllRows<__nv_bfloat16>();
+  RunAllRows<__half>();
+  RunAllRows<double>();
+  jax_rnnt::RunLattices<float>(generator, &failures);
+  jax_rnnt::RunLattices<double>(generator, &failures);
   std::printf("every kernel ran, %d failures\n", failures);
   return failures != 0;
 }

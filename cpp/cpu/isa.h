@@ -9,34 +9,70 @@
 
 #include <cstdint>
 
+#include "core/arcs.h"
+#include "core/entries.h"
 #include "core/lattice_layout.h"
 #include "core/scaled.h"
 
 namespace jax_rnnt::cpu {
 
+// What the cotangents of one sequence are computed from, and where they go. The arrays of arcs are
+// those of all sequences, initial and final_weights its own.
+template <typename Real>
+struct ArcsCotangents {
+  Scaled<Real> total;
+  Real cotangent;
+  const Scaled<Real>* alphas;
+  const Scaled<Real>* betas;
+  Real* const* arcs;
+  Real* initial = nullptr;
+  Real* final_weights = nullptr;
+};
+
 // PickForwardRows, PickBackwardRows: rows [begin, end) of what cpu/rows/pick.h says; `buffer` is
-// scratch of V Reals. SequenceForward, SequenceBackward: one sequence, as cpu/lattice/sequence.cc
-// says.
-#define JAX_RNNT_DECLARE_KERNELS(isa)                                                          \
-  namespace isa {                                                                              \
-  template <typename T, typename Real>                                                         \
-  void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,  \
-                       const int32_t* labels, Real* blank_log_probs, Real* label_log_probs,    \
-                       Real* maxima, Real* log_sums, Real* buffer);                            \
-  template <typename T, typename Real>                                                         \
-  void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits, \
-                        const int32_t* labels, const Real* maxima, const Real* log_sums,       \
-                        const Real* blank_cotangents, const Real* label_cotangents,            \
-                        T* logits_cotangents, Real* buffer);                                   \
-  template <typename Real>                                                                     \
-  Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,   \
-                               const Real* label_log_probs, Scaled<Real>* alphas,              \
-                               Real* workspace);                                               \
-  template <typename Real>                                                                     \
-  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,   \
-                        const Real* blank_log_probs, const Real* label_log_probs,              \
-                        const Scaled<Real>* alphas, Real* blank_cotangents,                    \
-                        Real* label_cotangents, Real* workspace);                              \
+// scratch of V Reals. EntriesForwardRows, EntriesBackwardRows: rows [begin, end) of what
+// cpu/rows/entries.h says, labels[0] being that of row `begin`. SequenceForward, SequenceBackward:
+// one sequence, as cpu/lattice/sequence.cc says. ArcsAlpha, ArcsBeta and, of the frames [begin,
+// end), ArcsPosteriors: one sequence, as cpu/lattice/arcs_sequence.cc says.
+#define JAX_RNNT_DECLARE_KERNELS(isa)                                                           \
+  namespace isa {                                                                               \
+  template <typename T, typename Real>                                                          \
+  void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,   \
+                       const int32_t* labels, Real* blank_log_probs, Real* label_log_probs,     \
+                       Real* maxima, Real* log_sums, Real* buffer);                             \
+  template <typename T, typename Real>                                                          \
+  void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,  \
+                        const int32_t* labels, const Real* maxima, const Real* log_sums,        \
+                        const Real* blank_cotangents, const Real* label_cotangents,             \
+                        T* logits_cotangents, Real* buffer);                                    \
+  template <typename T, typename Real>                                                          \
+  void EntriesForwardRows(int64_t begin, int64_t end, const EntriesOptions& options,            \
+                          const T* logits, const int32_t* labels,                               \
+                          const EntriesResults<Real>& results, Real* buffer);                   \
+  template <typename T, typename Real>                                                          \
+  void EntriesBackwardRows(int64_t begin, int64_t end, const EntriesOptions& options,           \
+                           const T* logits, const int32_t* labels, const Real* maxima,          \
+                           const Real* log_sums, const EntriesCotangents<Real>& cotangents,     \
+                           T* logits_cotangents, Real* buffer);                                 \
+  template <typename Real>                                                                      \
+  Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,    \
+                               const Real* label_log_probs, Scaled<Real>* alphas,               \
+                               Real* workspace);                                                \
+  template <typename Real>                                                                      \
+  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,    \
+                        const Real* blank_log_probs, const Real* label_log_probs,               \
+                        const Scaled<Real>* alphas, Real* blank_cotangents,                     \
+                        Real* label_cotangents, Real* workspace);                               \
+  template <typename Real>                                                                      \
+  Scaled<Real> ArcsAlpha(const LatticeSequence& sequence, const ArcTopology& topology,          \
+                         const ArcArrays<Real>& arrays, Scaled<Real>* alphas, Real* workspace); \
+  template <typename Real>                                                                      \
+  void ArcsBeta(const LatticeSequence& sequence, const ArcTopology& topology,                   \
+                const ArcArrays<Real>& arrays, Scaled<Real>* betas, Real* workspace);           \
+  template <typename Real>                                                                      \
+  void ArcsPosteriors(const LatticeSequence& sequence, const ArcTopology& topology,             \
+                      const ArcArrays<Real>& arrays, const ArcsCotangents<Real>& cotangents,    \
+                      int64_t begin, int64_t end, Real* workspace);                             \
   }
 
 JAX_RNNT_DECLARE_KERNELS(baseline)
@@ -47,7 +83,9 @@ JAX_RNNT_DECLARE_KERNELS(avx512)
 #undef JAX_RNNT_DECLARE_KERNELS
 
 // The workspace of SequenceForward and SequenceBackward: kWorkspacePerColumn Reals for each column
-// of the sequence, and for kWorkspaceMoreColumns columns more.
+// of the sequence, and for kWorkspaceMoreColumns columns more. Of ArcsAlpha and ArcsBeta: as many
+// columns, with two Reals for each frame of the longest arc and two more. Of ArcsPosteriors: two
+// Reals for each column.
 inline constexpr int64_t kWorkspacePerColumn = 6;
 inline constexpr int64_t kWorkspaceMoreColumns = 48;
 

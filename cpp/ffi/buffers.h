@@ -7,8 +7,10 @@
 // uneven batch arrives with undefined rows.
 //
 //   buffers.h                      checks and element types
-//   rows.h, lattice.h, joint.h,    for each custom call its handler, then its binding, which names
-//   blocks.h                       every buffer and attribute in order
+//   rows.h, entries.h, lattice.h,  for each custom call its handler, then its binding, which names
+//   arcs.h, joint.h, blocks.h      every buffer and attribute in order
+//   lattice_buffers.h              what the calls of lattice.h and arcs.h check
+//   arcs_operands.h                what the calls of arcs.h check beside that
 //   joint_buffers.h                what the calls of joint.h check
 //   cpu_module.cc, cuda_module.cc  the backends, and the name of each custom call
 //   module.h                       what both modules tell Python
@@ -16,7 +18,7 @@
 // A Backend names what differs between devices:
 //   Context              what XLA hands to a handler (a thread pool, a stream)
 //   BFloat16, Float16    its 16-bit types
-//   and the functions that rows.h, lattice.h, joint.h and blocks.h say they call, returning Error.
+//   and the functions that those headers say they call, returning Error.
 #ifndef JAX_RNNT_FFI_BUFFERS_H_
 #define JAX_RNNT_FFI_BUFFERS_H_
 

@@ -4,15 +4,19 @@
 #include <cuda_runtime_api.h>
 
 #include <string>
+#include <utility>
 
 #include "cuda/joint/add_blocks.h"
 #include "cuda/joint/forward.h"
 #include "cuda/joint/gradients.h"
 #include "cuda/joint/hidden.h"
 #include "cuda/joint/pack.h"
-#include "cuda/lattice/lattice.h"
+#include "cuda/lattice/arcs.h"
+#include "cuda/rows/entries.h"
 #include "cuda/rows/pick.h"
+#include "ffi/arcs.h"
 #include "ffi/blocks.h"
+#include "ffi/entries.h"
 #include "ffi/joint.h"
 #include "ffi/lattice.h"
 #include "ffi/module.h"
@@ -43,32 +47,85 @@ struct CudaBackend {
     return FromCuda(cuda::PickBackward<T>(stream, arguments...));
   }
 
-  static ScratchCounts<2> CostScratch(int64_t cells, const LatticeLayout& layout, AnyBuffer& cuts,
-                                      AnyBuffer& boundaries) {
-    const int64_t columns = Times({layout.sequences, layout.max_columns, 2});
-    return {{{&cuts, layout.compact() ? cells : columns},
-             {&boundaries, CountBoundaries(cells, layout)}}};
+  template <typename T, typename Real, typename... Arguments>
+  static Error EntriesForward(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::EntriesForward<T>(stream, arguments...));
+  }
+
+  template <typename T, typename Real, typename... Arguments>
+  static Error EntriesBackward(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::EntriesBackward<T>(stream, arguments...));
+  }
+
+  static ScratchCounts<3> ArcsCostScratch(int64_t cells, const LatticeLayout& layout,
+                                          AnyBuffer& alphas, AnyBuffer& totals, AnyBuffer& status) {
+    return {{{&alphas, cells}, {&totals, layout.sequences}, {&status, layout.sequences}}};
+  }
+
+  template <typename Real>
+  static Error ArcsCost(Context stream, const LatticeLayout& layout, const ArcTopology& topology,
+                        const ArcArrays<Real>& arrays, Real* costs, Scaled<Real>* alphas,
+                        Scaled<Real>* totals, Scaled<Real>* status) {
+    return FromCuda(cuda::ArcsCost<Real>(stream, layout, topology, arrays, costs, alphas, totals,
+                                         reinterpret_cast<Real*>(status)));
+  }
+
+  static ScratchCounts<1> ArcsForwardScratch(int64_t, const LatticeLayout& layout,
+                                             AnyBuffer& status) {
+    return {{{&status, layout.sequences}}};
+  }
+
+  template <typename Real>
+  static Error ArcsForward(Context stream, const LatticeLayout& layout, const ArcTopology& topology,
+                           const ArcArrays<Real>& arrays, Real* costs, Scaled<Real>* alphas,
+                           Scaled<Real>* betas, Scaled<Real>* totals, Scaled<Real>* status) {
+    return FromCuda(cuda::ArcsForward<Real>(stream, layout, topology, arrays, costs, alphas, betas,
+                                            totals, reinterpret_cast<Real*>(status)));
   }
 
   template <typename Real, typename... Arguments>
-  static Error LatticeCost(Context stream, const LatticeLayout& layout, Arguments... arguments) {
-    return FromCuda(cuda::LatticeCost<Real>(stream, layout, arguments...));
+  static Error ArcsBackward(Context stream, const LatticeLayout& layout, Arguments... arguments) {
+    return FromCuda(cuda::ArcsBackward<Real>(stream, layout, arguments...));
+  }
+
+  // The RNN-T lattice is the one of its two arcs.
+  static constexpr ArcTopology kStandard = {2, {1, 0}, {0, 1}, {true, false}};
+
+  static ScratchCounts<3> CostScratch(int64_t cells, const LatticeLayout& layout, AnyBuffer& alphas,
+                                      AnyBuffer& totals, AnyBuffer& status) {
+    return ArcsCostScratch(cells, layout, alphas, totals, status);
+  }
+
+  template <typename Real, typename... Arguments>
+  static Error LatticeCost(Context stream, const LatticeLayout& layout, const Real* blank_log_probs,
+                           const Real* label_log_probs, Arguments... arguments) {
+    return ArcsCost<Real>(stream, layout, kStandard, {{blank_log_probs, label_log_probs}},
+                          arguments...);
   }
 
   static ScratchCounts<1> WalkScratch(int64_t cells, const LatticeLayout& layout,
-                                      AnyBuffer& boundaries) {
-    return {{{&boundaries, CountBoundaries(cells, layout)}}};
+                                      AnyBuffer& status) {
+    return ArcsForwardScratch(cells, layout, status);
   }
 
   template <typename Real, typename... Arguments>
-  static Error LatticeForward(Context stream, const LatticeLayout& layout, Arguments... arguments) {
-    return FromCuda(cuda::LatticeForward<Real>(stream, layout, arguments...));
+  static Error LatticeForward(Context stream, const LatticeLayout& layout,
+                              const Real* blank_log_probs, const Real* label_log_probs,
+                              Arguments... arguments) {
+    return ArcsForward<Real>(stream, layout, kStandard, {{blank_log_probs, label_log_probs}},
+                             arguments...);
   }
 
-  template <typename Real, typename... Arguments>
-  static Error LatticeBackward(Context stream, const LatticeLayout& layout,
-                               Arguments... arguments) {
-    return FromCuda(cuda::LatticeBackward<Real>(stream, layout, arguments...));
+  template <typename Real>
+  static Error LatticeBackward(Context stream, const LatticeLayout& layout, int64_t cells,
+                               const Real* blank_log_probs, const Real* label_log_probs,
+                               const Scaled<Real>* alphas, const Scaled<Real>* betas,
+                               const Scaled<Real>* totals, const Real* cotangents,
+                               Real* blank_cotangents, Real* label_cotangents) {
+    Real* const arc_cotangents[] = {blank_cotangents, label_cotangents};
+    return ArcsBackward<Real>(stream, layout, cells, kStandard,
+                              ArcArrays<Real>{{blank_log_probs, label_log_probs}}, alphas, betas,
+                              totals, cotangents, arc_cotangents, nullptr, nullptr);
   }
 
   template <typename... Arguments>
@@ -95,12 +152,21 @@ struct CudaBackend {
   static Error AddBlocks(Context stream, Arguments... arguments) {
     return FromCuda(cuda::AddBlocks(stream, arguments...));
   }
-
- private:
-  static int64_t CountBoundaries(int64_t cells, const LatticeLayout& layout) {
-    return layout.compact() ? cells : Times({layout.sequences, layout.max_frames, 2});
-  }
 };
+
+// The scratch buffers of lattices: pairs for each cell or sequence of the layout.
+template <typename Binding>
+auto BindCostScratch(Binding&& binding) {
+  return std::move(binding)
+      .template Ret<AnyBuffer>()   // alphas, a pair for each cell
+      .template Ret<AnyBuffer>()   // totals, a pair for each sequence
+      .template Ret<AnyBuffer>();  // status, two for each sequence
+}
+
+template <typename Binding>
+auto BindForwardScratch(Binding&& binding) {
+  return std::move(binding).template Ret<AnyBuffer>();  // status, two for each sequence
+}
 
 // Every handler may be part of a command buffer, XLA's CUDA graph: none synchronises, allocates or
 // copies to the host.
@@ -115,26 +181,40 @@ JAX_RNNT_DEFINE_HANDLER(kPickBackward, (PickBackward<CudaBackend, Int32Buffer>),
                         BindPickBackward(BindRows<Stream>()));
 JAX_RNNT_DEFINE_HANDLER(kPickBackwardColumns, (PickBackward<CudaBackend, Int32Buffer, Int32Buffer>),
                         BindPickBackward(BindColumns<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kEntriesForward, (EntriesForward<CudaBackend, Int32Buffer>),
+                        BindEntriesForward(BindRows<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kEntriesForwardColumns,
+                        (EntriesForward<CudaBackend, Int32Buffer, Int32Buffer>),
+                        BindEntriesForward(BindColumns<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kEntriesBackward, (EntriesBackward<CudaBackend, Int32Buffer>),
+                        BindEntriesBackward(BindRows<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kEntriesBackwardColumns,
+                        (EntriesBackward<CudaBackend, Int32Buffer, Int32Buffer>),
+                        BindEntriesBackward(BindColumns<Stream>()));
 JAX_RNNT_DEFINE_HANDLER(kLatticeCost, Padded<LatticeCost<CudaBackend>>(),
-                        BindLatticeCost(BindPadded<Stream>())
-                            .Ret<AnyBuffer>()    // scratch: cuts (..., 2, U, 2)
-                            .Ret<AnyBuffer>());  // scratch: boundaries (..., T, 2, 2)
+                        BindCostScratch(BindLatticeCost(BindPadded<Stream>())));
 JAX_RNNT_DEFINE_HANDLER(kLatticeForward, Padded<LatticeForward<CudaBackend>>(),
-                        BindLatticeForward(BindPadded<Stream>())
-                            .Ret<AnyBuffer>());  // scratch: boundaries (..., T, 2, 2)
+                        BindForwardScratch(BindLatticeForward(BindPadded<Stream>())));
 JAX_RNNT_DEFINE_HANDLER(kLatticeBackward, Padded<LatticeBackward<CudaBackend>>(),
-                        BindLatticeBackward(BindPadded<Stream>())
-                            .Ret<AnyBuffer>());  // scratch: boundaries (..., T, 2, 2)
+                        BindLatticeBackward(BindPadded<Stream>()));
 JAX_RNNT_DEFINE_HANDLER(kLatticeCostCompact, Compact<LatticeCost<CudaBackend>>(),
-                        BindLatticeCost(BindCompact<Stream>())
-                            .Ret<AnyBuffer>()    // scratch: cuts (..., S, 2)
-                            .Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
-JAX_RNNT_DEFINE_HANDLER(
-    kLatticeForwardCompact, Compact<LatticeForward<CudaBackend>>(),
-    BindLatticeForward(BindCompact<Stream>()).Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
+                        BindCostScratch(BindLatticeCost(BindCompact<Stream>())));
+JAX_RNNT_DEFINE_HANDLER(kLatticeForwardCompact, Compact<LatticeForward<CudaBackend>>(),
+                        BindForwardScratch(BindLatticeForward(BindCompact<Stream>())));
 JAX_RNNT_DEFINE_HANDLER(kLatticeBackwardCompact, Compact<LatticeBackward<CudaBackend>>(),
-                        BindLatticeBackward(BindCompact<Stream>())
-                            .Ret<AnyBuffer>());  // scratch: boundaries (..., S, 2)
+                        BindLatticeBackward(BindCompact<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kArcsCost, PaddedArcs<ArcsCost<CudaBackend>>(),
+                        BindCostScratch(BindArcsCost(BindPaddedArcs<Stream>())));
+JAX_RNNT_DEFINE_HANDLER(kArcsForward, PaddedArcs<ArcsForward<CudaBackend>>(),
+                        BindForwardScratch(BindArcsForward(BindPaddedArcs<Stream>())));
+JAX_RNNT_DEFINE_HANDLER(kArcsBackward, PaddedArcs<ArcsBackward<CudaBackend>>(),
+                        BindArcsBackward(BindPaddedArcs<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kArcsCostCompact, CompactArcs<ArcsCost<CudaBackend>>(),
+                        BindCostScratch(BindArcsCost(BindCompactArcs<Stream>())));
+JAX_RNNT_DEFINE_HANDLER(kArcsForwardCompact, CompactArcs<ArcsForward<CudaBackend>>(),
+                        BindForwardScratch(BindArcsForward(BindCompactArcs<Stream>())));
+JAX_RNNT_DEFINE_HANDLER(kArcsBackwardCompact, CompactArcs<ArcsBackward<CudaBackend>>(),
+                        BindArcsBackward(BindCompactArcs<Stream>()));
 JAX_RNNT_DEFINE_HANDLER(kJointPack, JointPack<CudaBackend>, BindJointPack<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kJointForward, JointForward<CudaBackend>, BindJointForward<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kJointGradients, JointGradients<CudaBackend>, BindJointGradients<Stream>());
@@ -153,12 +233,22 @@ NB_MODULE(_cuda, module) {
                         {"pick_backward", kPickBackward},
                         {"pick_forward_columns", kPickForwardColumns},
                         {"pick_backward_columns", kPickBackwardColumns},
+                        {"entries_forward", kEntriesForward},
+                        {"entries_backward", kEntriesBackward},
+                        {"entries_forward_columns", kEntriesForwardColumns},
+                        {"entries_backward_columns", kEntriesBackwardColumns},
                         {"lattice_cost", kLatticeCost},
                         {"lattice_forward", kLatticeForward},
                         {"lattice_backward", kLatticeBackward},
                         {"lattice_cost_compact", kLatticeCostCompact},
                         {"lattice_forward_compact", kLatticeForwardCompact},
                         {"lattice_backward_compact", kLatticeBackwardCompact},
+                        {"arcs_cost", kArcsCost},
+                        {"arcs_forward", kArcsForward},
+                        {"arcs_backward", kArcsBackward},
+                        {"arcs_cost_compact", kArcsCostCompact},
+                        {"arcs_forward_compact", kArcsForwardCompact},
+                        {"arcs_backward_compact", kArcsBackwardCompact},
                         {"joint_pack", kJointPack},
                         {"joint_forward", kJointForward},
                         {"joint_gradients", kJointGradients},

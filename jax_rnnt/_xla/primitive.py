@@ -7,8 +7,8 @@ registration (see `ffi`), the attribute `num_batch_dims` and a Shardy rule. Kern
 and not calls of `jax.ffi.ffi_call`, for these three, and for types that follow explicit sharding
 and shard_map's varying axes.
 
-Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...). A star, as in
-"TU*", stands for any number of such operands, or results, one after the other.
+Dimensions are written as one letter each: "TU" is an operand (..., T, U), "" one (...). A star, as
+in "TU*", stands for any number of such operands, or results, one after the other.
 """
 
 import functools
@@ -42,8 +42,8 @@ class Kernel:
         results: the dimensions of each result behind the batch dimensions: a string of letters and
             digits, one a dimension; a sequence of letters and numbers; or, for a result of one
             dimension, a function from the sizes by letter to its size. One of the strings may end
-            in a star: there are as many of that result as of the operand with a star, or as the
-            attribute `repeats` says where no operand has one.
+            in a star: there are as many of that result as of the operand with a star or, where no
+            operand has one, as `repeats` says, an attribute that is only for this.
         result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that debug_nans takes no unwritten memory for a NaN.
@@ -203,7 +203,7 @@ class Kernel:
             ffi.warn_once(fault)
 
         def fallback(*arrays):
-            return list(call(*arrays, **dict(attributes)))
+            return list(call(*arrays, **_own(attributes)))
 
         avals_in, operands = self._floats(ctx, operands)
         lower = mlir.lower_fun(fallback, multiple_results=True)
@@ -260,7 +260,7 @@ class Kernel:
             extra_attributes=extra,
         )
         own = ctx.replace(avals_in=avals_in, avals_out=avals_out)
-        values = lower(own, *operands, **{key: _array(x) for key, x in attributes})
+        values = lower(own, *operands, **{k: _array(x) for k, x in _own(attributes).items()})
         return values[: len(ctx.avals_out)]
 
 
@@ -311,6 +311,11 @@ def _expand(all_dims: Sequence, repeats: int) -> list[tuple[Any, int]]:
         own = dims[:-1] if is_repeated else dims
         expanded += [(own, i)] * (repeats if is_repeated else 1)
     return expanded
+
+
+def _own(attributes: tuple) -> dict[str, Any]:
+    """The attributes that the handler and the fallback take."""
+    return {key: value for key, value in attributes if key != "repeats"}
 
 
 def _array(attribute: Any) -> Any:

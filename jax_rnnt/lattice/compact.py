@@ -18,25 +18,24 @@ _cost = Kernel(
     results=("N",),
     result_dtype="accumulator",
     fallback=reference.lattice_cost,
-    scratch={"cuda": ("S2", "S2")},
+    scratch={"cuda": ("S2", "N2", "N2")},
 )
 _forward = Kernel(
     "lattice_forward_compact",
     operands=("S", "S", "N", "N", "N"),
-    results=("N", "S2", "N2"),
+    results=("N", "S2", "S2", "N2"),
     result_dtype="accumulator",
-    kept=(1, 2),
+    kept=(1, 2, 3),
     fallback=reference.lattice_forward,
-    scratch={"cuda": ("S2",)},
+    scratch={"cuda": ("N2",)},
 )
 _backward = Kernel(
     "lattice_backward_compact",
-    operands=("S", "S", "N", "N", "N", "S2", "N2", "N"),
+    operands=("S", "S", "N", "N", "N", "S2", "S2", "N2", "N"),
     results=("S", "S"),
     result_dtype="accumulator",
     bits=(0, 1),
     fallback=reference.lattice_backward,
-    scratch={"cuda": ("S2",)},
 )
 
 

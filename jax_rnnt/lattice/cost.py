@@ -19,35 +19,34 @@ from jax_rnnt._xla.residuals import to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.lattice import compact as compact_form
 
-# A dimension of 2 is a pair (mantissa, exponent). A forward keeps two results for its backward:
-# `values`, a pair for each cell, and `totals`, a pair for each sequence; their meaning is the
-# platform's own. Scratch on CUDA: the two rows of the lattice at which the two walks meet, and what
-# one panel of label columns hands to the next.
+# A dimension of 2 is a pair (mantissa, exponent). A forward keeps three results for its backward:
+# alphas and betas, a pair for each cell, and totals, a pair for each sequence; what of them it
+# needs is the platform's own. On CUDA this lattice is an instance of that of any arcs, whose
+# kernels take this scratch.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),
     results=("",),
     result_dtype="accumulator",
     fallback=lambda *operands: [reference.lattice_cost(*operands)],
-    scratch={"cuda": ("U4", "T4")},
+    scratch={"cuda": ("TU2", "2", "2")},
 )
 _forward = Kernel(
     "lattice_forward",
     operands=("TU", "TU", "", ""),
-    results=("", "TU2", "2"),
+    results=("", "TU2", "TU2", "2"),
     result_dtype="accumulator",
-    kept=(1, 2),
+    kept=(1, 2, 3),
     fallback=reference.lattice_forward,
-    scratch={"cuda": ("T4",)},
+    scratch={"cuda": ("2",)},
 )
 _backward = Kernel(
     "lattice_backward",
-    operands=("TU", "TU", "", "", "TU2", "2", ""),
+    operands=("TU", "TU", "", "", "TU2", "TU2", "2", ""),
     results=("TU", "TU"),
     result_dtype="accumulator",
     bits=(0, 1),
     fallback=reference.lattice_backward,
-    scratch={"cuda": ("T4",)},
 )
 
 

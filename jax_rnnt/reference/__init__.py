@@ -8,13 +8,15 @@ Lattice: alpha over the lattice of one sequence of T frames and U - 1 labels,
     cost = -log(alpha(T - 1, U - 1) P_blank(T - 1, U - 1))
 
 Every probability is carried as a mantissa and an exponent apart (`scaled`), so float32 keeps its
-precision at any length. `log_softmax_pick` and `lattice_cost` are differentiable twice, and by
-`jax.jvp`, `jax.linearize` and `jax.hessian`.
+precision at any length. `log_softmax_pick`, `lattice_cost` and `arcs_cost`, whose lattice has any
+arcs, are differentiable twice, and by `jax.jvp`, `jax.linearize` and `jax.hessian`.
 
 Platforms without kernels run these functions. The tests compare them, as they do the kernels, with
 a float64 oracle in NumPy.
 """
 
+from jax_rnnt.reference.arcs import arcs_backward, arcs_cost, arcs_forward
+from jax_rnnt.reference.entries import entries_backward, entries_forward
 from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors
 from jax_rnnt.reference.lattice import (
     lattice_backward,
@@ -35,9 +37,11 @@ from jax_rnnt.reference.scaled import (
     ZERO_EXPONENT,
     Scaled,
     add,
+    add_along,
     log,
     multiply,
     normalize,
+    ratio,
     split,
 )
 
@@ -47,7 +51,13 @@ __all__ = [
     "ZERO_EXPONENT",
     "Scaled",
     "add",
+    "add_along",
     "arc_cotangents",
+    "arcs_backward",
+    "arcs_cost",
+    "arcs_forward",
+    "entries_backward",
+    "entries_forward",
     "expand_columns",
     "is_read",
     "keep_posteriors",
@@ -60,6 +70,7 @@ __all__ = [
     "normalize",
     "pick_backward",
     "pick_forward",
+    "ratio",
     "split",
     "valid_lengths",
 ]

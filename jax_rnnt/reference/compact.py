@@ -90,7 +90,7 @@ def lattice_forward(
     offsets: jax.Array,
     *,
     max_labels: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """Costs (..., N) and what lattice_backward needs; see keep_posteriors.
 
     Args:
@@ -115,22 +115,34 @@ def lattice_backward(
     labels_lengths: jax.Array,
     offsets: jax.Array,
     kept_posteriors: jax.Array,
-    unused: jax.Array,
+    unused_betas: jax.Array,
+    unused_totals: jax.Array,
     cotangents: jax.Array,
     *,
     max_labels: int,
 ) -> tuple[jax.Array, jax.Array]:
     """The arcs' cotangents (..., S) from those of the costs (..., N)."""
-    del label_log_probs, unused, max_labels
+    del label_log_probs, unused_betas, unused_totals, max_labels
     rows = blank_log_probs.shape[-1]
+    cotangents = row_cotangents(frames_lengths, labels_lengths, offsets, cotangents, rows)
+    return arc_cotangents(kept_posteriors, cotangents)
+
+
+def row_cotangents(
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
+    offsets: jax.Array,
+    cotangents: jax.Array,
+    rows: int,
+) -> jax.Array:
+    """The cotangent of the cost of each row's sequence, (..., S); zero for padding."""
 
     def of_rows(frames_lengths, labels_lengths, offsets, cotangents):
         sequence, _ = sequence_of_rows(frames_lengths, labels_lengths, offsets, rows)
         return take(cotangents, sequence, 0)
 
     of_rows = jnp.vectorize(of_rows, signature="(n),(n),(n),(n)->(s)")
-    cotangents = of_rows(frames_lengths, labels_lengths, offsets, cotangents)
-    return arc_cotangents(kept_posteriors, cotangents)
+    return of_rows(frames_lengths, labels_lengths, offsets, cotangents)
 
 
 def _walk(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, offsets, *, columns):

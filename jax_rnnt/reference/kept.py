@@ -8,21 +8,26 @@ from jax_rnnt._xla.residuals import from_bits, to_bits
 
 def keep_posteriors(
     costs: jax.Array, blank_posteriors: jax.Array, label_posteriors: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Both arcs' posteriors (..., 2) as bits, and for each sequence a pair that nothing reads.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Both arcs' posteriors (..., 2) as bits, and two arrays that nothing reads.
 
-    They take the places of the `values` and `totals` that a kernel keeps.
+    They take the places of the alphas, betas and totals that a kernel keeps.
     """
     (posteriors,) = to_bits(jnp.stack((blank_posteriors, label_posteriors), -1))
-    return posteriors, jnp.zeros((*costs.shape, 2), posteriors.dtype)
+    totals = jnp.zeros((*costs.shape, 2), posteriors.dtype)
+    return posteriors, jnp.zeros_like(posteriors), totals
 
 
 def arc_cotangents(
     kept_posteriors: jax.Array, cotangents: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """-posterior x cotangent; zero where either is zero, even if the other is inf or NaN."""
+    """The blank and the label arcs' cotangents from what keep_posteriors returned."""
     (posteriors,) = from_bits(kept_posteriors)
-    cotangents = cotangents[..., None]
+    blank_posteriors, label_posteriors = posteriors[..., 0], posteriors[..., 1]
+    return weighted(blank_posteriors, cotangents), weighted(label_posteriors, cotangents)
+
+
+def weighted(posteriors: jax.Array, cotangents: jax.Array) -> jax.Array:
+    """-posterior x cotangent; zero where either is zero, even if the other is inf or NaN."""
     used = (posteriors != 0) & (cotangents != 0)
-    products = jnp.where(used, -posteriors * jnp.where(used, cotangents, 0), 0)
-    return products[..., 0], products[..., 1]
+    return jnp.where(used, -posteriors * jnp.where(used, cotangents, 0), 0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_rnnt._xla.program import one_program
-from jax_rnnt.reference.axes import positions
+from jax_rnnt.reference.axes import positions, skew
 from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors
 from jax_rnnt.reference.scaled import (
     ZERO_EXPONENT,
@@ -66,7 +66,7 @@ def lattice_cost(
         # Arcs of NaN and +inf are taken out, so that no derivative meets them.
         wrong = ~(used < jnp.inf)
         senseless |= wrong.any((-2, -1))
-        arcs.append(split(_skew(jnp.where(wrong, -jnp.inf, used))))
+        arcs.append(split(skew(jnp.where(wrong, -jnp.inf, used))))
     blank, label = arcs
     column = column[..., 0, :]
     first = (column == 0) & jnp.ones_like(blank.mantissa[0], bool)
@@ -94,7 +94,7 @@ def lattice_forward(
     label_log_probs: jax.Array,
     frames_lengths: jax.Array,
     labels_lengths: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """lattice_cost and what lattice_backward needs; see keep_posteriors."""
     costs, vjp = jax.vjp(
         lambda blank, label: lattice_cost(blank, label, frames_lengths, labels_lengths),
@@ -111,23 +111,22 @@ def lattice_backward(
     frames_lengths: jax.Array,
     labels_lengths: jax.Array,
     kept_posteriors: jax.Array,
-    unused: jax.Array,
+    unused_betas: jax.Array,
+    unused_totals: jax.Array,
     cotangents: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The arcs' cotangents (..., T, U) from those of the costs (...)."""
-    del blank_log_probs, label_log_probs, frames_lengths, labels_lengths, unused
+    del (
+        blank_log_probs,
+        label_log_probs,
+        frames_lengths,
+        labels_lengths,
+        unused_betas,
+        unused_totals,
+    )
     return arc_cotangents(kept_posteriors, cotangents[..., None, None])
 
 
 def _shift_right(x, fill):
     pad = [(0, 0)] * (x.ndim - 1) + [(1, 0)]
     return jnp.pad(x[..., :-1], pad, constant_values=fill)
-
-
-def _skew(x: jax.Array) -> jax.Array:
-    """(..., T, U) to (T + U - 1, ..., U): entry [s, ..., u] is x[..., s - u, u], -inf outside."""
-    *batch, T, U = x.shape
-    x = jnp.swapaxes(x, -1, -2)
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, U)], constant_values=-jnp.inf)
-    x = x.reshape(*batch, U * (T + U))[..., : U * (T + U - 1)]
-    return jnp.moveaxis(x.reshape(*batch, U, T + U - 1), -1, 0)

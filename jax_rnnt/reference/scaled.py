@@ -6,6 +6,7 @@ and mantissas carry the derivative. The cotangent of a mantissa, (posterior / ma
 scaling either.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -46,15 +47,26 @@ def multiply(a: Scaled, b: Scaled) -> Scaled:
     return Scaled(a.mantissa * b.mantissa, a.exponent + b.exponent)
 
 
-def add(a: Scaled, b: Scaled) -> Scaled:
-    exponent = jnp.maximum(a.exponent, b.exponent)
-    return normalize(
-        Scaled(
-            a.mantissa * _power_of_two(a.exponent - exponent)
-            + b.mantissa * _power_of_two(b.exponent - exponent),
-            exponent,
-        )
-    )
+def add(*terms: Scaled) -> Scaled:
+    """The sum, normalized, of terms that are nearly so: mantissas near one, or zero."""
+    exponent = functools.reduce(jnp.maximum, [x.exponent for x in terms])
+    mantissas = [x.mantissa * _power_of_two(x.exponent - exponent) for x in terms]
+    return normalize(Scaled(functools.reduce(jnp.add, mantissas), exponent))
+
+
+def add_along(a: Scaled, axes: tuple[int, ...]) -> Scaled:
+    """The sum over axes, normalized."""
+    exponent = a.exponent.max(axes, keepdims=True)
+    mantissa = (a.mantissa * _power_of_two(a.exponent - exponent)).sum(axes)
+    return normalize(Scaled(mantissa, exponent.reshape(mantissa.shape)))
+
+
+def ratio(a: Scaled, b: Scaled) -> jax.Array:
+    """a / b of numbers of which a is at most b, but for rounding: in [0, 1]; 0 where b is zero."""
+    none = (a.mantissa == 0) | (b.mantissa == 0)
+    power = _power_of_two(jnp.minimum(a.exponent - b.exponent, 64))
+    share = a.mantissa / jnp.where(none, 1, b.mantissa) * power
+    return jnp.where(none, 0, jnp.minimum(share, 1))
 
 
 def normalize(a: Scaled) -> Scaled:

@@ -85,6 +85,49 @@ def test_lattice_cost(implementation, compact):
     _finite(cost, jnp.full(shape, -0.5, jnp.float32))
 
 
+@pytest.mark.parametrize("normalize", ["softmax", "hat"])
+@pytest.mark.usefixtures("options")
+def test_rows(implementation, normalize):
+    def total(logits):
+        rows = jax_rnnt.pick_rows(
+            logits,
+            [1, 2],
+            others=(3,),
+            rest=True,
+            normalize=normalize,
+            durations=2,
+            implementation=implementation,
+        )
+        return sum((x.sum() for x in rows), jnp.float32(0))
+
+    _finite(total, jnp.arange(12, dtype=jnp.float32).reshape(2, 6))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.usefixtures("options")
+def test_arcs_cost(implementation, compact):
+    """With weights of -inf among those that are given."""
+    shape = (7,) if compact else (2, 2, 2)
+    with jax.debug_infs(False):
+        never = jnp.full(shape, -jnp.inf, jnp.float32)
+        begins = jnp.array([[0, -jnp.inf, 0]] * 2, jnp.float32)
+    ends = {} if compact else {"initial": begins, "final": jnp.zeros((2, 3))}
+
+    def cost(arcs):
+        costs = jax_rnnt.arcs_cost(
+            {(1, 0): arcs, (1, 1): arcs, (2, 1): never},
+            PROBLEM.frames_lengths,
+            PROBLEM.labels_lengths,
+            last=[(1, 0), (1, 1)],
+            **ends,
+            compact=compact,
+            implementation=implementation,
+        )
+        return costs.sum()
+
+    _finite(cost, jnp.full(shape, -0.5, jnp.float32))
+
+
 @pytest.mark.parametrize("implementation", [None, "reference"])
 @pytest.mark.usefixtures("options")
 def test_joint(implementation):

@@ -31,12 +31,19 @@ def test_forward_mode_points_to_the_reference(loss: Loss, forward, rng):
             forward(function, rows)
 
 
+def _lattice_cost(blank, label, *lengths, **options):
+    return jax_rnnt.lattice_cost(blank, label, *lengths, **options)
+
+
+def _arcs_cost(blank, label, *lengths, **options):
+    return jax_rnnt.arcs_cost({(1, 0): blank, (1, 1): label}, *lengths, **options)
+
+
+@pytest.mark.parametrize("function", [_lattice_cost, _arcs_cost])
 @pytest.mark.parametrize("compact", [False, True])
-def test_forward_mode_of_a_lattice_points_to_the_reference(implementation, compact, rng):
+def test_derivatives_of_a_lattice_point_to_the_reference(function, implementation, compact, rng):
     def cost(arcs):
-        return jax_rnnt.lattice_cost(
-            arcs, arcs, [2], [1], compact=compact, implementation=implementation
-        ).sum()
+        return function(arcs, arcs, [2], [1], compact=compact, implementation=implementation).sum()
 
     arcs = jnp.asarray(-rng.random(4 if compact else (1, 2, 2)), jnp.float32)
     if implementation == "reference" and not compact:
@@ -46,6 +53,8 @@ def test_forward_mode_of_a_lattice_points_to_the_reference(implementation, compa
     else:
         with pytest.raises(NotImplementedError, match=r"implementation='reference', not compact"):
             jax.jvp(cost, (arcs,), (arcs,))
+        with pytest.raises(NotImplementedError, match=r"implementation='reference', not compact"):
+            jax.grad(lambda arcs: jax.grad(cost)(arcs).sum())(arcs)
 
 
 def test_forward_mode_of_a_joint_points_to_the_reference(rng):

@@ -52,25 +52,36 @@ class Call:
         return list(map(np.asarray, run(*(b.zeros() for b in self.operands))))
 
 
-def _by_row(forward: bool) -> Call:
-    rows, arcs = Buffer((N, V), F32), Buffer((N,), F32)
-    labels = (rows, Buffer((N,), I32))
-    return _pick(labels, rows, arcs, forward)
+def _rows(kernel: str) -> dict[str, Call]:
+    """The calls of a row kernel, forward and backward, with labels by row and by column."""
+    attributes: tuple[tuple[str, Any], ...] = (("blank", np.int64(1)),)
+    results, cotangents = {"pick": (4, 2), "entries": (6, 5)}[kernel]
+    if kernel == "entries":
+        attributes += (
+            ("tokens", np.int64(V - 1)),
+            ("without_blank", np.int64(1)),
+            ("without_label", np.int64(0)),
+            ("picks", np.array([V - 1, 0])),
+        )
+    found = {}
+    for suffix, batch, labels in (
+        ("", (N,), (Buffer((N,), I32),)),
+        ("_columns", (N, R, C), (Buffer((N, C), I32), Buffer((N,), I32))),
+    ):
+        rows, one_a_row = Buffer((*batch, V), F32), Buffer(batch, F32)
+        backward = (rows, *labels, *(one_a_row,) * (2 + cotangents))
+        found |= {
+            f"{kernel}_forward{suffix}": Call((rows, *labels), (one_a_row,) * results, attributes),
+            f"{kernel}_backward{suffix}": Call(backward, (rows,), attributes),
+        }
+    return found
 
 
-def _by_column(forward: bool) -> Call:
-    rows, arcs = Buffer((N, R, C, V), F32), Buffer((N, R, C), F32)
-    labels = (rows, Buffer((N, C), I32), Buffer((N,), I32))
-    return _pick(labels, rows, arcs, forward)
-
-
-def _pick(operands, rows, arcs, forward) -> Call:
-    blank = (("blank", np.int64(1)),)
-    return (
-        Call(operands, (arcs,) * 4, blank)
-        if forward
-        else Call((*operands, *(arcs,) * 4), (rows,), blank)
-    )
+def _scratch(kind: str, cells: tuple[int, ...]) -> tuple[Buffer, ...]:
+    """The buffers that CUDA's handlers of lattices write to on their way."""
+    alphas, one_a_sequence = Buffer((*cells, 2), F32), Buffer((N, 2), F32)
+    scratch = {"cost": (alphas, one_a_sequence, one_a_sequence), "forward": (one_a_sequence,)}
+    return scratch.get(kind, ()) if PLATFORM == "cuda" else ()
 
 
 def _lattice(kind: str, compact: bool) -> Call:
@@ -79,17 +90,34 @@ def _lattice(kind: str, compact: bool) -> Call:
     arcs, lengths, costs = Buffer(cells, F32), Buffer(batch, I32), Buffer(batch, F32)
     values, totals = Buffer((*cells, 2), BITS), Buffer((*batch, 2), BITS)
     operands = (arcs, arcs, lengths, lengths) + ((lengths,) if compact else ())
-    cuts = Buffer((S, 2), F32) if compact else Buffer((N, 2, U, 2), F32)
-    boundaries = Buffer((S, 2), F32) if compact else Buffer((N, T, 2, 2), F32)
     more = {
-        "cost": ((), (costs,), (cuts, boundaries)),
-        "forward": ((), (costs, values, totals), (boundaries,)),
-        "backward": ((values, totals, costs), (arcs, arcs), (boundaries,)),
+        "cost": ((), (costs,)),
+        "forward": ((), (costs, values, values, totals)),
+        "backward": ((values, values, totals, costs), (arcs, arcs)),
     }
-    extra, results, scratch = more[kind]
-    if PLATFORM == "cuda":
-        results = (*results, *scratch)
+    extra, results = more[kind]
+    results += _scratch(kind, cells)
     attributes = (("max_labels", np.int64(U - 1)),) if compact else ()
+    return Call((*operands, *extra), results, attributes)
+
+
+def _arcs(kind: str, compact: bool) -> Call:
+    """Arcs (1, 0), (2, 0), (0, 1) and (1, 1), with initial and final where they may be given."""
+    cells, batch = ((S,) if compact else (N, T, U)), (N,)
+    arc, lengths, costs = Buffer(cells, F32), Buffer(batch, I32), Buffer(batch, F32)
+    arcs, end = (arc,) * 4, Buffer((0,) if compact else (N, T + 1), F32)
+    values, totals = Buffer((*cells, 2), BITS), Buffer((*batch, 2), BITS)
+    operands = (*arcs, lengths, lengths) + ((lengths,) if compact else ()) + (end, end)
+    more = {
+        "cost": ((), (costs,)),
+        "forward": ((), (costs, values, values, totals)),
+        "backward": ((values, values, totals, costs), (end, end, *arcs)),
+    }
+    extra, results = more[kind]
+    results += _scratch(kind, cells)
+    own = {"dt": (1, 2, 0, 1), "du": (0, 0, 1, 1), "last": (1, 1, 1, 0)}
+    attributes = tuple((name, np.array(x, np.int64)) for name, x in own.items())
+    attributes += (("max_labels", np.int64(U - 1)),) if compact else ()
     return Call((*operands, *extra), results, attributes)
 
 
@@ -124,14 +152,10 @@ def _joint() -> dict[str, Call]:
 @functools.cache
 def calls() -> dict[str, Call]:
     """A call that fits for each handler."""
-    found = {
-        "pick_forward": _by_row(True),
-        "pick_backward": _by_row(False),
-        "pick_forward_columns": _by_column(True),
-        "pick_backward_columns": _by_column(False),
-    }
+    found = _rows("pick") | _rows("entries")
     for kind, compact in itertools.product(("cost", "forward", "backward"), (False, True)):
         found[f"lattice_{kind}" + "_compact" * compact] = _lattice(kind, compact)
+        found[f"arcs_{kind}" + "_compact" * compact] = _arcs(kind, compact)
     return found | (_joint() if PLATFORM == "cuda" else {})
 
 
@@ -187,6 +211,8 @@ def _wrong_sizes(call: Call) -> Iterator[tuple[str, Call]]:
         for i, buffer in enumerate(buffers):
             larger = (buffer.shape[0] + 1, *buffer.shape[1:])
             for shape in (larger, (buffer.shape[0] - 1, *buffer.shape[1:]), (0,), ()):
+                if -1 in shape or shape == buffer.shape:
+                    continue
                 new = _replaced(buffers, i, buffer._replace(shape=shape))
                 if field == "results" and len(new) == 1 and 0 in shape:
                     continue  # XLA drops a call whose results have no elements
@@ -201,10 +227,21 @@ def _wrong_attributes(call: Call) -> Iterator[tuple[str, Call]]:
         wrong += ["sigmoid", ""] if isinstance(value, str) else ["tanh", np.int64(-1)]
         if name == "blank":
             wrong += [np.int64(V), np.int64(2**40)]
+        if name == "tokens":
+            wrong += [np.int64(0), np.int64(1), np.int64(V + 1), np.int64(2**40)]
+        if name.startswith("without"):
+            wrong += [np.int64(2), np.int64(2**32)]
+        if name == "picks":
+            wrong += [np.array(x) for x in ([], [0], [0, V], [-1, 0], [0, 2**32])]
+            wrong += [np.zeros(2, np.int32), np.zeros(2)]
         if name == "symbols":
             wrong += [np.int64(0), np.int64(2**31)]
         if name == "max_labels":
             wrong += [np.int64(-(2**63))]
+        if isinstance(value, np.ndarray):
+            wrong += [value.astype(np.int32), value[:-1], value + 8, -value]
+            wrong += [] if name in ("last", "picks") else [value[::-1].copy()]
+            wrong += [np.array([2**40, *value[1:]]), np.zeros(0, np.int64)]
         for new in wrong:
             changed = (*others, (name, new))
             yield f"{name} of {new!r}", dataclasses.replace(call, attributes=changed)
@@ -250,18 +287,57 @@ def _fits_all_the_same(name: str, call: Call) -> bool:
     )
 
 
+@pytest.mark.parametrize("name", ["entries_forward", "entries_backward"])
+@pytest.mark.parametrize("count", [0, 1, 16, 17])
+def test_number_of_picks(name, count):
+    call = calls()[name]
+    picks = dict(call.attributes) | {"picks": np.arange(count, dtype=np.int64) % V}
+    more = (Buffer((N,), F32),) * count
+    call = dataclasses.replace(
+        call,
+        operands=call.operands if "forward" in name else (*call.operands[:-2], *more),
+        results=call.results if "backward" in name else (*call.results[:-2], *more),
+        attributes=tuple(picks.items()),
+    )
+    assert is_refused(name, call) == (count > 16)
+
+
+def test_arcs_must_be_short_and_ascending():
+    fits = calls()["arcs_cost"]
+
+    def refused(*arcs: tuple[int, int]) -> bool:
+        own = zip(("dt", "du"), np.array(arcs, np.int64).T.copy(), strict=True)
+        attributes = (*own, ("last", np.ones(len(arcs), np.int64)))
+        operands = (fits.operands[0],) * len(arcs) + fits.operands[4:]
+        return is_refused(
+            "arcs_cost", dataclasses.replace(fits, operands=operands, attributes=attributes)
+        )
+
+    most = [(dt, du) for du in (0, 1) for dt in range(9) if dt + du]
+    assert not refused(*most)
+    assert not refused((0, 1))
+    assert refused(*most, (9, 1))
+    assert refused((9, 0), (0, 1))
+    assert refused((1, 0), (0, 2))
+    assert refused((0, 0), (0, 1))
+    assert refused((-1, 1), (0, 1))
+    assert refused((1, 0), (1, 0))
+    assert refused((0, 1), (1, 0))
+
+
+@pytest.mark.parametrize("lattice", ["lattice", "arcs"])
 @pytest.mark.parametrize("kind", ["cost", "forward", "backward"])
 @pytest.mark.parametrize(
     ("arcs", "lengths"),
     [((2, S), (3, N)), ((1, S), (2, N)), ((3, S), (2, N)), ((S,), (2, N)), ((S,), (2 * N,))],
 )
-def test_packed_groups_must_be_as_many_as_groups_of_lengths(kind, arcs, lengths):
+def test_packed_groups_must_be_as_many_as_groups_of_lengths(lattice, kind, arcs, lengths):
     """All sizes agree with one another but for the number of groups."""
-    name = f"lattice_{kind}_compact"
+    name = f"{lattice}_{kind}_compact"
     call = calls()[name]
 
     def resized(buffer: Buffer) -> Buffer:
-        shape = {S: arcs, N: lengths}[buffer.shape[0]]
+        shape = {S: arcs, N: lengths, 0: (*lengths[:-1], 0)}[buffer.shape[0]]
         return buffer._replace(shape=(*shape, *buffer.shape[1:]))
 
     call = dataclasses.replace(
@@ -315,5 +391,5 @@ def test_nothing_to_do(name):
     )
     for result, buffer in zip(changed.run(name), changed.results, strict=True):
         assert result.shape == buffer.shape
-        if name == "lattice_backward_compact":
+        if name.endswith("_backward_compact"):
             assert not result.any()

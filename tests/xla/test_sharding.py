@@ -53,6 +53,12 @@ def sharded(request) -> Iterator[tuple[Loss, Mesh]]:
     yield from _with_mesh(*request.param)
 
 
+@pytest.fixture(params=_pairs(MESHES[1::2], MESHES[1:2]))
+def on_two_axes(request) -> Iterator[tuple[Loss, Mesh]]:
+    """The same on two axes, of which one or both have a dimension of their own."""
+    yield from _with_mesh(*request.param)
+
+
 @pytest.fixture(params=_pairs(MESHES[1:3], MESHES[2:3]))
 def manual(request) -> Iterator[tuple[Loss, Mesh]]:
     """The same for shard_map, within which axes are of one kind."""
@@ -104,8 +110,8 @@ def test_sharded_batch_moves_nothing(sharded, rng):
     _assert_as_alone(loss, problem, costs, gradients)
 
 
-def test_mean_over_a_sharded_batch_is_one_all_reduce(sharded, rng):
-    loss, mesh = sharded
+def test_mean_over_a_sharded_batch_is_one_all_reduce(on_two_axes, rng):
+    loss, mesh = on_two_axes
     problem = for_loss(loss, every_lattice(rng))
     arguments = _shard(problem, mesh, _batch_spec(mesh))
     run = jax.jit(jax.value_and_grad(lambda *x: loss(*x, reduction="mean", fastemit_lambda=0.1)))
@@ -118,8 +124,8 @@ def test_mean_over_a_sharded_batch_is_one_all_reduce(sharded, rng):
     assert_gradients(gradients, expected.gradients)
 
 
-def test_several_batch_dimensions_each_sharded(sharded, rng):
-    loss, mesh = sharded
+def test_several_batch_dimensions_each_sharded(on_two_axes, rng):
+    loss, mesh = on_two_axes
     problem = for_loss(loss, ragged(rng, (8, 2), 3, 3, 4))
     arguments = _shard(problem, mesh, P(*mesh.axis_names))
     run = jax.jit(functools.partial(_costs_and_gradients, loss))
@@ -131,8 +137,8 @@ def test_several_batch_dimensions_each_sharded(sharded, rng):
     assert_gradients(gradients, expected.gradients)
 
 
-def test_vmap_beside_a_sharded_batch_moves_nothing(sharded, rng):
-    loss, mesh = sharded
+def test_vmap_beside_a_sharded_batch_moves_nothing(on_two_axes, rng):
+    loss, mesh = on_two_axes
     problem = for_loss(loss, ragged(rng, (8, 2), 3, 3, 4))
     arguments = _shard(problem, mesh, P(mesh.axis_names[0]))
     mapped = jax.vmap(functools.partial(_costs_and_gradients, loss), in_axes=1, out_axes=1)
@@ -273,24 +279,30 @@ def test_compact_batches_one_for_each_device(loss, way, rng):
         assert_gradients(unpack(np.asarray(own_gradients), problem), expected.gradients)
 
 
+def _arcs_cost(blank, label, *lengths, **options):
+    return jax_rnnt.arcs_cost({(1, 0): blank, (0, 1): label}, *lengths, **options)
+
+
+@pytest.mark.parametrize("function", [jax_rnnt.lattice_cost, _arcs_cost])
 @pytest.mark.parametrize("implementation", [None, "reference"])
-def test_packed_batches_one_for_each_device(implementation, rng):
+def test_packed_batches_one_for_each_device(implementation, function, rng):
     count = jax.device_count()
     mesh = jax.make_mesh((count,), ("a",), axis_types=(AxisType.Auto,))
     arcs = np.log(rng.uniform(0.1, 0.9, (2, count, 10)).astype(np.float32))
     lengths = np.array([[2, 1]] * count, np.int32), np.array([[2, 1]] * count, np.int32)
 
     def cost(*arguments):
-        return jax_rnnt.lattice_cost(
-            *arguments, compact=True, max_labels=2, implementation=implementation
-        )
+        return function(*arguments, compact=True, max_labels=2, implementation=implementation)
 
     def costs_and_gradients(blank, label, *lengths):
         costs, vjp = jax.vjp(lambda *arcs: cost(*arcs, *lengths), blank, label)
         return costs, *vjp(jnp.ones_like(costs))
 
-    local = jax.vmap(costs_and_gradients)
-    expected = jax.jit(local)(*arcs, *lengths)
+    def local(*arguments):
+        return [x[None] for x in costs_and_gradients(*(x[0] for x in arguments))]
+
+    one = jax.jit(costs_and_gradients)
+    expected = [np.stack(x) for x in zip(*(one(*own) for own in zip(*arcs, *lengths)))]
     arguments = _shard([*arcs, *lengths], mesh, P("a"))
     run = jax.shard_map(local, mesh=mesh, in_specs=P("a"), out_specs=P("a"), check_vma=True)
     for actual, value in zip(jax.jit(run)(*arguments), expected):

@@ -84,13 +84,13 @@ def test_vmap_of_logits_alone(loss, problem):
 
 
 @pytest.mark.parametrize("mapped", ["labels", "frames_lengths", "labels_lengths"])
-def test_vmap_of_all_but_logits_sums_their_gradients(loss, problem, mapped):
+def test_vmap_of_all_but_logits_sums_their_gradients(kernels, problem, mapped):
     in_axes = [0 if name == mapped else None for name in Problem._fields]
     arguments = [x if name == mapped else x[0] for name, x in problem._asdict().items()]
     arguments[3] = np.full_like(arguments[3], 2) if mapped == "labels" else arguments[3]
 
     def total(*x):
-        return jax.vmap(loss, in_axes=in_axes)(*x).sum()
+        return jax.vmap(kernels, in_axes=in_axes)(*x).sum()
 
     gradient = jax.jit(jax.grad(total))(*arguments)
     spread = Problem(*(x if a == 0 else np.stack([x] * 6) for x, a in zip(arguments, in_axes)))
@@ -177,8 +177,8 @@ def test_while_loop(kernels, problem):
     assert_costs(jax.jit(total)(problem.rows), 3 * _expected(problem).costs)
 
 
-def test_donated_logits_may_hold_the_gradients(loss, problem):
-    run = jax.jit(jax.value_and_grad(_total(loss)), donate_argnums=0)
+def test_donated_logits_may_hold_the_gradients(kernels, problem):
+    run = jax.jit(jax.value_and_grad(_total(kernels)), donate_argnums=0)
     rows = jnp.array(problem.rows)
     value, gradients = run(rows, *problem[1:])
     assert rows.is_deleted()
@@ -186,14 +186,14 @@ def test_donated_logits_may_hold_the_gradients(loss, problem):
     assert_gradients(gradients, _expected(problem).gradients)
 
 
-def test_logits_that_are_not_donated_stay(loss, problem):
+def test_logits_that_are_not_donated_stay(kernels, problem):
     rows = jnp.array(problem.rows)
-    jax.block_until_ready(jax.jit(jax.grad(_total(loss)))(rows, *problem[1:]))
+    jax.block_until_ready(jax.jit(jax.grad(_total(kernels)))(rows, *problem[1:]))
     assert_same_bits(rows, problem.rows)
 
 
-def test_ahead_of_time_compilation(loss, problem):
-    run = jax.jit(jax.value_and_grad(_total(loss))).lower(*problem).compile()
+def test_ahead_of_time_compilation(kernels, problem):
+    run = jax.jit(jax.value_and_grad(_total(kernels))).lower(*problem).compile()
     value, gradients = run(*problem)
     assert_costs(value, _expected(problem).costs.sum())
     assert_gradients(gradients, _expected(problem).gradients)
@@ -216,9 +216,9 @@ def test_debug_nans_is_silent_on_valid_inputs(loss, problem):
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_debug_nans_finds_a_nan_cost(loss, problem, jit):
+def test_debug_nans_finds_a_nan_cost(kernels, problem, jit):
     problem.rows[2, 0, 0] = np.nan
-    run = jax.jit(loss) if jit else loss
+    run = jax.jit(kernels) if jit else kernels
     arguments = [jnp.asarray(x) for x in problem]
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="invalid value"):
         run(*arguments)
@@ -260,8 +260,8 @@ def test_many_calls_in_one_program(problem):
         assert_costs(run(problem.rows), np.tile(_expected(problem).costs, (32, 1)))
 
 
-def test_threads(loss, problem, rng):
-    run = jax.jit(jax.value_and_grad(_total(loss)))
+def test_threads(kernels, problem, rng):
+    run = jax.jit(jax.value_and_grad(_total(kernels)))
     inputs = [problem.rows + rng.standard_normal(problem.rows.shape, np.float32) for _ in range(4)]
     alone = [run(rows, *problem[1:]) for rows in inputs]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -309,6 +309,29 @@ def test_export_with_symbolic_batch_and_frames(implementation, rng):
         costs, gradients = exported.call(*problem)
         assert_costs(costs, _expected(problem).costs)
         assert_gradients(gradients, _expected(problem).gradients)
+
+
+@needs_native
+def test_export_of_arcs_with_symbolic_batch_and_frames(rng):
+    """A beginning has one more number than there are frames, an end that is not given has none."""
+    N, T = jax.export.symbolic_shape("N, T")
+    weights = [((N, T, 3), np.float32)] * 2 + [((N, T + 1), np.float32)]
+    shapes = [*weights, ((N,), np.int32), ((N,), np.int32)]
+
+    def total(blank, label, initial, *lengths):
+        arcs = {(1, 0): blank, (2, 1): label}
+        return jax_rnnt.arcs_cost(arcs, *lengths, initial=initial).sum()
+
+    function = jax.grad(total, argnums=(0, 1, 2))
+    arguments = [jax.ShapeDtypeStruct(*x) for x in shapes]
+    exported = _export(function, arguments, platforms=("cpu", "cuda", "tpu"))
+    for N, T in ((2, 4), (5, 6)):
+        weights = [rng.standard_normal((N, T, 3)).astype(np.float32) for _ in range(2)]
+        weights.append(rng.standard_normal((N, T + 1)).astype(np.float32))
+        lengths = np.full(N, T, np.int32), np.full(N, 1, np.int32)
+        for own, other in zip(exported.call(*weights, *lengths), function(*weights, *lengths)):
+            assert np.any(other)
+            assert_same_bits(own, other)
 
 
 def test_export_for_other_platforms(problem):

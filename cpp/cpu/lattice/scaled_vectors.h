@@ -1,4 +1,5 @@
-// Scaled numbers of core/scaled.h on vectors of floats, one number a lane.
+// Scaled numbers of core/scaled.h on vectors of floats, one number a lane, and which lanes of a
+// vector are columns of a row.
 //
 // Included by files that are compiled once for each instruction set alone (cpu/isa.h).
 #ifndef JAX_RNNT_CPU_LATTICE_SCALED_VECTORS_H_
@@ -58,6 +59,32 @@ JAX_RNNT_INLINE Numbers Normalize(Numbers a) {
   const Floats reciprocal = FromBits((254 - shift) << 23);
   const Floats exponent = a.exponent + __builtin_convertvector(shift - 127, Floats);
   return {a.mantissa * reciprocal, zero ? Broadcast(kZeroLog) : exponent};
+}
+
+// -cotangent * part / total, the share in [0, 1] as Share of core/scaled.h gives it.
+JAX_RNNT_INLINE Floats ArcCotangents(Numbers part, float reciprocal, float exponent,
+                                     float cotangent) {
+  const Floats difference = part.exponent - exponent;
+  const Floats within = Max(-Max(-difference, Broadcast(-126.0f)), Broadcast(-126.0f));
+  const Floats quotient = part.mantissa * reciprocal;
+  const Floats product = quotient * PowerOfTwo(within);
+  const Floats share = product > 1.0f ? Broadcast(1.0f) : product;
+  const Ints none = (difference < Broadcast(-126.0f)) | (product == Floats{});
+  return none ? Floats{} : 0.0f - share * cotangent;
+}
+
+// The columns [first, last) of a row, as lanes of the vector whose lane 0 is column `begin`.
+struct Window {
+  int32_t first;
+  int32_t last;
+};
+
+JAX_RNNT_INLINE Window MakeWindow(int64_t begin, int64_t first, int64_t last) {
+  auto lane = [begin](int64_t column) {
+    const int64_t x = column - begin;
+    return static_cast<int32_t>(x < 0 ? 0 : x > kLanes ? kLanes : x);
+  };
+  return {lane(first), lane(last)};
 }
 
 }  // namespace

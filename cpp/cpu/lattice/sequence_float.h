@@ -43,20 +43,6 @@ struct Rows {
   int64_t stride;
 };
 
-// The columns [first, last) of a row, as lanes of the vector whose lane 0 is column `begin`.
-struct Window {
-  int32_t first;
-  int32_t last;
-};
-
-JAX_RNNT_INLINE Window MakeWindow(int64_t begin, int64_t first, int64_t last) {
-  auto lane = [begin](int64_t column) {
-    const int64_t x = column - begin;
-    return static_cast<int32_t>(x < 0 ? 0 : x > kLanes ? kLanes : x);
-  };
-  return {lane(first), lane(last)};
-}
-
 // Loads a tile: kLanes vectors, one for each step. Lane i of step s + k is column s + k - i of
 // frame t + i. A lane holds `fill` where there is no cell, and `before` in frames before the first
 // one.
@@ -209,18 +195,6 @@ JAX_RNNT_INLINE Scaled<float> TotalThrough(const Band& band, int64_t t, Rows<con
     total = Normalize(Add(total, Scaled<float>{sums.mantissa[i], sums.exponent[i]}));
   }
   return total;
-}
-
-// -cotangent * part / total, the share in [0, 1] as Share of core/scaled.h gives it.
-JAX_RNNT_INLINE Floats ArcCotangents(Numbers part, float reciprocal, float exponent,
-                                     float cotangent) {
-  const Floats difference = part.exponent - exponent;
-  const Floats within = Max(-Max(-difference, Broadcast(-126.0f)), Broadcast(-126.0f));
-  const Floats quotient = part.mantissa * reciprocal;
-  const Floats product = quotient * PowerOfTwo(within);
-  const Floats share = product > 1.0f ? Broadcast(1.0f) : product;
-  const Ints none = (difference < Broadcast(-126.0f)) | (product == Floats{});
-  return none ? Floats{} : 0.0f - share * cotangent;
 }
 
 void Backward(const LatticeSequence& sequence, Scaled<float> total, float cotangent,

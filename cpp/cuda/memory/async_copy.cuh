@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cuda/memory/shared_address.cuh"
+
 namespace jax_rnnt::cuda {
 
 template <typename T>
@@ -26,20 +28,19 @@ __device__ __forceinline__ void CopyAsync(T* shared, const T* global) {
 #endif
 }
 
-// CopyAsync where `condition` holds, without a branch.
+// CopyAsync to a 32-bit address where `condition` holds, without a branch.
 template <typename T>
-__device__ __forceinline__ void CopyAsyncIf(bool condition, T* shared, const T* global) {
+__device__ __forceinline__ void CopyAsyncIf(bool condition, uint32_t shared, const T* global) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
 #if __CUDA_ARCH__ >= 800
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile(
       "{ .reg .pred wanted;\n"
       "  setp.ne.s32 wanted, %3, 0;\n"
-      "  @wanted cp.async.ca.shared.global [%0], [%1], %2; }" ::"r"(address),
+      "  @wanted cp.async.ca.shared.global [%0], [%1], %2; }" ::"r"(shared),
       "l"(global), "n"(sizeof(T)), "r"(static_cast<int>(condition))
       : "memory");
 #else
-  if (condition) *shared = *global;
+  if (condition) StoreShared(shared, *global);
 #endif
 }
 

@@ -1,0 +1,176 @@
+// The shared memory of the three warps that walk 32 columns of a lattice (walk.cuh).
+#ifndef JAX_RNNT_CUDA_LATTICE_WALK_COLUMNS_CUH_
+#define JAX_RNNT_CUDA_LATTICE_WALK_COLUMNS_CUH_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/scaled.h"
+#include "cuda/lattice/gate.cuh"
+#include "cuda/memory/lanes.cuh"
+
+namespace jax_rnnt::cuda {
+
+// Steps between two looks at anything but registers and slots.
+constexpr int kChunk = 8;
+static_assert(kChunk <= kMaxUnnormalizedSteps);
+// Chunks of rows that a warp may be ahead of its right neighbour.
+constexpr int kEntranceChunks = 8;
+// Chunks of rows whose arcs may be under way, or whose values not yet written.
+constexpr int kStages = 4;
+
+// A value at an address of shared memory.
+template <typename Real>
+__device__ __forceinline__ Scaled<Real> LoadPair(uint32_t address) {
+  Scaled<Real> value;
+  LoadSharedPair(address, &value.mantissa, &value.exponent);
+  return value;
+}
+
+// The values that enter 32 columns from the left, one for each row, a chunk at a time.
+template <typename Real>
+struct Entrance {
+  Scaled<Real> values[kEntranceChunks * kChunk];
+  GateWord arrived[kEntranceChunks];
+};
+
+// An Entrance by its address.
+template <typename Real>
+class EntranceAt {
+ public:
+  __device__ __forceinline__ explicit EntranceAt(uint32_t address) : address_(address) {}
+
+  __device__ __forceinline__ Gate<1> Arrived(int chunk) const {
+    return Gate<1>(address_ + static_cast<uint32_t>(offsetof(Entrance<Real>, arrived)) +
+                   chunk % kEntranceChunks * static_cast<uint32_t>(sizeof(GateWord)));
+  }
+
+  // The values of a chunk.
+  __device__ __forceinline__ uint32_t Values(int chunk) const {
+    return address_ + static_cast<uint32_t>(offsetof(Entrance<Real>, values)) +
+           chunk % kEntranceChunks * kChunk * static_cast<uint32_t>(sizeof(Scaled<Real>));
+  }
+
+  // One thread's, before anything is sent.
+  __device__ void Init() const {
+    for (int i = 0; i < kEntranceChunks; ++i) {
+      Arrived(i).Init();
+      Expect(i);
+    }
+  }
+  __device__ void Reset() const {
+    for (int i = 0; i < kEntranceChunks; ++i) Arrived(i).Reset();
+  }
+
+  // Readies a chunk's place for the chunk that comes kEntranceChunks after the one which was there.
+  __device__ __forceinline__ void Expect(int chunk) const {
+#if __CUDA_ARCH__ >= 900
+    Arrived(chunk).ArriveExpecting(kChunk * static_cast<int>(sizeof(Scaled<Real>)));
+#endif
+  }
+
+  // Sends this entrance a chunk, one value from each of a warp's first kChunk lanes. From sm_90 on
+  // the address is one of the cluster (MapToRank), and data and signal come in one, by st.async:
+  // the sender may be in another block. Every lane of the warp must take part.
+  __device__ __forceinline__ void Send(int chunk, int lane, Scaled<Real> value) const {
+    const uint32_t to = Values(chunk) + lane * static_cast<uint32_t>(sizeof(value));
+#if __CUDA_ARCH__ >= 900
+    if (lane >= kChunk) return;
+    const uint32_t gate = address_ + static_cast<uint32_t>(offsetof(Entrance<Real>, arrived)) +
+                          chunk % kEntranceChunks * static_cast<uint32_t>(sizeof(GateWord));
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      asm volatile(
+          "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, "
+          "[%3];" ::"r"(to),
+          "f"(value.mantissa), "f"(value.exponent), "r"(gate)
+          : "memory");
+    } else {
+      asm volatile(
+          "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f64 [%0], {%1, %2}, "
+          "[%3];" ::"r"(to),
+          "d"(value.mantissa), "d"(value.exponent), "r"(gate)
+          : "memory");
+    }
+#else
+    if (lane < kChunk) StoreSharedPair(to, value.mantissa, value.exponent);
+    __syncwarp();  // the lanes' values are written before lane 0 arrives for all of them
+    if (lane == 0) Arrived(chunk).Arrive();
+#endif
+  }
+
+ private:
+  uint32_t address_;
+};
+
+// kPrefetch: chunks from the copy of a row's arcs to their first use.
+template <class Topo, typename Real, int kPrefetch>
+struct alignas(16) Columns {
+  // Rows whose slots are taken: those under way and, where lanes are at different rows, those that
+  // the last lane has not passed.
+  static constexpr int kRing = kChunk * (kPrefetch + 1) + (Topo::Skewed() ? kWarpSize : 0);
+  static_assert(kPrefetch < kStages);
+  static_assert(Topo::kArcs >= 2);  // a row's value takes the place of two of its arcs
+
+  Entrance<Real> entrance;
+  Scaled<Real> shown[kStages * kChunk];  // the last of the 32 columns, as it is computed
+  GateWord full[kStages];                // a chunk of rows is here
+  GateWord done[kStages];                // the steps of a chunk are done
+  GateWord emptied[kStages];             // the values that a chunk has completed have been read
+  unsigned vacated;                      // chunks of the right neighbour's entrance that were read
+  unsigned status;                       // bits of a float; of the block's first: all columns'
+  Real slots[kRing * Topo::kArcs * kWarpSize];
+};
+
+// Columns by their address.
+template <class AnyColumns, typename Real>
+class ColumnsAt {
+ public:
+  __device__ __forceinline__ explicit ColumnsAt(uint32_t address) : address_(address) {}
+
+  __device__ __forceinline__ EntranceAt<Real> Entry() const {
+    return EntranceAt<Real>(address_ + static_cast<uint32_t>(offsetof(AnyColumns, entrance)));
+  }
+  __device__ __forceinline__ Gate<kWarpSize + kWarpArrivals> Full(int chunk) const {
+    return Gate<kWarpSize + kWarpArrivals>(Stage(offsetof(AnyColumns, full), chunk));
+  }
+  __device__ __forceinline__ Gate<kWarpSize> Done(int chunk) const {
+    return Gate<kWarpSize>(Stage(offsetof(AnyColumns, done), chunk));
+  }
+  __device__ __forceinline__ Gate<kWarpArrivals> Emptied(int chunk) const {
+    return Gate<kWarpArrivals>(Stage(offsetof(AnyColumns, emptied), chunk));
+  }
+  __device__ __forceinline__ uint32_t Shown(int chunk) const {
+    return address_ + static_cast<uint32_t>(offsetof(AnyColumns, shown)) +
+           chunk % kStages * kChunk * static_cast<uint32_t>(sizeof(Scaled<Real>));
+  }
+  __device__ __forceinline__ uint32_t Vacated() const {
+    return address_ + static_cast<uint32_t>(offsetof(AnyColumns, vacated));
+  }
+  __device__ __forceinline__ uint32_t Status() const {
+    return address_ + static_cast<uint32_t>(offsetof(AnyColumns, status));
+  }
+  __device__ __forceinline__ uint32_t Slots() const {
+    return address_ + static_cast<uint32_t>(offsetof(AnyColumns, slots));
+  }
+
+ private:
+  __device__ __forceinline__ uint32_t Stage(size_t offset, int chunk) const {
+    return address_ + static_cast<uint32_t>(offset) +
+           chunk % kStages * static_cast<uint32_t>(sizeof(GateWord));
+  }
+
+  uint32_t address_;
+};
+
+// A chain of steps, a feeder, a writer.
+constexpr int kColumnsWarps = 3;
+
+// The most columns, times 32, of a block: what fits into its 1024 threads and into the 227 KB that
+// it can have on an H100.
+template <class AnyColumns>
+constexpr int kMaxBlockColumns =
+    227 * 1024 / sizeof(AnyColumns) < 10 ? 227 * 1024 / sizeof(AnyColumns) : 10;
+
+}  // namespace jax_rnnt::cuda
+
+#endif  // JAX_RNNT_CUDA_LATTICE_WALK_COLUMNS_CUH_
