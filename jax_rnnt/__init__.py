@@ -6,24 +6,34 @@ from typing import TYPE_CHECKING, Any
 from jax_rnnt import reference
 from jax_rnnt._version import __version__
 from jax_rnnt.export import custom_call_checks, register_custom_calls
+from jax_rnnt.lattice.arcs import arcs_cost
 from jax_rnnt.lattice.cost import lattice_cost
+from jax_rnnt.losses.biases import alignment_window, delay_penalty
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
+from jax_rnnt.losses.tdt import tdt_loss_from_logits
 from jax_rnnt.rows.pick import log_softmax_pick
+from jax_rnnt.rows.pick_rows import Rows, pick_rows
 
 if TYPE_CHECKING:
     from jax_rnnt import flax as flax
 
 __all__ = [
+    "Rows",
     "__version__",
+    "alignment_window",
+    "arcs_cost",
     "custom_call_checks",
+    "delay_penalty",
     "lattice_cost",
     "log_softmax_pick",
+    "pick_rows",
     "reference",
     "register_custom_calls",
     "rnnt_loss",
     "rnnt_loss_from_joint",
     "rnnt_loss_from_logits",
+    "tdt_loss_from_logits",
 ]
 
 

@@ -82,11 +82,16 @@ def index(name: str, value: Any) -> int:
 
 def blank_index(blank: Any, vocabulary: int) -> int:
     """blank in [0, vocabulary) from an index that may count from the end."""
-    from_either_end = index("blank", blank)
+    return symbol("blank", blank, vocabulary)
+
+
+def symbol(name: str, value: Any, vocabulary: int) -> int:
+    """value in [0, vocabulary) from an index that may count from the end."""
+    from_either_end = index(name, value)
     if not -vocabulary <= from_either_end < vocabulary:
         raise ValueError(
-            f"blank must be in [{-vocabulary}, {vocabulary}) for V = {vocabulary} symbols, "
-            f"got {blank}."
+            f"{name} must be in [{-vocabulary}, {vocabulary}) for V = {vocabulary} symbols, "
+            f"got {value}."
         )
     return from_either_end % vocabulary
 
@@ -95,6 +100,13 @@ def shape(name: str, array: Any, expected: tuple[int, ...], meaning: str) -> Non
     """ValueError unless array.shape is as expected."""
     if array.shape != expected:
         raise ValueError(f"{name} must have shape {expected} ({meaning}), got {array.shape}.")
+
+
+def broadcasts(name: str, array: Any, expected: tuple[int, ...], axes: str) -> None:
+    """ValueError unless array broadcasts to the expected shape, whose axes are called so."""
+    own, wanted = array.shape, expected[max(len(expected) - len(array.shape), 0) :]
+    if len(own) > len(expected) or any(x not in (1, size) for x, size in zip(own, wanted)):
+        raise ValueError(f"{name} must broadcast to {axes} = {expected}, got shape {own}.")
 
 
 def lengths_values(

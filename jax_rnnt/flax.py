@@ -168,8 +168,8 @@ class RNNTJoint(nnx.Module):
             frames_lengths: (...) integers T_n in [1, T].
             labels_lengths: (...) integers U_n in [0, U - 1].
             **options: the options of `rnnt_loss_from_joint` except `activation`: `average_frames`,
-                `reduction`, `blank`, `fastemit_lambda`, `where`, `min_posterior`, `tile` and
-                `implementation`.
+                `reduction`, `blank`, `fastemit_lambda`, `where`, `rnnt_type`, `label_bias`,
+                `blank_bias`, `min_posterior`, `tile` and `implementation`.
 
         Returns:
             (...) nats, or () after a reduction.

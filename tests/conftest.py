@@ -34,25 +34,43 @@ hypothesis.settings.load_profile("suite")
 # What depends on JAX itself: `pytest -m jax` runs it, and one in so many tests of the rest. SAMPLE
 # divides no number of losses, dtypes or implementations, so that each has its turn.
 DEPENDS_ON_JAX = (
+    "lattice/test_arcs_transformations.py",
     "losses/joint/test_joint_devices.py",
     "losses/joint/test_joint_transformations.py",
     "losses/test_arguments.py",
     "losses/test_vectors.py",
+    "rows/test_pick_rows_transformed.py",
     "test_package.py",
     "xla",
 )
-SAMPLE = 5
+SAMPLE = 11
+# Files that compile the same functions, for one process of several: `--dist loadgroup`.
+TOGETHER = (
+    ("lattice/test_arcs_edges.py", "lattice/test_arcs_values.py"),
+    ("losses/test_biases.py", "losses/test_types.py", "losses/test_windows.py"),
+    (
+        "losses/test_compact.py",
+        "losses/test_edges.py",
+        "losses/test_random.py",
+        "losses/test_values.py",
+    ),
+    ("losses/test_tdt.py", "losses/test_tdt_options.py"),
+)
 _TESTS = pathlib.Path(__file__).parent
+_GROUPS = {_TESTS / path: paths[0] for paths in TOGETHER for path in paths}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "jax: what depends on JAX, and a sample of the rest")
+    config.addinivalue_line("markers", "xdist_group: tests that run in one process")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rest = []
     for item in items:
+        group = _GROUPS.get(item.path, item.path.relative_to(_TESTS).as_posix())
+        item.add_marker(pytest.mark.xdist_group(group))
         if any(item.path.is_relative_to(_TESTS / path) for path in DEPENDS_ON_JAX):
             item.add_marker("jax")
         else:
@@ -75,6 +93,15 @@ def rng() -> np.random.Generator:
 @pytest.fixture(params=support.IMPLEMENTATIONS)
 def implementation(request) -> str:
     return request.param
+
+
+@pytest.fixture(params=support.WAYS)
+def way(request, monkeypatch) -> support.Way:
+    """As `implementation`; also None where no kernel is there: primitives run their fallback."""
+    if request.param != "fallback":
+        return support.Way(request.param, 7)
+    monkeypatch.setattr(support.ffi, "native_module", lambda platform: None)
+    return support.Way(None, 11)
 
 
 @pytest.fixture(params=support.LOSSES)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from support import needs_native
 
 import jax_rnnt
 from jax_rnnt._xla import ffi
@@ -18,7 +19,7 @@ from jax_rnnt._xla import ffi
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import joint, loss, plot, scaling
+from benchmarks import family, joint, loss, plot, scaling
 from benchmarks.contenders import quoted
 from benchmarks.measuring import hlo, timing, traces
 from benchmarks.printing import joint_tables
@@ -68,7 +69,7 @@ TRACE = [
     {"name": "thread_name", "pid": 2, "tid": 5, "args": {"name": "Stream of the host"}},
     {"name": "nvjet_tst_128x128", "ph": "X", "pid": 1, "tid": 5, "dur": 2000.0},
     {"name": "nvjet_tst_128x128", "ph": "X", "pid": 1, "tid": 5, "dur": 1000.0},
-    {"name": "void PickForwardTileKernel<float>", "ph": "X", "pid": 1, "tid": 5, "dur": 500.0},
+    {"name": "void ForwardTileKernel<float>", "ph": "X", "pid": 1, "tid": 5, "dur": 500.0},
     {"name": "loop_tanh_fusion", "ph": "X", "pid": 1, "tid": 5, "dur": 250.0},
     {"name": "dot.1", "ph": "X", "pid": 1, "tid": 6, "dur": 9000.0},
     {"name": "nvjet_tst_128x128", "ph": "X", "pid": 2, "tid": 5, "dur": 9000.0},
@@ -269,6 +270,53 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     assert "| out of memory |" in joint_tables.markdown(results)
 
 
+@needs_native
+def test_family(tmp_path, capsys, quick):
+    path = tmp_path / "results.json"
+    family.main(["--json", str(path), "--small", "--sections", "lattice", "loss", "memory"])
+    results = json.loads(path.read_text())
+    assert results["copy_gb_per_second"] > 0
+
+    assert [(row["lattice"], row["arcs"]) for row in results["lattice"]] == [
+        ("lattice_cost", 2),
+        ("RNN-T", 2),
+        ("one symbol a frame", 2),
+        ("multi-blank 1, 2, 4, 8", 5),
+        ("TDT 0..4", 9),
+    ]
+    for row in results["lattice"]:
+        assert row["call_ms"] > 0
+        assert (row["device_ms"] is not None) == (jax.default_backend() == "gpu")
+    losses = [(row["loss"], row["V"], row["dtype"]) for row in results["loss"]]
+    assert losses == [
+        ("TDT 0..4", 11, "float32"),
+        ("RNN-T", 11, "float32"),
+        ("TDT 0..4", 11, "bfloat16"),
+        ("RNN-T", 11, "bfloat16"),
+        *((name, 6, "float32") for name in ("RNN-T", "modified", "constrained", "HAT")),
+    ]
+    assert all(row["forward_backward_over_floor"] > 0 for row in results["loss"])
+    assert [(row["loss"], row["V"], row["dtype"]) for row in results["memory"]] == losses[:4]
+    for row in results["memory"]:
+        assert 0 < row["donated_bytes_a_cell"] < 200
+        assert 0 < row["made_bytes_a_cell"] < 200
+
+    text = capsys.readouterr().out
+    for phrase in ("| (9, 4) | 2 |", "| (2, 9, 4, 11) | bfloat16 | TDT 0..4 |", "GB/s"):
+        assert phrase in text
+
+
+@needs_native
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of a CPU alone")
+def test_lattices_beside_plain_jax(tmp_path, monkeypatch, capsys, quick):
+    path = tmp_path / "results.json"
+    monkeypatch.setattr(family, "LATTICES", {"RNN-T": family.LATTICES["RNN-T"]})
+    family.main(["--json", str(path), "--small", "--sections", "cpu"])
+    (row,) = json.loads(path.read_text())["cpu"]
+    assert row["ratio"] == pytest.approx(row["reference_ms"] / row["native_ms"])
+    assert "| (2, 9, 4) | RNN-T |" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 def test_scaling(tmp_path, monkeypatch, capsys, quick):
     logits, a_joint = scaling.SMALL_CASES
@@ -343,11 +391,27 @@ def test_tiles_that_are_kept_hold_enough():
     assert joint_models.holding(weights, 0.95) == 2 / weights.size
 
 
+def test_time_of_a_call_is_the_median_over_calls(monkeypatch):
+    def traced(*durations):
+        kernels = [
+            {"name": "WalkKernel", "ph": "X", "pid": 1, "tid": 5, "ts": 10.0 * i, "dur": duration}
+            for i, duration in enumerate(durations)
+        ]
+        monkeypatch.setattr(traces, "record", lambda call: [*TRACE[:5], *reversed(kernels)])
+        return traces.median_ms(lambda: None)
+
+    monkeypatch.setattr(traces, "CALLS", 3)
+    assert traced(1e3, 2e3, 5e3, 6e3, 1e3, 3e3) == 4
+    assert traced(1e3, 2e3, 3e3, 6e3) == 4  # an event is missing: the mean
+    assert traced() is None
+    assert traces.by_kind({"void WalkKernel<Topo>": 1.0})["lattice"] == 1
+
+
 def test_times_on_the_device_are_of_its_streams_alone():
     times = traces.device_ms(TRACE)
     assert times == {
         "nvjet_tst_128x128": 3.0,
-        "void PickForwardTileKernel<float>": 0.5,
+        "void ForwardTileKernel<float>": 0.5,
         "loop_tanh_fusion": 0.25,
     }
     kinds = {kind: ms for kind, ms in traces.by_kind(times).items() if ms}

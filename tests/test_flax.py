@@ -112,8 +112,10 @@ def test_loss_and_gradients_are_those_of_the_logits(rng, joint_options, loss_opt
 
 def test_options_of_the_loss_reach_it(rng):
     joint, batch = make_joint(), make_batch(rng)
-    costs = joint.loss(*batch, min_posterior=0.0, tile=(2, 2, 1))
-    expected = jax_rnnt.rnnt_loss_from_logits(joint(*batch[:2]), *batch[2:])
+    bias = np.linspace(-1, 1, 4, dtype=np.float32)
+    own = dict(rnnt_type="modified", label_bias=bias)
+    costs = joint.loss(*batch, min_posterior=0.0, tile=(2, 2, 1), **own)
+    expected = jax_rnnt.rnnt_loss_from_logits(joint(*batch[:2]), *batch[2:], **own)
     assert costs.shape == (16,)
     assert_costs(costs, expected)
     with pytest.raises(ValueError, match="reduction"):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.resources
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from jax_rnnt._xla import ffi
 from jax_rnnt._xla.primitive import KERNELS
 
 ROOT = pathlib.Path(__file__).parents[1]
-PUBLIC = [name for name in jax_rnnt.__all__ if callable(getattr(jax_rnnt, name))]
+PUBLIC = [name for name in jax_rnnt.__all__ if inspect.isfunction(getattr(jax_rnnt, name))]
 
 
 def test_import_starts_no_backend_and_registers_nothing():

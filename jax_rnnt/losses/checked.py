@@ -1,10 +1,13 @@
-"""The steps that all losses share: rows to arcs, arcs to costs, costs to the caller's reduction."""
+"""The steps that all losses share: rows to picks, picks to costs, and the caller's reduction."""
 
 import functools
 import types
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
 from jax_rnnt._xla.program import one_program
@@ -12,32 +15,44 @@ from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.losses import layouts
 
 _REDUCTIONS = types.MappingProxyType({None: None, "none": None, "sum": jnp.sum, "mean": jnp.mean})
+_NO_BIASES: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def checked_loss(
-    name,
-    rows,
-    labels,
-    frames_lengths,
-    labels_lengths,
-    fastemit_lambda,
+    name: str,
+    rows: Any,
+    labels: ArrayLike,
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
     *,
-    blank,
-    compact,
-    reduction,
-    implementation,
-    average_frames,
-    where,
-    rows_to_arcs,
-):
-    """Check the arguments and compute the loss of any source of rows.
+    blank: int,
+    compact: bool,
+    reduction: str | None,
+    implementation: str | None,
+    average_frames: bool,
+    where: ArrayLike | None,
+    rows_to_picks: Callable,
+    picks_to_costs: Callable,
+    numbers: Mapping[str, ArrayLike],
+    biases: Mapping[str, ArrayLike | None] = _NO_BIASES,
+    durations: int = 0,
+) -> jax.Array:
+    """Check the arguments and compute the loss of any source of rows and any lattice over them.
 
     Args:
         name: what messages call the rows.
         rows: an array of rows, or a pytree that rows are computed from and that has their `shape`,
-            (..., T, U, V) or, compact, (S, V).
-        rows_to_arcs: the function from rows, their labels as `pick.pick_rows` takes them, `blank`
-            and `implementation` to the arcs' log-probabilities.
+            (..., T, U, V) or, compact, (S, V), with `durations` more entries behind the V.
+        rows_to_picks: the function from rows, their labels as `pick.softmax_arcs` takes them,
+            `blank` and `implementation` to what the lattice needs of each row: first the blank's
+            and the label's log-probabilities.
+        picks_to_costs: the function from these picks, the options (a dict of `numbers` and
+            `biases`, None for what is not given) and `solve(arcs, last=None)`, the cost of arcs
+            {(frames, labels): log-weights}, to the costs. Hashable, equal for equal lattices.
+        numbers: scalars by their names, `fastemit_lambda` among them; one that is the Python number
+            0 is not given, and costs nothing.
+        biases: arrays by their names that broadcast to the cells, or None.
+        durations: how many entries of a row stand behind its V symbols.
     """
     _checks.choice("reduction", reduction, tuple(_REDUCTIONS))
     _checks.choice("implementation", implementation, (None, "native", "reference"))
@@ -48,29 +63,47 @@ def checked_loss(
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     check = layouts.check_compact if compact else layouts.check_padded
     where = None if where is None else _checks.mask("where", where)
-    check(name, rows, labels, frames_lengths, labels_lengths, where)
-    is_zero = type(fastemit_lambda) in (int, float) and fastemit_lambda == 0
-    fastemit_lambda = None if is_zero else _checks.number("fastemit_lambda", fastemit_lambda)
+    check(name, rows, labels, frames_lengths, labels_lengths, where, durations)
+    options = {name: _optional_number(name, value) for name, value in numbers.items()}
+    cells = layouts.cells_axes(compact), tuple(rows.shape[:-1])
+    options |= {name: _optional_bias(name, value, *cells) for name, value in biases.items()}
     return _loss(
         rows,
         labels,
         frames_lengths,
         labels_lengths,
         where,
-        fastemit_lambda,
-        blank=_checks.blank_index(blank, rows.shape[-1]),
+        options,
+        blank=_checks.blank_index(blank, rows.shape[-1] - durations),
         compact=compact,
         reduction=reduction,
         implementation=implementation,
         average_frames=average_frames,
-        rows_to_arcs=rows_to_arcs,
+        rows_to_picks=rows_to_picks,
+        picks_to_costs=picks_to_costs,
+        durations=durations,
     )
+
+
+def _optional_number(name: str, value: ArrayLike) -> jax.Array | None:
+    is_zero = type(value) in (int, float) and value == 0
+    return None if is_zero else _checks.number(name, value)
+
+
+def _optional_bias(name, value, axes: str, shape: tuple[int, ...]) -> jax.Array | None:
+    if value is None:
+        return None
+    array = _checks.floats(name, value)
+    _checks.broadcasts(name, array, shape, axes)
+    return array
 
 
 @functools.partial(
     one_program,
     static_argnames=(
-        "rows_to_arcs",
+        "rows_to_picks",
+        "picks_to_costs",
+        "durations",
         "average_frames",
         "reduction",
         "blank",
@@ -84,9 +117,11 @@ def _loss(
     frames_lengths,
     labels_lengths,
     where,
-    fastemit_lambda,
+    options,
     *,
-    rows_to_arcs,
+    rows_to_picks,
+    picks_to_costs,
+    durations,
     average_frames,
     reduction,
     blank,
@@ -94,20 +129,22 @@ def _loss(
     implementation,
 ):
     layout = layouts.of_compact if compact else layouts.of_padded
-    row_labels, sensible, cells_to_costs = layout(
-        rows, labels, frames_lengths, labels_lengths, where
+    row_labels, sensible, arcs_to_costs = layout(
+        rows, labels, frames_lengths, labels_lengths, where, durations
     )
-    blank_log_probs, label_log_probs = rows_to_arcs(
+    blank_log_probs, label_log_probs, *heads = rows_to_picks(
         rows, row_labels, blank=blank, implementation=implementation
     )
-    if fastemit_lambda is not None:
-        scale = 1 + jnp.asarray(fastemit_lambda, label_log_probs.dtype)
+    if options["fastemit_lambda"] is not None:
+        scale = 1 + jnp.asarray(options["fastemit_lambda"], label_log_probs.dtype)
         label_log_probs = _scale_gradient(*vary_alike(label_log_probs, scale))
     # A sequence whose lengths or labels make no sense gets 0 frames, for which the cost is NaN.
     frames_lengths = jnp.where(sensible, frames_lengths, 0)
-    costs = cells_to_costs(
-        blank_log_probs, label_log_probs, frames_lengths, labels_lengths, implementation
-    )
+
+    def solve(arcs, last=None):
+        return arcs_to_costs(arcs, frames_lengths, labels_lengths, last, implementation)
+
+    costs = picks_to_costs((blank_log_probs, label_log_probs, *heads), options, solve)
     if average_frames:
         costs = costs / jnp.maximum(frames_lengths, 1).astype(costs.dtype)
     if where is not None:

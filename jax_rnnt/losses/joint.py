@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
+from jax_rnnt.losses import topologies
 from jax_rnnt.losses.checked import checked_loss
 from jax_rnnt.rows import joint_arcs
 from jax_rnnt.rows.activations import resolve_activation
@@ -29,6 +30,9 @@ def rnnt_loss_from_joint(
     blank: int = 0,
     fastemit_lambda: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    rnnt_type: str = "regular",
+    label_bias: ArrayLike | None = None,
+    blank_bias: ArrayLike | None = None,
     min_posterior: float | None = None,
     tile: tuple[int, int, int] | None = None,
     implementation: str | None = None,
@@ -81,6 +85,13 @@ def rnnt_loss_from_joint(
         where: (...) booleans, None for all true: sequences for which it is false are left out of
             value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
             their lengths and labels may be anything.
+        rnnt_type: "regular"; "modified": each frame takes one arc, the blank's or a label's, and is
+            left by it (RNA, the monotonic RNN-T); "constrained": at most one label a frame, and
+            each frame ends with a blank.
+        label_bias: floats that broadcast to (..., T, U), added to the labels'
+            log-probabilities; -inf forbids. Minus its gradient is the posterior probability that
+            the label is written there, without FastEmit's factor.
+        blank_bias: the same of the blanks.
         min_posterior: instead of the rule above, the backward visits the tiles that hold a cell
             whose posterior probability is higher than this, label arcs counted 1 + fastemit_lambda
             times; 0 means every cell that has one.
@@ -97,8 +108,8 @@ def rnnt_loss_from_joint(
         effect, and its gradient is zero.
 
     Raises:
-        TypeError: If encoder, predictor, kernel or bias are not floats, labels or lengths not
-            integers, or activation not hashable.
+        TypeError: If encoder, predictor, kernel, bias or biases are not floats, labels or lengths
+            not integers, or activation not hashable.
         ValueError: If shapes do not fit, concrete lengths or labels are out of range, activation
             closes over arrays, or dtypes differ under jax_numpy_dtype_promotion="strict" (JAX's own
             TypePromotionError).
@@ -139,8 +150,10 @@ def rnnt_loss_from_joint(
         labels,
         frames_lengths,
         labels_lengths,
-        fastemit_lambda,
-        rows_to_arcs=joint_arcs.joint_to_arcs,
+        rows_to_picks=joint_arcs.joint_to_arcs,
+        picks_to_costs=topologies.costs_of(rnnt_type),
+        numbers={"fastemit_lambda": fastemit_lambda},
+        biases={"label_bias": label_bias, "blank_bias": blank_bias},
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,

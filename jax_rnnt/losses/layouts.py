@@ -9,18 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_rnnt import _checks, reference
-from jax_rnnt.lattice import compact, cost
+from jax_rnnt.lattice import arcs, compact, cost
 from jax_rnnt.reference import compact as packing
 from jax_rnnt.reference.axes import positions
 from jax_rnnt.rows import pick
 
+# The arcs of the standard lattice, which has kernels of its own: blank, then label.
+_STANDARD = (1, 0), (0, 1)
 
-def check_padded(name, rows, labels, frames_lengths, labels_lengths, where):
-    if len(rows.shape) < 3 or 0 in rows.shape[-3:]:
+
+def cells_axes(compact: bool) -> str:
+    """What messages call the axes of an array with an entry for each cell."""
+    return "(S,)" if compact else "(..., T, U)"
+
+
+def check_padded(name, rows, labels, frames_lengths, labels_lengths, where, durations):
+    axes = _row_axis(durations)
+    if len(rows.shape) < 3 or 0 in rows.shape[-3:-1] or rows.shape[-1] <= durations:
         raise ValueError(
-            f"{name} must have shape (..., T, U, V) with T, U and V at least 1, got {rows.shape}."
+            f"{name} must have shape (..., T, U, {axes}) with T, U and V at least 1, "
+            f"got {rows.shape}."
         )
-    *batch, T, U, V = rows.shape
+    *batch, T, U, width = rows.shape
     _checks.shape("labels", labels, (*batch, U - 1), f"(..., U - 1) for {name} {rows.shape}")
     _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
     _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
@@ -34,19 +44,25 @@ def check_padded(name, rows, labels, frames_lengths, labels_lengths, where):
         used = np.arange(U - 1) < lengths[..., None]
         if where is not None:
             used &= np.asarray(where)[..., None]
-        _checks.labels_values(labels, used, V)
+        _checks.labels_values(labels, used, width - durations)
 
 
-def check_compact(name, rows, labels, frames_lengths, labels_lengths, where):
-    if len(rows.shape) != 2 or rows.shape[-1] < 1:
+def check_compact(name, rows, labels, frames_lengths, labels_lengths, where, durations):
+    axes = _row_axis(durations)
+    if len(rows.shape) != 2 or rows.shape[-1] <= durations:
         raise ValueError(
-            f"compact {name} must have shape (S, V) with V at least 1, got {rows.shape}."
+            f"compact {name} must have shape (S, {axes}) with V at least 1, got {rows.shape}."
         )
     if labels.ndim != 1:
         raise ValueError(f"compact labels must have shape (L,), got {labels.shape}.")
     lengths = compact.check_lengths(rows.shape[0], frames_lengths, labels_lengths, where)
     if lengths is not None:
-        _check_compact_labels(labels, lengths, rows.shape[-1], where)
+        _check_compact_labels(labels, lengths, rows.shape[-1] - durations, where)
+
+
+def _row_axis(durations: int) -> str:
+    """What messages call a row's axis."""
+    return f"V + {durations}" if durations else "V"
 
 
 def _check_compact_labels(labels, labels_lengths: np.ndarray, vocabulary: int, where) -> None:
@@ -62,9 +78,10 @@ def _check_compact_labels(labels, labels_lengths: np.ndarray, vocabulary: int, w
     _checks.labels_values(labels, np.pad(used, (0, labels.size - used.size)), vocabulary)
 
 
-def of_padded(rows, labels, frames_lengths, labels_lengths, where):
+def of_padded(rows, labels, frames_lengths, labels_lengths, where, durations):
     """(labels of rows, mask of sequences that make sense and count, function of arcs to costs)."""
-    *batch, T, U, V = rows.shape
+    *batch, T, U, width = rows.shape
+    V = width - durations
     column = positions(U, len(batch) + 1, -1)
     used = column[..., :-1] < labels_lengths[..., None]
     wrong = used & ((labels < 0) | (labels >= V))
@@ -75,29 +92,33 @@ def of_padded(rows, labels, frames_lengths, labels_lengths, where):
     column_labels = jnp.where(column == last, reference.NO_LABEL, jnp.pad(labels, last_column))
     column_labels = jnp.where(column > last, reference.PADDING_ROW, column_labels)
     frames = jnp.where(sensible, frames_lengths, 0)
-    return pick.ColumnLabels(column_labels, frames), sensible, cost.padded_cells
+    return pick.ColumnLabels(column_labels, frames), sensible, _padded_costs
 
 
-def of_compact(rows, labels, frames_lengths, labels_lengths, where):
+def _padded_costs(lattice, frames, label_counts, last, implementation):
+    if lattice.keys() == set(_STANDARD):
+        blank, label = (lattice[arc] for arc in _STANDARD)
+        return cost.padded_cells(blank, label, frames, label_counts, implementation)
+    return arcs.padded_arcs(lattice, frames, label_counts, last=last, implementation=implementation)
+
+
+def of_compact(rows, labels, frames_lengths, labels_lengths, where, durations):
     """As of_padded, of packed rows; a sequence that does not count still has rows and labels."""
-    S, V = rows.shape
+    S, width = rows.shape
     offsets = packing.offsets(frames_lengths, labels_lengths, S)
     row_labels, sensible = _compact_row_labels(
-        labels, frames_lengths, labels_lengths, where, offsets, S, V
+        labels, frames_lengths, labels_lengths, where, offsets, S, width - durations
     )
+    max_labels = min(labels.shape[0], max(S - 1, 0))
 
-    def cells_to_costs(blank_log_probs, label_log_probs, frames, label_counts, implementation):
-        return compact.cells(
-            blank_log_probs,
-            label_log_probs,
-            frames,
-            label_counts,
-            offsets,
-            min(labels.shape[0], max(S - 1, 0)),
-            implementation,
-        )
+    def arcs_to_costs(lattice, frames, label_counts, last, implementation):
+        places = frames, label_counts, offsets, max_labels
+        if lattice.keys() == set(_STANDARD):
+            blank, label = (lattice[arc] for arc in _STANDARD)
+            return compact.cells(blank, label, *places, implementation)
+        return arcs.compact_arcs(lattice, *places, last=last, implementation=implementation)
 
-    return row_labels, sensible, cells_to_costs
+    return row_labels, sensible, arcs_to_costs
 
 
 def _compact_row_labels(

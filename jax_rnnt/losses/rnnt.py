@@ -1,11 +1,31 @@
 """The two losses of rows that exist as an array: log-probabilities, or logits."""
 
+import types
+
 import jax
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
+from jax_rnnt.losses import topologies
 from jax_rnnt.losses.checked import checked_loss
-from jax_rnnt.rows import pick
+from jax_rnnt.rows import pick, pick_rows
+
+
+def _hat_arcs(logits, labels, *, blank, implementation):
+    rows = pick_rows.row_arcs(
+        logits,
+        labels,
+        blank=blank,
+        others=(),
+        rest=False,
+        normalize="hat",
+        durations=0,
+        implementation=implementation,
+    )
+    return rows.blank, rows.label
+
+
+_ROWS = types.MappingProxyType({"softmax": pick.softmax_arcs, "hat": _hat_arcs})
 
 
 def rnnt_loss(
@@ -21,6 +41,9 @@ def rnnt_loss(
     compact: bool = False,
     *,
     where: ArrayLike | None = None,
+    rnnt_type: str = "regular",
+    label_bias: ArrayLike | None = None,
+    blank_bias: ArrayLike | None = None,
 ) -> jax.Array:
     r"""RNN-Transducer loss of normalised log-probabilities (warp-rnnt's signature).
 
@@ -49,6 +72,13 @@ def rnnt_loss(
             value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
             their lengths and labels may be anything. Compact: their lengths still say how many rows
             and labels they have.
+        rnnt_type: "regular"; "modified": each frame takes one arc, the blank's or a label's, and is
+            left by it (RNA, the monotonic RNN-T); "constrained": at most one label a frame, and
+            each frame ends with a blank.
+        label_bias: floats that broadcast to (..., T, U), compact to (S,), added to the labels'
+            log-probabilities; -inf forbids. Minus its gradient is the posterior probability that
+            the label is written there, without FastEmit's factor.
+        blank_bias: the same of the blanks.
 
     Returns:
         (...) nats, or () after a reduction; float32 (float64 for float64). +inf with zero gradients
@@ -58,8 +88,9 @@ def rnnt_loss(
         gradient is zero.
 
     Raises:
-        TypeError: If log_probs are not floats, or labels or lengths not integers.
-        ValueError: If shapes do not fit, or concrete lengths or labels are out of range.
+        TypeError: If log_probs or biases are not floats, or labels or lengths not integers.
+        ValueError: If shapes do not fit, biases do not broadcast, concrete lengths or labels are
+            out of range, or an option is none of its values.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -78,8 +109,10 @@ def rnnt_loss(
         labels,
         frames_lengths,
         labels_lengths,
-        fastemit_lambda,
-        rows_to_arcs=pick.gather_rows,
+        rows_to_picks=pick.gather_rows,
+        picks_to_costs=topologies.costs_of(rnnt_type),
+        numbers={"fastemit_lambda": fastemit_lambda},
+        biases={"label_bias": label_bias, "blank_bias": blank_bias},
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,
@@ -100,6 +133,10 @@ def rnnt_loss_from_logits(
     blank: int = 0,
     fastemit_lambda: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    rnnt_type: str = "regular",
+    normalize: str = "softmax",
+    label_bias: ArrayLike | None = None,
+    blank_bias: ArrayLike | None = None,
     compact: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
@@ -127,6 +164,15 @@ def rnnt_loss_from_logits(
             value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
             their lengths and labels may be anything. Compact: their lengths still say how many rows
             and labels they have.
+        rnnt_type: "regular"; "modified": each frame takes one arc, the blank's or a label's, and is
+            left by it (RNA, the monotonic RNN-T); "constrained": at most one label a frame, and
+            each frame ends with a blank.
+        normalize: "softmax" of all symbols, or "hat": a sigmoid of the blank's own logit, and a
+            softmax among the others for the rest.
+        label_bias: floats that broadcast to (..., T, U), compact to (S,), added to the labels'
+            log-probabilities; -inf forbids. Minus its gradient is the posterior probability that
+            the label is written there, without FastEmit's factor.
+        blank_bias: the same of the blanks.
         compact: whether logits and labels are packed; lengths may be traced all the same.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX (differentiable twice where not compact).
@@ -139,8 +185,9 @@ def rnnt_loss_from_logits(
         gradient is zero.
 
     Raises:
-        TypeError: If logits are not floats, or labels or lengths not integers.
-        ValueError: If shapes do not fit, or concrete lengths or labels are out of range.
+        TypeError: If logits or biases are not floats, or labels or lengths not integers.
+        ValueError: If shapes do not fit, biases do not broadcast, concrete lengths or labels are
+            out of range, or an option is none of its values.
         NotImplementedError: If implementation="native" and the platform has no kernels.
 
     Example:
@@ -153,16 +200,21 @@ def rnnt_loss_from_logits(
         >>> print(loss(logits), jax.grad(loss)(logits).shape)
         5.3391395 (1, 2, 3, 5)
 
-    See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
+    See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148; RNA: Sak et
+    al. (2017); the monotonic RNN-T: Tripathi et al. (2019); HAT: Variani et al. (2020),
+    arXiv:2003.07705.
     """
+    _checks.choice("normalize", normalize, tuple(_ROWS))
     return checked_loss(
         "logits",
         _checks.floats("logits", logits),
         labels,
         frames_lengths,
         labels_lengths,
-        fastemit_lambda,
-        rows_to_arcs=pick.pick_rows,
+        rows_to_picks=_ROWS[normalize],
+        picks_to_costs=topologies.costs_of(rnnt_type),
+        numbers={"fastemit_lambda": fastemit_lambda},
+        biases={"label_bias": label_bias, "blank_bias": blank_bias},
         average_frames=average_frames,
         reduction=reduction,
         blank=blank,

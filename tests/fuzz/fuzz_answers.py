@@ -33,13 +33,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
-from fuzz_cases import Case, Signature
+from fuzz_cases import ARCS, Case, Signature
+from fuzz_lattices import IMPOSSIBLE, Kind, Picks, Weights, align, of_rows
 from support import HAS_NATIVE
 from tolerances import TOLERANCES
 
 import jax_rnnt
 
-IMPOSSIBLE = -1e37 * math.log(2)
 INT32_MAX = np.iinfo(np.int32).max
 
 
@@ -115,34 +115,6 @@ def _packed(signature, values):
     return found
 
 
-class _Aligner:
-    """alpha_beta with the rules above; its attributes say what the rules know of the last call."""
-
-    def __call__(self, arcs: oracle.Arcs) -> oracle.Alignment:
-        blank, label = arcs.blank.copy(), arcs.label.copy()
-        blank[-1, :-1] = label[:, -1] = -np.inf  # they lead out of the lattice
-        both = np.stack((blank, label))
-        self.spread, self.at_least, self.blind = 0.0, False, False
-        self.unknown = bool((both > 2e6).any())
-        zeros = oracle.Arcs(np.zeros(blank.shape), np.zeros(blank.shape))
-        if not (both < np.inf).all():
-            self.unknown = False
-            return oracle.Alignment(np.nan, zeros)
-        both[both < IMPOSSIBLE] = -np.inf
-        aligned = oracle.alpha_beta(oracle.Arcs(*both))
-        posteriors = np.stack(aligned.posteriors)
-        if math.isfinite(aligned.cost):
-            finite = np.where(np.isfinite(both), np.abs(both), 0)
-            # Each frame is left and each label taken once, or the oracle itself is too far out.
-            blanks, labels = aligned.posteriors.blank.sum(1), aligned.posteriors.label.sum(0)[:-1]
-            ones = np.concatenate([blanks, labels])
-            self.blind = not np.allclose(ones, 1, rtol=0, atol=1e-3)
-            spread = 0.0 if self.blind else float((posteriors * finite).sum())
-            self.spread = max(spread, abs(aligned.cost))
-        self.at_least = math.isfinite(aligned.cost) and aligned.cost > -0.99 * IMPOSSIBLE
-        return aligned
-
-
 @np.errstate(all="ignore")
 def expected(case: Case, values: dict[str, np.ndarray]) -> Answer:
     """The answer to the case's call, of these values."""
@@ -150,72 +122,96 @@ def expected(case: Case, values: dict[str, np.ndarray]) -> Answer:
     call = signature.function.call
     if call is jax_rnnt.log_softmax_pick:
         return _expected_pick(case, values)
-    logits = None
     floats = {name: np.asarray(values[name], np.float64) for name in signature.function.rows}
-    if call is jax_rnnt.rnnt_loss_from_joint:
-        joint = _Joint(signature, values)
-        logits = joint.logits
-    elif call is not jax_rnnt.lattice_cost:
-        logits = floats[signature.function.rows[0]]
+    joint = _Joint(signature, values) if call is jax_rnnt.rnnt_loss_from_joint else None
     options = dict(signature.options)
     emission = float(case.options.get("fastemit_lambda", 0.0))
-    places = sequences(signature, values)
     batch = signature.batch
     costs = np.full(batch, np.nan)
     gradients = {name: np.zeros(x.shape) for name, x in floats.items()}
-    dense = None if logits is None else np.zeros(logits.shape)
     owners = {name: np.full(x.shape, -1) for name, x in floats.items()}
+    rows = "logits" if joint else signature.function.rows[0]
+    if joint:
+        floats["logits"], gradients["logits"] = joint.logits, np.zeros(joint.logits.shape)
     spread, blind = np.zeros(batch), np.zeros(batch, bool)
     at_least, unknown = np.zeros(batch, bool), np.zeros(batch, bool)
     weights = np.asarray(1.0 if case.cotangents is None else case.cotangents, np.float64)
     if options.get("reduction") == "mean":
         weights = weights / max(math.prod(batch), 1)
     weights = np.broadcast_to(weights, batch)
-    align = _Aligner()
+    places = sequences(signature, values)
     for index, place in enumerate(places):
         if place is None:
             continue
         n = place.n
         weight = weights[n] / (place.frames if options.get("average_frames") else 1)
-        if logits is not None:
-            assert dense is not None
-            result = oracle.loss(
-                place.take(logits, 1)[None],
-                place.labels[None],
-                np.array([place.frames]),
-                np.array([place.columns - 1]),
-                from_logits=signature.function.takes_logits,
-                blank=options["blank"],
-                fastemit_lambda=emission if math.isfinite(emission) else 0.0,
-                align=align,
-            )
-            cost = result.costs[0]
-            if not math.isnan(cost):
-                dense[place.rows] = (weight * result.gradients[0]).reshape(dense[place.rows].shape)
+        if signature.function.is_lattice:
+            names = {"blank_log_probs": (1, 0), "label_log_probs": (0, 1)}
+            names = names if call is jax_rnnt.lattice_cost else ARCS
+            arcs = {arc: place.take(floats[name], 0) for name, arc in names.items()}
+            arcs = {arc: Weights(x, np.abs(x)) for arc, x in arcs.items()}
+            found = align(arcs, options.get("last"))
+            by_name = {name: -found.posteriors[arc] for name, arc in names.items()}
         else:
-            arcs = [place.take(floats[name], 0) for name in signature.function.rows]
-            cost, posteriors = align(oracle.Arcs(*arcs))
-            for name, posterior in zip(gradients, posteriors):
+            biases = [_bias(place, floats.get(name)) for name in ("blank_bias", "label_bias")]
+            found, by_rows, derivatives = of_rows(
+                _kind(signature),
+                place.take(floats[rows], 1),
+                place.labels,
+                options["blank"] % signature.V,
+                Picks(*biases, np.zeros(len(signature.durations))),
+                emission if math.isfinite(emission) else 0.0,
+            )
+            by_name = {
+                rows: by_rows,
+                "blank_bias": derivatives.blank,
+                "label_bias": derivatives.label,
+            }
+        for name, derivative in by_name.items():
+            if name == "blank_bias" and name in gradients:
+                own = gradients[name]
+                total = derivative.sum() if own.ndim == 1 else derivative.sum(1, keepdims=True)
+                own[: np.size(total)] += weight * total
+            elif name in gradients:
                 part = gradients[name][place.rows]
-                gradients[name][place.rows] = (-weight * posterior).reshape(part.shape)
-        costs[n] = cost / (place.frames if options.get("average_frames") else 1)
-        spread[n], blind[n] = align.spread, align.blind
-        at_least[n], unknown[n] = align.at_least, align.unknown
-        if call is jax_rnnt.rnnt_loss_from_joint:
+                gradients[name][place.rows] = (weight * derivative).reshape(part.shape)
+        costs[n] = found.cost / (place.frames if options.get("average_frames") else 1)
+        spread[n], blind[n] = found.spread, found.blind
+        at_least[n], unknown[n] = found.at_least, found.unknown
+        for name, owner in owners.items():
+            if name in SHARED:
+                owner[...] = 0
+            elif name not in ("encoder", "predictor"):
+                owner[place.rows] = index
+        if joint:
             spread[n] += joint.spread(place)
             unknown[n] |= joint.overflows(place)
             owners["encoder"][(*n, slice(place.frames))] = index
             owners["predictor"][(*n, slice(place.columns))] = index
-            owners["kernel"][...] = owners["bias"][...] = 0
-        else:
-            for owner in owners.values():
-                owner[place.rows] = index
-    if call is jax_rnnt.rnnt_loss_from_joint:
-        gradients = joint.gradients(dense, places)
-    elif dense is not None:
-        gradients = {signature.function.rows[0]: dense}
+    if joint:
+        gradients |= joint.gradients(gradients.pop("logits"), places)
     scale = float(np.abs(weights).max(initial=0)) * (1 + abs(emission))
     return Answer(costs, gradients, spread, blind, at_least, unknown, owners, scale)
+
+
+# What all sequences share, so that its gradient is a sum over them.
+SHARED = ("kernel", "bias", "blank_bias")
+
+
+def _kind(signature: Signature) -> Kind:
+    options = dict(signature.options)
+    named = ("normalize", "rnnt_type", "durations", "sigma", "omega")
+    own = {name: options[name] for name in named if name in options}
+    return Kind(from_logits=signature.function.takes_logits, **own)
+
+
+def _bias(place: Place, bias: np.ndarray | None) -> np.ndarray:
+    """(frames, columns) of a bias of all cells, or of one that broadcasts."""
+    if bias is None or bias.shape == (1,):
+        return np.full((place.frames, place.columns), 0.0 if bias is None else bias[0])
+    if bias.ndim == 2 and bias.shape[1] == 1 and not isinstance(place.rows, slice):
+        return np.repeat(bias[: place.frames], place.columns, 1)
+    return place.take(bias, 0)
 
 
 class _Joint:
@@ -528,8 +524,13 @@ def _compare_gradient(case, name, actual, wanted):
     slack = np.where(wanted.blind.reshape(-1), np.inf, slack)
     if joint:
         return findings + _compare_joint(case, name, actual, wanted, slack, free)
+    scale = wanted.scale
     if signature.function.call is jax_rnnt.log_softmax_pick:
         of_sequence, is_free = np.zeros(owner.shape), np.zeros(owner.shape, bool)
+    elif name in SHARED:
+        of_sequence = np.full(owner.shape, slack.max(initial=0))
+        is_free = np.full(owner.shape, free.any())
+        scale *= signature.rows_count
     else:
         of_sequence = slack[np.maximum(owner, 0)] if slack.size else np.zeros(owner.shape)
         is_free = free[np.maximum(owner, 0)] if slack.size else np.zeros(owner.shape, bool)
@@ -537,12 +538,12 @@ def _compare_gradient(case, name, actual, wanted):
         if none.size and actual[none[np.maximum(owner, 0)] & ~padding].any():
             findings.append(f"{name} of a sequence without a finite cost has a gradient")
     room = (tolerance.gradient + of_sequence) * np.abs(expected_gradient)
-    room = room + (tolerance.gradient_floor + of_sequence) * wanted.scale
+    room = room + (tolerance.gradient_floor + of_sequence) * scale
     room = room + float(jnp.finfo(signature.dtype).smallest_subnormal)  # rule 7
     with np.errstate(all="ignore"):
         # Rule 4.
         wrong = ~(np.abs(actual - expected_gradient) <= room) & ~is_free & (of_sequence <= 0.1)
-        wrong |= ~(np.abs(actual) <= 2.01 * wanted.scale) & ~is_free
+        wrong |= ~(np.abs(actual) <= 2.01 * scale) & ~is_free
     return findings + _first_wrong(f"gradient of {name}", wrong, actual, expected_gradient)
 
 
@@ -552,7 +553,7 @@ _JOINT_ERRORS = {"float64": 2e-12, "float32": 1e-5, "float16": 3e-3, "bfloat16":
 
 def _compare_joint(case, name, actual, wanted, slack, free):
     owner = wanted.owners[name]
-    shared = name in ("kernel", "bias")
+    shared = name in SHARED
     worst = float(slack.max(initial=0))
     if not (shared or np.isfinite(case.values["kernel"].astype(np.float64)).all()):
         return []
@@ -567,7 +568,8 @@ def _compare_joint(case, name, actual, wanted, slack, free):
     hidden = 1.0
     if dict(signature.options)["activation"] != "tanh":
         hidden = _finite_max(values["encoder"]) + _finite_max(values["predictor"])
-    largest = {"bias": 1.0, "kernel": hidden}.get(name, _finite_max(values["kernel"]))
+    largest = {"bias": 1.0, "blank_bias": 1.0, "label_bias": 1.0, "kernel": hidden}
+    largest = largest.get(name, _finite_max(values["kernel"]))
     cells = signature.T * signature.U * (math.prod(signature.batch) if shared else 1)
     error = _JOINT_ERRORS[signature.dtype]
     weight = 2 * wanted.scale * largest * math.sqrt(cells)

@@ -49,6 +49,20 @@ def generator(source: Source) -> np.random.Generator:
     return np.random.default_rng(source.integer(0, 2**32 - 1))
 
 
+# Arcs (frames, labels) by the names of their arrays.
+ARCS = {"blank_log_probs": (1, 0), "skip_log_probs": (3, 0), "label_log_probs": (1, 1)}
+_SKIP = tuple(ARCS)
+
+
+def arcs_cost(
+    blank_log_probs, skip_log_probs, label_log_probs, frames_lengths, labels_lengths, **options
+):
+    """One symbol a frame, and blanks of three frames, whose arrays have a name each."""
+    arrays = blank_log_probs, skip_log_probs, label_log_probs
+    arcs = dict(zip(ARCS.values(), arrays))
+    return jax_rnnt.arcs_cost(arcs, frames_lengths, labels_lengths, **options)
+
+
 @dataclasses.dataclass(frozen=True)
 class Function:
     """A public function in one layout. Arrays are passed by name."""
@@ -71,12 +85,27 @@ class Function:
     def takes_logits(self) -> bool:
         return "logits" in self.rows or "encoder" in self.rows
 
+    @property
+    def is_lattice(self) -> bool:
+        return self.call in (jax_rnnt.lattice_cost, arcs_cost)
+
+    def names(self, array: str) -> set[str]:
+        """What an error that is about an array names."""
+        is_arc = self.call is arcs_cost and array in self.rows
+        return {"arcs"} if is_arc else {array}
+
+    @property
+    def is_timed(self) -> bool:
+        return self.call is jax_rnnt.tdt_loss_from_logits
+
     def __str__(self) -> str:
-        return self.call.__name__ + (", compact" if self.compact else "")
+        biased = ", biased" if _BIASES[0] in self.rows else ""
+        return self.call.__name__ + biased + (", compact" if self.compact else "")
 
 
 _LENGTHS = ("frames_lengths", "labels_lengths")
 _ARCS = ("blank_log_probs", "label_log_probs")
+_BIASES = ("label_bias", "blank_bias")
 FUNCTIONS = [
     Function(jax_rnnt.rnnt_loss, ("log_probs",), ("labels", *_LENGTHS), implementations=(None,)),
     Function(jax_rnnt.rnnt_loss_from_logits, ("logits",), ("labels", *_LENGTHS)),
@@ -93,9 +122,28 @@ FUNCTIONS = [
         ("encoder", "predictor", "kernel", "bias"),
         ("labels", *_LENGTHS),
     ),
+    Function(jax_rnnt.rnnt_loss_from_logits, ("logits", *_BIASES), ("labels", *_LENGTHS)),
+    Function(
+        jax_rnnt.rnnt_loss_from_logits, ("logits", *_BIASES), ("labels", *_LENGTHS), compact=True
+    ),
+    Function(
+        jax_rnnt.rnnt_loss,
+        ("log_probs", *_BIASES),
+        ("labels", *_LENGTHS),
+        implementations=(None,),
+    ),
+    Function(
+        jax_rnnt.rnnt_loss_from_joint,
+        ("encoder", "predictor", "kernel", "bias", *_BIASES),
+        ("labels", *_LENGTHS),
+    ),
+    Function(jax_rnnt.tdt_loss_from_logits, ("logits",), ("labels", *_LENGTHS)),
+    Function(jax_rnnt.tdt_loss_from_logits, ("logits",), ("labels", *_LENGTHS), compact=True),
     Function(jax_rnnt.log_softmax_pick, ("logits",), ("labels",)),
     Function(jax_rnnt.lattice_cost, _ARCS, _LENGTHS),
     Function(jax_rnnt.lattice_cost, _ARCS, _LENGTHS, compact=True),
+    Function(arcs_cost, _SKIP, _LENGTHS),
+    Function(arcs_cost, _SKIP, _LENGTHS, compact=True),
 ]
 
 
@@ -130,13 +178,21 @@ class Signature:
         """L of the compact form."""
         return math.prod(self.batch) * (self.U - 1) + 1
 
+    @property
+    def durations(self) -> tuple[int, ...]:
+        return dict(self.options).get("durations", ())
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         batch, T, U, V, H = self.batch, self.T, self.U, self.V, self.H
+        width = V + len(self.durations)
         shapes = {
-            "logits": (*batch, T, U, V),
+            "logits": (*batch, T, U, width),
             "log_probs": (*batch, T, U, V),
             "blank_log_probs": (*batch, T, U),
             "label_log_probs": (*batch, T, U),
+            "skip_log_probs": (*batch, T, U),
+            "label_bias": (*batch, T, U),
+            "blank_bias": (T, 1),
             "encoder": (*batch, T, H),
             "predictor": (*batch, U, H),
             "kernel": (H, V),
@@ -147,7 +203,8 @@ class Signature:
         }
         if self.function.compact:
             S = self.rows_count
-            shapes |= dict.fromkeys(("logits", "log_probs"), (S, V)) | dict.fromkeys(_ARCS, (S,))
+            shapes |= dict.fromkeys(("logits", "log_probs"), (S, width))
+            shapes |= dict.fromkeys((*ARCS, "label_bias"), (S,)) | {"blank_bias": (1,)}
             shapes["labels"] = (self.labels_count,)
         if self.function.call is jax_rnnt.log_softmax_pick:
             shapes |= {"logits": (*batch, T, V), "labels": (*batch, T)}
@@ -172,13 +229,23 @@ def draw_signature(source: Source, function: Function) -> Signature:
     if function.is_loss:
         options["average_frames"] = chance(source, 25)
         options["reduction"] = source.choice([None, None, "none", "sum", "mean"])
+        if function.is_timed:
+            options["durations"] = source.choice([(0, 1, 2), (2, 0, 1), (1, 2), (0, 4), (8, 1)])
+            options["sigma"] = source.choice([0.0, 0.0, 0.05, -1.5])
+            options["omega"] = source.choice([0.0, 0.0, 0.25, 1])
+        else:
+            options["rnnt_type"] = source.choice(["regular", "modified", "constrained"])
+    if function.call is jax_rnnt.rnnt_loss_from_logits:
+        options["normalize"] = source.choice(["softmax", "softmax", "hat"])
     if function.call is jax_rnnt.rnnt_loss_from_joint:
         options["activation"] = source.choice(["tanh", "relu", None])
         options["tile"] = source.choice([None, None, (2, 2, 3), (16, 8, 2)])
         options["min_posterior"] = source.choice([None, 0.0])
+    if function.call is arcs_cost:
+        options["last"] = source.choice([None, ((1, 0), (3, 0))])
     if function.compact:
         options["compact"] = True
-        if function.call is jax_rnnt.lattice_cost:
+        if function.is_lattice:
             options["max_labels"] = source.choice([None, U - 1, U + 3])
     return Signature(
         function,
@@ -288,7 +355,7 @@ def _draw_floats(source, rng, signature):
     shapes = signature.shapes()
     floats = {name: scale * rng.standard_normal(shapes[name]) for name in signature.function.rows}
     if not signature.function.takes_logits:
-        floats = _as_log_probs(rng, signature, floats)
+        floats |= _as_log_probs(rng, signature, floats)
     if chance(source, 45):
         return floats, "plain"
     how = source.choice(list(SPECIAL))
@@ -302,7 +369,8 @@ def _as_log_probs(rng, signature, floats):
         return {"log_probs": oracle.log_softmax(floats["log_probs"])}
     shape = signature.shapes()["blank_log_probs"]
     both = oracle.log_softmax(rng.standard_normal((*shape, 3)) * 2)
-    return {"blank_log_probs": both[..., 0], "label_log_probs": both[..., 1]}
+    named = zip((*_ARCS, "skip_log_probs"), np.moveaxis(both, -1, 0))
+    return {name: x for name, x in named if name in floats}
 
 
 # Values by the name of what they do; of the largest one the dtype's own is taken.
@@ -428,7 +496,8 @@ def _draw_values(source: Source, signature: Signature) -> Case:
         values=values,
         cotangents=draw_cotangents(rng, signature) if jitted or chance(source, 30) else None,
     )
-    alone = signature.function.compact or "kernel" in values or len(signature.batch) != 1
+    alone = signature.function.compact or len(signature.batch) != 1
+    alone |= "kernel" in values or "blank_bias" in values
     if jitted and not alone and signature.batch[0] > 1 and chance(source, 25):
         case.changed = int(rng.integers(signature.batch[0]))
         other, _ = legal_values(source, signature, senseless=chance(source, 50))
@@ -541,7 +610,7 @@ def _illegal(source, signature, kind, subject, changed, offending, *, jitted=Non
         chance(source, 40) if jitted is None else jitted,
         {**values, **changed},
         {**dict(signature.options), **(options or {})},
-        frozenset(offending),
+        frozenset().union(*map(signature.function.names, offending)),
     )
 
 
@@ -607,8 +676,10 @@ def _draw_dtype(source: Source, signature: Signature) -> Case:
         is_float = name in signature.function.rows
         shape = np.zeros(signature.shapes()[name])
         wrong = _wrong_types(shape, is_float)
-        if name == "bias":
+        if name == "bias" or name in _BIASES:
             wrong.pop("None")
+        if name in _BIASES:
+            wrong.pop("nan")  # a number broadcasts
         what = source.choice(sorted(wrong))
         changed[name] = wrong[what]()
         subjects.append(name)
@@ -619,14 +690,16 @@ def fits(signature: Signature, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether the function takes arrays of these shapes together."""
     function = signature.function
     first = shapes[function.rows[0]]
+    width = 1 + len(signature.durations)
     if function.call is jax_rnnt.log_softmax_pick:
         return len(first) >= 1 and first[-1] >= 1 and shapes["labels"] == first[:-1]
     if function.compact:
         alike = shapes["frames_lengths"] == shapes["labels_lengths"]
         alike &= len(shapes["frames_lengths"]) == 1
         if "labels" not in shapes:
-            return alike and len(first) == 1 and shapes["label_log_probs"] == first
-        return alike and len(first) == 2 and first[1] >= 1 and len(shapes["labels"]) == 1
+            return alike and len(first) == 1 and all(shapes[x] == first for x in function.rows)
+        alike &= len(first) == 2 and first[1] >= width and len(shapes["labels"]) == 1
+        return alike and _biases_fit(shapes, first[:1])
     if "encoder" in shapes:
         predictor, kernel = shapes["predictor"], shapes["kernel"]
         if len(first) < 2 or len(predictor) != len(first) or len(kernel) != 2:
@@ -636,16 +709,27 @@ def fits(signature: Signature, shapes: dict[str, tuple[int, ...]]) -> bool:
         if shapes["bias"] != kernel[1:]:
             return False
         first = (*first[:-1], predictor[-2], kernel[1])
-    if "label_log_probs" in shapes and shapes["label_log_probs"] != first:
+    if function.is_lattice and any(shapes[name] != first for name in function.rows):
         return False
     if "label_log_probs" in shapes:
         first = (*first, 1)
-    if len(first) < 3 or 0 in first[-3:]:
+    if len(first) < 3 or 0 in first[-3:] or first[-1] < width:
+        return False
+    if not _biases_fit(shapes, first[:-1]):
         return False
     *batch, _, U, _ = first
     if any(shapes[name] != tuple(batch) for name in _LENGTHS):
         return False
     return "labels" not in shapes or shapes["labels"] == (*batch, U - 1)
+
+
+def _biases_fit(shapes: dict[str, tuple[int, ...]], cells: tuple[int, ...]) -> bool:
+    """Whether biases, where there are any, broadcast to the cells."""
+    for name in _BIASES:
+        own = shapes.get(name, ())
+        if len(own) > len(cells) or any(a not in (1, b) for a, b in zip(own[::-1], cells[::-1])):
+            return False
+    return True
 
 
 def _other_shape(source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -686,6 +770,8 @@ def _draw_shape(source: Source, signature: Signature) -> Case:
     dtype = signature.dtype if name in signature.function.rows else signature.integers
     changed = np.zeros(shape, jnp.dtype(dtype)) + (name == "frames_lengths")
     offending = {name} | _TIED.get(name, set())
+    if _BIASES[0] in signature.function.rows:  # lengths are checked before biases
+        offending |= {*_BIASES, *signature.function.integers}
     case = _illegal(source, signature, "shape", name, {name: changed.astype(dtype)}, offending)
     return case
 
@@ -770,11 +856,23 @@ def _draw_option(source: Source, signature: Signature) -> Case:
         wrong["fastemit_lambda"] = [lambda v=v: v for v in numbers]
         wrong["fastemit_lambda"] += list(_OBJECTS.values())
         wrong["fastemit_lambda"] += [lambda: np.bool_(True), lambda: np.array("a")]
-    if "compact" in dict(signature.options) or function.call is jax_rnnt.lattice_cost:
+    if function.is_timed:
+        wrong["sigma"] = wrong["fastemit_lambda"]
+        wrong["omega"] = [*wrong["fastemit_lambda"], lambda: 1.5, lambda: -1, lambda: math.nan]
+        lists = ((), (0,), (1, 1), (-1, 2), (0, 1.5), "01", None, 3, [0, None], [[0], [1]])
+        wrong["durations"] = [lambda v=v: v for v in lists]
+    elif function.is_loss:
+        names = ("rna", 0, "Modified", "", None, ["modified"])
+        wrong["rnnt_type"] = [lambda v=v: v for v in names]
+    if function.call is jax_rnnt.rnnt_loss_from_logits:
+        wrong["normalize"] = [lambda v=v: v for v in ("sigmoid", None, 1, "HAT", b"hat")]
+    if "compact" in dict(signature.options) or function.is_lattice:
         wrong["compact"] = [lambda v=v: v for v in ("yes", 2, 0.5)] + list(_OBJECTS.values())
-    if function.call is jax_rnnt.lattice_cost:
+    if function.is_lattice:
         bounds = (-1, 1.5, "3", [1], -(10**30)) if function.compact else (0, 3, "3", -1)
         wrong["max_labels"] = [lambda v=v: v for v in bounds]
+    if function.call is arcs_cost:
+        wrong["last"] = [lambda v=v: v for v in (3, "all", [(0, 1)], [1], ((1, 0), None), [[1, 0]])]
     if function.call is jax_rnnt.rnnt_loss_from_joint:
         wrong["min_posterior"] = [lambda v=v: v for v in (-0.1, 1, 1.5, math.nan, "0", [0.1], 1j)]
         wrong["min_posterior"] += [lambda: np.zeros(2), lambda: jnp.zeros(2), lambda: -math.inf]
