@@ -10,106 +10,45 @@
 // the bytes of logits that must move: those of rows that are read and, backward, those of all rows
 // that are written. The share is that of the bandwidth of a device-to-device copy, measured before.
 //
-// lattice: LatticeCost, LatticeForward and LatticeBackward on full lengths in float; both is the
-// last two in turn. The share is that of a copy of the lattice's own bytes, 40 a cell.
+// lattice: ArcsCost, ArcsForward and ArcsBackward of four topologies on full lengths in float; both
+// is the last two in turn. The share is that of a copy of the lattice's own bytes: with K arcs 16 K
+// + 32 a cell, each arc read three times and its cotangent written, alpha and beta written and
+// read.
 //
 // Each time is the median over bursts of launches between two events, after half a second of
-// warm-up, with buffers that take turns, so that nothing is left in the L2 cache from the launch
-// before. Exits with 1 if a sampled row is not what float64 on the host says.
+// warm-up. Rows have buffers that take turns, so that nothing is left in the L2 cache from the
+// launch before; lattices have the same arcs again. Exits with 1 if a sampled row is not what
+// float64 on the host says.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <iterator>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "../tools/device_array.h"
-#include "core/lattice_layout.h"
+#include "../tools/device_timing.cuh"
 #include "core/row_label.h"
-#include "cuda/lattice/lattice.h"
 #include "cuda/rows/pick.h"
+#include "kernels_lattice.cuh"
 
 namespace {
 
 using jax_rnnt::Check;
 using jax_rnnt::DeviceArray;
+using jax_rnnt::Fill;
+using jax_rnnt::MedianSeconds;
 using jax_rnnt::RowLabels;
 
 int failures = 0;
-
-// Numbers in [low, high) that depend on their index alone.
-template <typename T>
-__global__ void FillKernel(T* values, int64_t count, float low, float high) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-       i += stride) {
-    uint64_t bits = (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15u;
-    bits = (bits ^ bits >> 32) * 0xd6e8feb86659fd93u;
-    const float unit = static_cast<float>(bits >> 40) * 0x1p-24f;
-    values[i] = static_cast<T>(low + unit * (high - low));
-  }
-}
-
-template <typename T>
-void Fill(const DeviceArray<T>& array, float low, float high) {
-  FillKernel<<<2048, 256>>>(array.get(), array.size(), low, high);
-  Check(cudaGetLastError(), "fill");
-}
-
-// Median seconds of launch(0), launch(1), ...
-double MedianSeconds(const std::function<void(int)>& launch) {
-  constexpr double kWarmUpSeconds = 0.5;
-  constexpr double kBurstSeconds = 0.05;
-  constexpr int kBursts = 9;
-  using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
-  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
-  int launches = 0;
-  do {
-    for (int i = 0; i < 8; ++i) launch(launches++);
-    Check(cudaDeviceSynchronize(), "warm-up");
-  } while (elapsed() < kWarmUpSeconds);
-  const int burst = std::max(4, static_cast<int>(kBurstSeconds * launches / elapsed()));
-
-  cudaEvent_t begin, end;
-  Check(cudaEventCreate(&begin), "event");
-  Check(cudaEventCreate(&end), "event");
-  std::vector<double> seconds;
-  for (int k = 0; k < kBursts; ++k) {
-    Check(cudaEventRecord(begin), "event");
-    for (int i = 0; i < burst; ++i) launch(i);
-    Check(cudaEventRecord(end), "event");
-    Check(cudaEventSynchronize(end), "burst");
-    float milliseconds;
-    Check(cudaEventElapsedTime(&milliseconds, begin, end), "event");
-    seconds.push_back(milliseconds * 1e-3 / burst);
-  }
-  Check(cudaEventDestroy(begin), "event");
-  Check(cudaEventDestroy(end), "event");
-  std::nth_element(seconds.begin(), seconds.begin() + kBursts / 2, seconds.end());
-  return seconds[kBursts / 2];
-}
-
-// Bytes read and written per second by a copy of 2 GiB.
-double CopyBandwidth() {
-  constexpr int64_t kBytes = int64_t{1} << 31;
-  DeviceArray<char> source(kBytes), target(kBytes);
-  Check(cudaMemset(source.get(), 1, kBytes), "memset");
-  return 2.0 * kBytes / MedianSeconds([&](int) {
-           Check(cudaMemcpyAsync(target.get(), source.get(), kBytes, cudaMemcpyDeviceToDevice),
-                 "copy");
-         });
-}
 
 // ----------------------------------------------------------------------------------------- Rows
 
@@ -294,77 +233,13 @@ void RunRowsSection(double copy_bandwidth) {
   RunRowsOfType<__half>(copy_bandwidth);
 }
 
-struct LatticeSize {
-  int T;
-  int U;
-  int N;
-};
-
-void RunLattice(const LatticeSize& size, double copy_bandwidth) {
-  using jax_rnnt::Scaled;
-  const auto [T, U, N] = size;
-  const int64_t cells = static_cast<int64_t>(N) * T * U;
-  const DeviceArray<int32_t> frames(std::vector<int32_t>(N, T));
-  const DeviceArray<int32_t> labels(std::vector<int32_t>(N, U - 1));
-  const DeviceArray<float> cotangents(std::vector<float>(N, 1.0f));
-  const DeviceArray<float> blank_log_probs(cells), label_log_probs(cells), costs(N);
-  const DeviceArray<float> blank_cotangents(cells), label_cotangents(cells);
-  const DeviceArray<Scaled<float>> values(cells), totals(N), cuts(int64_t{2} * N * U);
-  const DeviceArray<Scaled<float>> boundaries(int64_t{2} * N * T);
-  Fill(blank_log_probs, -6.0f, -0.05f);
-  Fill(label_log_probs, -5.0f, -0.5f);
-  jax_rnnt::LatticeLayout layout;
-  layout.sequences = N;
-  layout.max_frames = T;
-  layout.max_columns = U;
-  layout.frames_lengths = frames.get();
-  layout.labels_lengths = labels.get();
-  const auto forward = [&](int) {
-    Check(jax_rnnt::cuda::LatticeForward<float>(0, layout, blank_log_probs.get(),
-                                                label_log_probs.get(), costs.get(), values.get(),
-                                                totals.get(), boundaries.get()),
-          "LatticeForward");
-  };
-  const auto backward = [&](int) {
-    Check(jax_rnnt::cuda::LatticeBackward<float>(0, layout, cells, blank_log_probs.get(),
-                                                 label_log_probs.get(), values.get(), totals.get(),
-                                                 cotangents.get(), blank_cotangents.get(),
-                                                 label_cotangents.get(), boundaries.get()),
-          "LatticeBackward");
-  };
-  const double cost_seconds = MedianSeconds([&](int) {
-    Check(
-        jax_rnnt::cuda::LatticeCost<float>(0, layout, blank_log_probs.get(), label_log_probs.get(),
-                                           costs.get(), cuts.get(), boundaries.get()),
-        "LatticeCost");
-  });
-  const double forward_seconds = MedianSeconds(forward);
-  const double backward_seconds = MedianSeconds(backward);
-  const double both_seconds = MedianSeconds([&](int i) {
-    forward(i);
-    backward(i);
-  });
-  std::printf("%6d %5d %5d %10.1f %12.1f %12.1f %10.1f %6.1f %%\n", T, U, N, cost_seconds * 1e6,
-              forward_seconds * 1e6, backward_seconds * 1e6, both_seconds * 1e6,
-              40.0 * cells / both_seconds / copy_bandwidth * 100);
-}
-
-void RunLatticeSection(double copy_bandwidth) {
-  std::printf("lattice T   U     N    cost us   forward us  backward us    both us  share\n");
-  for (const LatticeSize& size :
-       {LatticeSize{150, 40, 1}, LatticeSize{150, 40, 128}, LatticeSize{400, 100, 32},
-        LatticeSize{1500, 300, 1}, LatticeSize{1500, 300, 16}, LatticeSize{1500, 300, 64},
-        LatticeSize{1500, 300, 128}}) {
-    RunLattice(size, copy_bandwidth);
-  }
-}
-
 struct Section {
   const char* name;
   void (*run)(double copy_bandwidth);
 };
 
-constexpr Section kSections[] = {{"rows", RunRowsSection}, {"lattice", RunLatticeSection}};
+constexpr Section kSections[] = {{"rows", RunRowsSection},
+                                 {"lattice", jax_rnnt::RunLatticeSection}};
 
 }  // namespace
 
@@ -378,7 +253,7 @@ int main(int argc, char** argv) {
   }
   cudaDeviceProp device;
   Check(cudaGetDeviceProperties(&device, 0), "device");
-  const double copy_bandwidth = CopyBandwidth();
+  const double copy_bandwidth = jax_rnnt::CopyBandwidth();
   std::printf("%s, copy %.0f GB/s (read and written)\n", device.name, copy_bandwidth * 1e-9);
   for (const Section& section : kSections) {
     const auto is_this = [&](const char* name) { return std::strcmp(name, section.name) == 0; };

@@ -42,6 +42,11 @@ class Case:
         return self.N * self.T * self.U * self.V
 
     @property
+    def tokens(self) -> int:
+        """How many of the V logits are symbols'."""
+        return self.V
+
+    @property
     def key(self) -> dict:
         """What tells its figures from another case's."""
         names = ("N", "T", "U", "V", "lengths", "group", "scale")
@@ -58,7 +63,7 @@ class Case:
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """labels (N, U - 1), frames_lengths (N,), labels_lengths (N,), all int32."""
-        labels = np.random.default_rng(0).integers(1, self.V, (self.N, self.U - 1))
+        labels = np.random.default_rng(0).integers(1, self.tokens, (self.N, self.U - 1))
         return (
             labels.astype(np.int32),
             np.array(self.frames_lengths, np.int32),

@@ -54,6 +54,7 @@ class Framework(Device):
         self._costs = jax.jit(loss)
         self._forward = jax.jit(total)
         self._both = jax.jit(jax.value_and_grad(total))
+        self._donating = jax.jit(jax.value_and_grad(total), donate_argnums=0)
         self._train_step = jax.jit(
             jax.value_and_grad(lambda parameters, *rest: total(_joint(*parameters), *rest))
         )
@@ -73,9 +74,12 @@ class Framework(Device):
             jax.ShapeDtypeStruct((case.N, case.T, case.V), self.dtype),
             jax.ShapeDtypeStruct((case.N, case.U, case.V), self.dtype),
         )
-        compiled = self._train_step.lower(parameters, *case.arrays()).compile()
-        memory = compiled.memory_analysis()
-        return {"temporary_bytes": memory.temp_size_in_bytes} if memory else {}
+        return _temporary(self._train_step.lower(parameters, *case.arrays()).compile())
+
+    def donating(self, case: Case) -> dict:
+        """Memory where the gradient takes the logits' place."""
+        logits = jax.ShapeDtypeStruct((case.N, case.T, case.U, case.V), self.dtype)
+        return _temporary(self._donating.lower(logits, *case.arrays()).compile())
 
 
 class Problem:
@@ -108,6 +112,11 @@ class Problem:
             figures["temporary_bytes"] = memory.temp_size_in_bytes
             figures["beyond_logits_bytes"] = memory.temp_size_in_bytes + beyond
         return figures
+
+
+def _temporary(compiled) -> dict:
+    memory = compiled.memory_analysis()
+    return {"temporary_bytes": memory.temp_size_in_bytes} if memory else {}
 
 
 def _joint(encoder: jax.Array, predictor: jax.Array) -> jax.Array:
