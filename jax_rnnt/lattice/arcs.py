@@ -16,6 +16,7 @@ from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.program import one_program
 from jax_rnnt.lattice import arcs_kernels
 from jax_rnnt.lattice import compact as compact_form
+from jax_rnnt.lattice.arguments import check_layout
 from jax_rnnt.lattice.topology import Arc, check_arcs, check_last, runs_kernels, topology
 
 
@@ -114,29 +115,22 @@ def arcs_cost(
     }
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     compact = _checks.flag("compact", compact)
-    if max_labels is not None and not compact:
-        raise ValueError("max_labels is for the compact form: U says it otherwise.")
     if compact and ends:
         raise ValueError(f"{next(iter(ends))} is not for the compact form.")
-    name, shape = f"arcs[{keys[0]}]", checked[keys[0]].shape
-    if compact and len(shape) != 1:
-        raise ValueError(f"{name} must be (S,) in the compact form, got {shape}.")
-    if not compact and (len(shape) < 2 or 0 in shape[-2:]):
-        raise ValueError(f"{name} must be (..., T, U) with T and U at least 1, got {shape}.")
+    shape = checked[keys[0]].shape
+    max_labels = check_layout(
+        f"arcs[{keys[0]}]",
+        shape,
+        frames_lengths,
+        labels_lengths,
+        compact=compact,
+        max_labels=max_labels,
+    )
+    for end, value in ends.items():
+        expected = (*shape[:-2], shape[-2] + 1)
+        _checks.shape(end, value, expected, "one for each of 0, 1, ..., T")
     # TypePromotionError where promotion is strict.
     functools.reduce(jnp.promote_types, [x.dtype for x in (*checked.values(), *ends.values())])
-    if compact:
-        rows = shape[0]
-        compact_form.check_lengths(rows, frames_lengths, labels_lengths)
-        max_labels = compact_form.check_max_labels(max_labels, labels_lengths, rows)
-    else:
-        *batch, T, U = list(shape)
-        _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
-        _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
-        _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
-        _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
-        for end, value in ends.items():
-            _checks.shape(end, value, (*batch, T + 1), "one for each of 0, 1, ..., T")
     return _cells(
         checked,
         frames_lengths,

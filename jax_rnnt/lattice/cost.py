@@ -18,6 +18,7 @@ from jax_rnnt._xla.program import one_program
 from jax_rnnt._xla.residuals import to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.lattice import compact as compact_form
+from jax_rnnt.lattice.arguments import check_layout
 
 # A dimension of 2 is a pair (mantissa, exponent). A forward keeps three results for its backward:
 # alphas and betas, a pair for each cell, and totals, a pair for each sequence; what of them it
@@ -109,28 +110,18 @@ def lattice_cost(
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     compact = _checks.flag("compact", compact)
-    if max_labels is not None and not compact:
-        raise ValueError("max_labels is for the compact form: U says it otherwise.")
     shape = blank_log_probs.shape
-    if compact and len(shape) != 1:
-        raise ValueError(f"blank_log_probs must be (S,) in the compact form, got {shape}.")
-    if not compact and (len(shape) < 2 or 0 in shape[-2:]):
-        raise ValueError(
-            f"blank_log_probs must be (..., T, U) with T and U at least 1, got {shape}."
-        )
-    _checks.shape("label_log_probs", label_log_probs, blank_log_probs.shape, "as blank_log_probs")
+    max_labels = check_layout(
+        "blank_log_probs",
+        shape,
+        frames_lengths,
+        labels_lengths,
+        compact=compact,
+        max_labels=max_labels,
+    )
+    _checks.shape("label_log_probs", label_log_probs, shape, "as blank_log_probs")
     arcs = blank_log_probs, label_log_probs
     jnp.promote_types(*(x.dtype for x in arcs))  # TypePromotionError where it is strict
-    if compact:
-        rows = shape[0]
-        compact_form.check_lengths(rows, frames_lengths, labels_lengths)
-        max_labels = compact_form.check_max_labels(max_labels, labels_lengths, rows)
-    else:
-        *batch, T, U = blank_log_probs.shape
-        _checks.shape("frames_lengths", frames_lengths, tuple(batch), "one for each sequence")
-        _checks.shape("labels_lengths", labels_lengths, tuple(batch), "one for each sequence")
-        _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
-        _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
     return _cells(
         *arcs, frames_lengths, labels_lengths, max_labels=max_labels, implementation=implementation
     )

@@ -42,9 +42,8 @@ cudaError_t ArcsForward(cudaStream_t stream, const LatticeLayout& layout,
 
 //   cotangents                             (sequences), of the costs
 //   arc_cotangents                         topology.count arrays (cells): minus the probability
-//   that
-//                                          the alignment takes the arc, times its sequence's
-//                                          cotangent; exact zeros beyond the lengths
+//                                          that the alignment takes the arc, times its
+//                                          sequence's cotangent; exact zeros beyond the lengths
 //   initial_cotangents, final_cotangents   (sequences, T + 1), where `arrays` has such weights
 template <typename Real>
 cudaError_t ArcsBackward(cudaStream_t stream, const LatticeLayout& layout, int64_t cells,

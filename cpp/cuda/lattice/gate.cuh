@@ -85,7 +85,7 @@ class Gate {
   }
 
 #if __CUDA_ARCH__ >= 900
-  // Arrives, and keeps the phase closed until so many bytes have come by StoreAsync.
+  // Arrives, and keeps the phase closed until so many bytes have come by st.async.
   __device__ __forceinline__ void ArriveExpecting(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(address_), "r"(bytes)
                  : "memory");
