@@ -157,17 +157,19 @@ __device__ __forceinline__ uint32_t MapToRank(uint32_t address, unsigned rank) {
 #endif
 }
 
-// Raises a word in any block's shared memory to at least `value`. It orders nothing else, and so
+// Raises a word in any block's shared memory, or by its own address in this block's alone, to at
+// least `value`. It orders nothing else, and so
 // waits for nothing: an arrival that releases to the cluster waits for all of the thread's stores
 // to memory, and walks of a lone sequence take 190 us instead of 129 with it.
-__device__ __forceinline__ void RaiseWord(uint32_t cluster_address, unsigned value) {
+__device__ __forceinline__ void RaiseWord(uint32_t address, unsigned value, bool is_clustered) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("red.relaxed.cluster.shared::cluster.max.u32 [%0], %1;" ::"r"(cluster_address),
-               "r"(value)
-               : "memory");
-#else
-  asm volatile("red.shared.max.u32 [%0], %1;" ::"r"(cluster_address), "r"(value) : "memory");
+  if (is_clustered) {
+    asm volatile("red.relaxed.cluster.shared::cluster.max.u32 [%0], %1;" ::"r"(address), "r"(value)
+                 : "memory");
+    return;
+  }
 #endif
+  asm volatile("red.shared.max.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
 // Such a word of this block's.

@@ -64,7 +64,7 @@ __device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* column
   constexpr int kLeft = Topo::MaxDt(1) > kFirstLeft ? Topo::MaxDt(1) : kFirstLeft;
   constexpr Real kZero = Real(kFloor) - kRound;
 
-  const ColumnsAt<C, Real> own(KeptSharedAddress(columns));
+  const ColumnsAt<C, Real> own(KeptSharedAddress(columns), false);
   const uint32_t slots = own.Slots() + lane * kRealBytes;
   // Values by their distance in rows.
   Real own_m[kOwn + 1], own_e[kOwn + 1], left_m[kLeft + 1], left_e[kLeft + 1];
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kMaxBlockColumns<Columns<Topo, Real, kPrefetch
   if (role == 1 && lane == 0) own_columns->status = 0;
 
   const WalkPlace<Topo, Real, kPrefetch> place(arguments, sequence, is_beta, all_columns, index,
-                                               block_columns, lane);
+                                               block_columns, lane, blocks > 1);
   Feeder<Topo, Real, kPrefetch> feeder(place);
   Writer<Topo, Real, kPrefetch> writer(place);
 #pragma unroll 1

@@ -34,11 +34,13 @@ struct Entrance {
   GateWord arrived[kEntranceChunks];
 };
 
-// An Entrance by its address.
+// An Entrance by its address: one of the cluster (MapToRank) where is_clustered, else one of this
+// block.
 template <typename Real>
 class EntranceAt {
  public:
-  __device__ __forceinline__ explicit EntranceAt(uint32_t address) : address_(address) {}
+  __device__ __forceinline__ EntranceAt(uint32_t address, bool is_clustered)
+      : address_(address), is_clustered_(is_clustered) {}
 
   __device__ __forceinline__ Gate<1> Arrived(int chunk) const {
     return Gate<1>(address_ + static_cast<uint32_t>(offsetof(Entrance<Real>, arrived)) +
@@ -65,17 +67,31 @@ class EntranceAt {
   // Readies a chunk's place for the chunk that comes kEntranceChunks after the one which was there.
   __device__ __forceinline__ void Expect(int chunk) const {
 #if __CUDA_ARCH__ >= 900
-    Arrived(chunk).ArriveExpecting(kChunk * static_cast<int>(sizeof(Scaled<Real>)));
+    if (is_clustered_) {
+      Arrived(chunk).ArriveExpecting(kChunk * static_cast<int>(sizeof(Scaled<Real>)));
+    }
 #endif
   }
 
-  // Sends this entrance a chunk, one value from each of a warp's first kChunk lanes. From sm_90 on
-  // the address is one of the cluster (MapToRank), and data and signal come in one, by st.async:
-  // the sender may be in another block. Every lane of the warp must take part.
+  // Sends this entrance a chunk, one value from each of a warp's first kChunk lanes. In a cluster
+  // data and signal come in one, by st.async: the sender may be in another block. Every lane of the
+  // warp must take part.
   __device__ __forceinline__ void Send(int chunk, int lane, Scaled<Real> value) const {
     const uint32_t to = Values(chunk) + lane * static_cast<uint32_t>(sizeof(value));
 #if __CUDA_ARCH__ >= 900
-    if (lane >= kChunk) return;
+    if (is_clustered_) {
+      if (lane < kChunk) SendAsync(chunk, to, value);
+      return;
+    }
+#endif
+    if (lane < kChunk) StoreSharedPair(to, value.mantissa, value.exponent);
+    __syncwarp();  // the lanes' values are written before lane 0 arrives for all of them
+    if (lane == 0) Arrived(chunk).Arrive();
+  }
+
+ private:
+#if __CUDA_ARCH__ >= 900
+  __device__ __forceinline__ void SendAsync(int chunk, uint32_t to, Scaled<Real> value) const {
     const uint32_t gate = address_ + static_cast<uint32_t>(offsetof(Entrance<Real>, arrived)) +
                           chunk % kEntranceChunks * static_cast<uint32_t>(sizeof(GateWord));
     if constexpr (sizeof(Real) == sizeof(float)) {
@@ -91,15 +107,11 @@ class EntranceAt {
           "d"(value.mantissa), "d"(value.exponent), "r"(gate)
           : "memory");
     }
-#else
-    if (lane < kChunk) StoreSharedPair(to, value.mantissa, value.exponent);
-    __syncwarp();  // the lanes' values are written before lane 0 arrives for all of them
-    if (lane == 0) Arrived(chunk).Arrive();
-#endif
   }
+#endif
 
- private:
   uint32_t address_;
+  bool is_clustered_;
 };
 
 // kPrefetch: chunks from the copy of a row's arcs to their first use.
@@ -121,14 +133,16 @@ struct alignas(16) Columns {
   Real slots[kRing * Topo::kArcs * kWarpSize];
 };
 
-// Columns by their address.
+// Columns by their address, as EntranceAt.
 template <class AnyColumns, typename Real>
 class ColumnsAt {
  public:
-  __device__ __forceinline__ explicit ColumnsAt(uint32_t address) : address_(address) {}
+  __device__ __forceinline__ ColumnsAt(uint32_t address, bool is_clustered)
+      : address_(address), is_clustered_(is_clustered) {}
 
   __device__ __forceinline__ EntranceAt<Real> Entry() const {
-    return EntranceAt<Real>(address_ + static_cast<uint32_t>(offsetof(AnyColumns, entrance)));
+    return EntranceAt<Real>(address_ + static_cast<uint32_t>(offsetof(AnyColumns, entrance)),
+                            is_clustered_);
   }
   __device__ __forceinline__ Gate<kWarpSize + kWarpArrivals> Full(int chunk) const {
     return Gate<kWarpSize + kWarpArrivals>(Stage(offsetof(AnyColumns, full), chunk));
@@ -160,6 +174,7 @@ class ColumnsAt {
   }
 
   uint32_t address_;
+  bool is_clustered_;
 };
 
 // A chain of steps, a feeder, a writer.

@@ -22,18 +22,22 @@ template <class Topo, typename Real, int kPrefetch>
 struct WalkPlace {
   using C = Columns<Topo, Real, kPrefetch>;
 
-  // index: which 32 columns of a panel; block_columns: 32 columns of a block.
+  // index: which 32 columns of a panel; block_columns: 32 columns of a block. A block that has all
+  // columns keeps to what every GPU has, which is as fast there, and which memory checkers follow.
   __device__ WalkPlace(const WalkArguments<Real>& arguments, const LatticeSequence& sequence,
-                       bool is_beta, C* all_columns, int index, int block_columns, int lane)
+                       bool is_beta, C* all_columns, int index, int block_columns, int lane,
+                       bool is_clustered)
       : arguments(arguments),
         sequence(sequence),
         is_beta(is_beta),
         index(index),
         block_columns(block_columns),
         lane(lane),
+        is_clustered(is_clustered),
         row_step(static_cast<int>(is_beta ? -sequence.stride : sequence.stride)),
         all_columns(KeptSharedAddress(all_columns)),
-        mine(this->all_columns + index % block_columns * static_cast<uint32_t>(sizeof(C))),
+        mine(this->all_columns + index % block_columns * static_cast<uint32_t>(sizeof(C)),
+             is_clustered),
         slots(mine.Slots() + lane * static_cast<uint32_t>(sizeof(Real))) {}
 
   __device__ __forceinline__ int Column(int first_column) const {
@@ -47,10 +51,15 @@ struct WalkPlace {
                    : sequence.first + column;
   }
 
-  // The 32 columns of any index in the panel, by their address in the cluster.
+  // The 32 columns of any index in the panel, which may lie in another block.
   __device__ ColumnsAt<C, Real> Neighbour(int other) const {
     const uint32_t place = other % block_columns * static_cast<uint32_t>(sizeof(C));
-    return ColumnsAt<C, Real>(MapToRank(all_columns + place, other / block_columns));
+    return ColumnsAt<C, Real>(AddressIn(other / block_columns, all_columns + place), is_clustered);
+  }
+
+  // This block's address as the cluster's block `rank` has it.
+  __device__ __forceinline__ uint32_t AddressIn(unsigned rank, uint32_t address) const {
+    return is_clustered ? MapToRank(address, rank) : address;
   }
 
   // The slots of the i-th row from the one whose slots are `slot`.
@@ -70,6 +79,7 @@ struct WalkPlace {
   const int index;
   const int block_columns;
   const int lane;
+  const bool is_clustered;
   const int row_step;
   const uint32_t all_columns;
   const ColumnsAt<C, Real> mine;

@@ -37,7 +37,7 @@ class Writer {
       if (has_right && complete >= 0 && complete * kChunk <= rows) PassOn(right, chunk, complete);
       if ((has_left || has_panel) && place_.lane == 0) {
         if (chunk * kChunk <= rows) place_.mine.Entry().Expect(chunk);
-        if (has_left) RaiseWord(left_vacated, chunk + 1);
+        if (has_left) RaiseWord(left_vacated, chunk + 1, place_.is_clustered);
       }
       const int first_row = complete * kChunk;
       if (complete < 0) {
@@ -115,8 +115,8 @@ class Writer {
   __device__ void ReportStatus() {
     const float status = senseless_ == 0 ? static_cast<float>(highest_) : NAN;
     if (status != 0) {
-      RaiseWord(MapToRank(ColumnsAt<C, Real>(place_.all_columns).Status(), 0),
-                __float_as_uint(status));
+      RaiseWord(place_.AddressIn(0, ColumnsAt<C, Real>(place_.all_columns, false).Status()),
+                __float_as_uint(status), place_.is_clustered);
     }
   }
 
