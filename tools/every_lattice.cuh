@@ -159,6 +159,15 @@ void RunLattices(Random& random, int* failures) {
       }
     }
   }
+  // So many columns that beta is walked with the cotangents, with weights of every kind.
+  for (const ArcTopology& topology : EveryTopology()) {
+    for (int i = 0; i < 12; ++i) {
+      RunLattice<Real>(random, {topology, 450, 7 + i, 29 + i, false, false}, failures);
+    }
+    for (int i = 0; i < 6; ++i) {
+      RunLattice<Real>(random, {topology, 100, 41, 140 + i, false, false}, failures);
+    }
+  }
   // More columns than the blocks of a cluster have room for.
   RunLattice<Real>(random, {MakeTopology({{1, 0}, {0, 1}}), 1, 9, 2700, false, false}, failures);
 }

@@ -1,6 +1,7 @@
 """Lattices of any arcs keep their precision, and their invariants, at any size."""
 
 import arcs_oracle
+import jax
 import numpy as np
 import oracle
 import pytest
@@ -32,6 +33,22 @@ def test_long_sequences_are_as_precise_as_short_ones(kind, rng):
     assert np.all(np.abs(actual.cost.astype(np.float64) - expected.cost) <= one_ulp)
     gradients = (np.stack([result.arcs[arc] for arc in kind.arcs]) for result in (actual, expected))
     assert relative_error(*gradients) < GRADIENT_ERROR
+
+
+@needs_native
+@pytest.mark.parametrize("kind", [KINDS[name] for name in SOME[:2]], ids=SOME[:2])
+def test_many_long_sequences_are_as_precise(kind, rng):
+    """So many columns that a GPU walks beta together with the cotangents."""
+    two = _problem(rng, kind, *LONGEST)
+    arcs, *lengths = (jax.tree.map(lambda x: np.concatenate([x] * 25), own) for own in two[:3])
+    actual = evaluate(NATIVE, Problem(arcs, *lengths, kind.last))
+    expected = arcs_oracle.solve(two, align=arcs_oracle.alpha_beta)
+    for part in (slice(0, 2), slice(48, 50)):
+        gradients = (
+            np.stack([result.arcs[arc][own] for arc in kind.arcs])
+            for result, own in ((actual, part), (expected, slice(None)))
+        )
+        assert relative_error(*gradients) < GRADIENT_ERROR
 
 
 def _crossing(posteriors: np.ndarray, steps: int) -> np.ndarray:

@@ -2,121 +2,14 @@
 #include <algorithm>
 
 #include "cuda/lattice/arcs.h"
+#include "cuda/lattice/launch.cuh"
 #include "cuda/lattice/posteriors.cuh"
 #include "cuda/lattice/walk.cuh"
 #include "cuda/lattice/walk_any.cuh"
+#include "cuda/lattice/walk_cotangents.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
-
-// What of a device decides how a walk is launched.
-struct Limits {
-  int multiprocessors;
-  int shared_memory;  // of a block
-};
-
-cudaError_t GetLimits(Limits* limits) {
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  error = cudaDeviceGetAttribute(&limits->multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
-  return cudaDeviceGetAttribute(&limits->shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                                device);
-}
-
-// 32 columns of a block, and blocks of a cluster.
-struct Shape {
-  int block_columns;
-  int blocks;
-  bool has_clusters;  // an implicit cluster of one block has no cluster instructions
-};
-
-constexpr int kMaxClusterBlocks = 8;  // of any device that has clusters
-// Shared memory of a block that leaves the rows' first-level cache enough: at (T, U) = (1500, 300),
-// N = 64, the walk of five arcs takes 878 us with at most 180 KB and 997 with 220.
-constexpr int kComfortableBytes = 180 * 1024;
-
-// A walk of few sequences takes the time of its steps, least where two times 32 columns have a
-// multiprocessor of their own; of many, that of memory and instructions, where clusters only serve
-// to make room. With two warps for 32 columns, at (1500, 300) on an H100, 2 arcs: N = 1, 127 us in
-// 5 blocks and 212 in one; N = 16, 168 in 2 blocks and 174 in 5; N = 64, 465 in one and 574 in 5.
-template <class AnyColumns>
-Shape ChooseShape(int64_t walks, int64_t columns, bool has_clusters, const Limits& limits) {
-  constexpr int kBytes = sizeof(AnyColumns);
-  const int bytes = std::min(kComfortableBytes, limits.shared_memory);
-  const int most = std::clamp(bytes / kBytes, 1, kMaxBlockColumns<AnyColumns>);
-  const int64_t needed = std::max<int64_t>(1, (columns + kWarpSize - 1) / kWarpSize);
-  if (!has_clusters) return {static_cast<int>(std::min<int64_t>(needed, most)), 1, false};
-  const int64_t free =
-      std::max<int64_t>(1, limits.multiprocessors / 2 / std::max<int64_t>(1, walks));
-  const int64_t wanted = std::min(free, (needed + 1) / 2);
-  const int64_t required = (needed + most - 1) / most;
-  int blocks =
-      static_cast<int>(std::clamp<int64_t>(std::max(wanted, required), 1, kMaxClusterBlocks));
-  // Of the next few, the one that leaves the fewest columns empty.
-  const auto empty = [needed](int64_t b) { return (needed + b - 1) / b * b - needed; };
-  for (int b = blocks + 1; b <= std::min(blocks + 2, kMaxClusterBlocks) && needed > 1; ++b) {
-    if (empty(b) < empty(blocks)) blocks = b;
-  }
-  const int64_t block_columns = std::min<int64_t>((needed + blocks - 1) / blocks, most);
-  return {static_cast<int>(block_columns), blocks, true};
-}
-
-// Columns by which a launch is shaped. A compact bound may be the labels of all sequences together:
-// twice the mean then; a longer sequence is walked in panels.
-int64_t ExpectedColumns(const LatticeLayout& layout) {
-  if (!layout.compact()) return layout.max_columns;
-  const int64_t labels = 2 * (layout.max_columns - 1) / layout.sequences_per_group;
-  return std::min(layout.max_columns, labels + 1);
-}
-
-// The arguments with arcs in the order of Topo, null where there is none.
-template <class Topo, typename Real>
-WalkArguments<Real> Arrange(const WalkArguments<Real>& arguments) {
-  WalkArguments<Real> arranged = arguments;
-  arranged.arrays = {{}, arguments.arrays.initial, arguments.arrays.final_weights};
-  for (int k = 0; k < arguments.topology.count; ++k) {
-    const int place = Topo::Find(arguments.topology.dt[k], arguments.topology.du[k]);
-    arranged.arrays.arcs[place] = arguments.arrays.arcs[k];
-    arranged.topology.may_be_last[place] = arguments.topology.may_be_last[k];
-  }
-  return arranged;
-}
-template <class Topo, typename Real>
-PosteriorArguments<Real> Arrange(const PosteriorArguments<Real>& arguments) {
-  PosteriorArguments<Real> arranged = arguments;
-  arranged.arrays = {{}, arguments.arrays.initial, arguments.arrays.final_weights};
-  for (Real*& cotangents : arranged.arc_cotangents) cotangents = nullptr;
-  for (int k = 0; k < arguments.topology.count; ++k) {
-    const int place = Topo::Find(arguments.topology.dt[k], arguments.topology.du[k]);
-    arranged.arrays.arcs[place] = arguments.arrays.arcs[k];
-    arranged.arc_cotangents[place] = arguments.arc_cotangents[k];
-    arranged.topology.may_be_last[place] = arguments.topology.may_be_last[k];
-  }
-  return arranged;
-}
-
-template <class Topo, typename Real, int kPrefetch>
-cudaError_t LaunchWalk(cudaStream_t stream, const WalkArguments<Real>& arguments,
-                       const Shape& shape) {
-  constexpr int kColumnBytes = sizeof(Columns<Topo, Real, kPrefetch>);
-  const auto kernel = WalkKernel<Topo, Real, kPrefetch>;
-  const int bytes = shape.block_columns * kColumnBytes;
-  const int64_t walks = arguments.layout.sequences * arguments.directions();
-  if (walks * shape.blocks > INT32_MAX) return cudaErrorInvalidValue;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(shape.blocks), 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(walks * shape.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(shape.block_columns * kColumnsWarps * kWarpSize));
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = shape.has_clusters ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, Arrange<Topo>(arguments));
-}
 
 // Walks with arcs copied kFar chunks ahead where that much shared memory is to be had without more
 // blocks, else one chunk ahead: a chunk takes 0.5 us of a few sequences and 2 of many.
@@ -124,52 +17,81 @@ template <class Topo, typename Real>
 cudaError_t LaunchBestWalk(cudaStream_t stream, const WalkArguments<Real>& arguments,
                            const Limits& limits) {
   constexpr int kFarAhead = Topo::kArcs > 6 ? 2 : 3;
-  using NearColumns = Columns<Topo, Real, 1>;
-  using FarColumns = Columns<Topo, Real, kFarAhead>;
-  cudaFuncAttributes near, far;
-  cudaError_t error = cudaFuncGetAttributes(&near, WalkKernel<Topo, Real, 1>);
+  using NearColumns = Columns<Topo, Real, 1, Leaves::kValues>;
+  using FarColumns = Columns<Topo, Real, kFarAhead, Leaves::kValues>;
+  Walk<NearColumns, WalkArguments<Real>> near = {WalkKernel<NearColumns>};
+  Walk<FarColumns, WalkArguments<Real>> far = {WalkKernel<FarColumns>};
+  cudaError_t error = near.Ready(limits);
   if (error != cudaSuccess) return error;
-  error = cudaFuncGetAttributes(&far, WalkKernel<Topo, Real, kFarAhead>);
+  error = far.Ready(limits);
   if (error != cudaSuccess) return error;
-  // The most that a block can ask for, whatever this launch does: another thread may be between
-  // these calls and its launch on the same device.
-  const int dynamic =
-      limits.shared_memory - static_cast<int>(std::max(near.sharedSizeBytes, far.sharedSizeBytes));
-  Limits own = limits;
-  own.shared_memory = dynamic;
-  error = cudaFuncSetAttribute(WalkKernel<Topo, Real, 1>,
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic);
-  if (error != cudaSuccess) return error;
-  error = cudaFuncSetAttribute(WalkKernel<Topo, Real, kFarAhead>,
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic);
-  if (error != cudaSuccess) return error;
-  // Machine code of an older architecture's PTX has no clusters on any device.
-  const bool has_clusters = near.ptxVersion >= 90;
   const int64_t walks = arguments.layout.sequences * arguments.directions();
   const int64_t columns = ExpectedColumns(arguments.layout);
-  const Shape near_shape = ChooseShape<NearColumns>(walks, columns, has_clusters, own);
-  const Shape far_shape = ChooseShape<FarColumns>(walks, columns, has_clusters, own);
+  const Shape near_shape = near.Choose(walks, columns), far_shape = far.Choose(walks, columns);
   const bool is_far = far_shape.blocks <= near_shape.blocks &&
-                      far_shape.block_columns >= near_shape.block_columns &&
-                      static_cast<int>(sizeof(FarColumns)) <= dynamic;
-  return is_far ? LaunchWalk<Topo, Real, kFarAhead>(stream, arguments, far_shape)
-                : LaunchWalk<Topo, Real, 1>(stream, arguments, near_shape);
+                      far_shape.block_columns >= near_shape.block_columns && far.Fits();
+  return is_far ? far.Launch(stream, arguments, walks, far_shape)
+                : near.Launch(stream, arguments, walks, near_shape);
+}
+
+template <typename Real>
+bool HasEnds(const ArcArrays<Real>& arrays) {
+  return arrays.initial != nullptr || arrays.final_weights != nullptr;
+}
+
+// From so many columns a multiprocessor on, alpha alone is walked forward, and beta backward with
+// the cotangents (walk_cotangents.cuh): the bytes of beta then take longer than the steps of
+// another walk. Of more arcs than two the writer would be what takes longest. Padded arcs alone: of
+// compact ones nobody knows the columns in advance.
+constexpr int64_t kManyColumns = 96;
+
+// Calls call(walk, shape) with the walk of cotangents, where that is how this lattice is walked.
+template <class Topo, typename Real, typename Call>
+cudaError_t IfCotangentsAreWalked(const LatticeLayout& layout, const Limits& limits,
+                                  const Call& call) {
+  using C = Columns<Topo, Real, 1, Leaves::kTerms>;
+  Walk<C, PosteriorArguments<Real>> walk = {CotangentWalkKernel<C>};
+  const cudaError_t error = walk.Ready(limits);
+  if (error != cudaSuccess || !walk.Fits()) return error;
+  const Shape shape = walk.Choose(layout.sequences, layout.max_columns);
+  const int64_t room = int64_t{shape.blocks} * shape.block_columns * kWarpSize;
+  const int64_t far_bytes = kKeptRows * layout.max_columns * sizeof(Scaled<Real>);
+  if (layout.max_columns > room ||
+      far_bytes > static_cast<int64_t>(shape.block_columns * sizeof(C))) {
+    return cudaSuccess;
+  }
+  return call(walk, shape);
+}
+template <typename Real, typename Call>
+cudaError_t IfCotangentsAreWalked(const LatticeLayout& layout, const ArcTopology& topology,
+                                  const ArcArrays<Real>& arrays, const Limits& limits,
+                                  const Call& call) {
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    const bool has_many =
+        layout.sequences * layout.max_columns >= kManyColumns * limits.multiprocessors;
+    if (layout.compact() || HasEnds(arrays) || !has_many) return cudaSuccess;
+    if (Standard::Holds(topology)) {
+      return IfCotangentsAreWalked<Standard, Real>(layout, limits, call);
+    }
+    if (OneSymbol::Holds(topology)) {
+      return IfCotangentsAreWalked<OneSymbol, Real>(layout, limits, call);
+    }
+  }
+  return cudaSuccess;
 }
 
 // is_checked: whether the walk's numbers have bounds that must be looked at.
 template <typename Real>
 cudaError_t LaunchWalks(cudaStream_t stream, const WalkArguments<Real>& arguments,
-                        bool* is_checked) {
-  Limits limits;
-  const cudaError_t error = GetLimits(&limits);
-  if (error != cudaSuccess) return error;
+                        const Limits& limits, bool* is_checked) {
   const auto fits = [&](auto topology) {
     using Topo = decltype(topology);
     return Topo::Holds(arguments.topology) &&
-           static_cast<int>(sizeof(Columns<Topo, Real, 1>)) <= limits.shared_memory;
+           static_cast<int>(sizeof(Columns<Topo, Real, 1, Leaves::kValues>)) <=
+               limits.shared_memory;
   };
   *is_checked = true;
-  if (arguments.arrays.initial == nullptr && arguments.arrays.final_weights == nullptr) {
+  if (!HasEnds(arguments.arrays)) {
     if (fits(Standard())) return LaunchBestWalk<Standard>(stream, arguments, limits);
     if (fits(OneSymbol())) return LaunchBestWalk<OneSymbol>(stream, arguments, limits);
     if (fits(MultiBlank())) return LaunchBestWalk<MultiBlank>(stream, arguments, limits);
@@ -183,10 +105,10 @@ cudaError_t LaunchWalks(cudaStream_t stream, const WalkArguments<Real>& argument
 }
 
 template <typename Real>
-cudaError_t LaunchForward(cudaStream_t stream, const WalkArguments<Real>& arguments, Real* costs) {
-  if (arguments.layout.sequences == 0) return cudaSuccess;
+cudaError_t LaunchForward(cudaStream_t stream, const WalkArguments<Real>& arguments,
+                          const Limits& limits, Real* costs) {
   bool is_checked;
-  const cudaError_t error = LaunchWalks(stream, arguments, &is_checked);
+  const cudaError_t error = LaunchWalks(stream, arguments, limits, &is_checked);
   if (error != cudaSuccess) return error;
   FinishKernel<Real><<<static_cast<unsigned>(arguments.layout.sequences), kAnyThreads, 0, stream>>>(
       arguments, is_checked, costs);
@@ -221,8 +143,13 @@ template <typename Real>
 cudaError_t ArcsCost(cudaStream_t stream, const LatticeLayout& layout, const ArcTopology& topology,
                      const ArcArrays<Real>& arrays, Real* costs, Scaled<Real>* alphas,
                      Scaled<Real>* totals, Real* status) {
-  return LaunchForward<Real>(stream, {layout, topology, arrays, alphas, nullptr, totals, status},
-                             costs);
+  if (layout.sequences == 0) return cudaSuccess;
+  Limits limits;
+  const cudaError_t error = GetLimits(&limits);
+  if (error != cudaSuccess) return error;
+  return LaunchForward<Real>(
+      stream, {layout, topology, arrays, /*keeps_values=*/false, alphas, nullptr, totals, status},
+      limits, costs);
 }
 
 template <typename Real>
@@ -230,8 +157,21 @@ cudaError_t ArcsForward(cudaStream_t stream, const LatticeLayout& layout,
                         const ArcTopology& topology, const ArcArrays<Real>& arrays, Real* costs,
                         Scaled<Real>* alphas, Scaled<Real>* betas, Scaled<Real>* totals,
                         Real* status) {
-  return LaunchForward<Real>(stream, {layout, topology, arrays, alphas, betas, totals, status},
-                             costs);
+  if (layout.sequences == 0) return cudaSuccess;
+  Limits limits;
+  cudaError_t error = GetLimits(&limits);
+  if (error != cudaSuccess) return error;
+  Scaled<Real>* marks = nullptr;
+  error = IfCotangentsAreWalked(layout, topology, arrays, limits, [&](const auto&, const Shape&) {
+    marks = betas;
+    return cudaSuccess;
+  });
+  if (error != cudaSuccess) return error;
+  Scaled<Real>* const walked = marks == nullptr ? betas : nullptr;
+  return LaunchForward<Real>(
+      stream,
+      {layout, topology, arrays, /*keeps_values=*/true, alphas, walked, totals, status, marks},
+      limits, costs);
 }
 
 template <typename Real>
@@ -257,12 +197,18 @@ cudaError_t ArcsBackward(cudaStream_t stream, const LatticeLayout& layout, int64
   ChooseRuns(layout, limits.multiprocessors, &arguments.blocks, &arguments.block_cells);
   if (arrays.initial != nullptr) arguments.initial_cotangents = initial_cotangents;
   if (arrays.final_weights != nullptr) arguments.final_cotangents = final_cotangents;
-  if (arrays.initial != nullptr || arrays.final_weights != nullptr) {
+  if (HasEnds(arrays)) {
     EndsKernel<Real>
         <<<static_cast<unsigned>(layout.sequences), kAnyThreads, 0, stream>>>(arguments);
     error = cudaGetLastError();
     if (error != cudaSuccess) return error;
   }
+  error = IfCotangentsAreWalked(layout, topology, arrays, limits,
+                                [&](const auto& walk, const Shape& shape) {
+                                  arguments.is_walked = true;
+                                  return walk.Launch(stream, arguments, layout.sequences, shape);
+                                });
+  if (error != cudaSuccess) return error;
   if (Standard::Holds(topology)) {
     return LaunchPosteriors<Standard>(stream, Arrange<Standard>(arguments));
   }

@@ -3,7 +3,8 @@
 //
 // arcs.cu chooses the kernels: walk.cuh (alpha and beta, of topologies known when they are
 // compiled), walk_any.cuh (of any other, and with initial and final weights), posteriors.cuh (the
-// cotangents). A walk's warps are walk.cuh (the chain of steps), walk_feeder.cuh and
+// cotangents), walk_cotangents.cuh (beta and the cotangents in one, for many sequences); launch.cuh
+// gives them their shapes. A walk's warps are walk.cuh (the chain of steps), walk_feeder.cuh and
 // walk_writer.cuh; walk_place.cuh, walk_columns.cuh, walk_arguments.cuh, topology.cuh, gate.cuh and
 // power.cuh are parts of them.
 #ifndef JAX_RNNT_CUDA_LATTICE_ARCS_H_
@@ -32,7 +33,8 @@ cudaError_t ArcsCost(cudaStream_t stream, const LatticeLayout& layout, const Arc
                      Scaled<Real>* totals, Real* status);
 
 // The same costs, and what ArcsBackward needs:
-//   alphas, betas   (cells): of node (t, u) in cell (t, u), t < T_n
+//   alphas, betas   (cells): of node (t, u) in cell (t, u), t < T_n; where ArcsBackward walks beta
+//                   itself, betas are no more than marks for it
 //   totals          (sequences): P, mantissa NaN where the cost is
 template <typename Real>
 cudaError_t ArcsForward(cudaStream_t stream, const LatticeLayout& layout,

@@ -29,11 +29,18 @@ struct PosteriorArguments {
   Real* arc_cotangents[kMaxArcs];  // (cells) each
   Real* initial_cotangents;        // (sequences, T + 1), or null
   Real* final_cotangents;          // (sequences, T + 1), or null
+  bool is_walked;                  // walk_cotangents.cuh has been there
   int blocks;                      // of a sequence
   int block_cells;                 // a multiple of kWarpSize
 };
 
 constexpr int kPosteriorThreads = 256;
+
+// Whether a sequence has cotangents other than zero.
+template <typename Real>
+__device__ __forceinline__ bool IsAlive(Scaled<Real> total, Real cotangent) {
+  return total.mantissa > 0 && cotangent != 0;
+}
 
 __device__ __forceinline__ float Saturate(float x) { return __saturatef(x); }  // NaN becomes 0
 __device__ __forceinline__ double Saturate(double x) { return x > 0 ? fmin(x, 1.0) : 0.0; }
@@ -146,7 +153,9 @@ __global__ void __launch_bounds__(kPosteriorThreads)
   outcome.cotangent = arguments.cotangents[n];
   outcome.inverse = 1 / outcome.total.mantissa;
   outcome.is_near = fabs(outcome.total.exponent) <= Real(-kFloor);
-  const bool is_alive = outcome.total.mantissa > 0 && outcome.cotangent != 0;
+  const bool is_alive = IsAlive(outcome.total, outcome.cotangent);
+  const bool is_walked = arguments.is_walked && is_alive;
+  if (is_walked && cells == static_cast<int64_t>(sequence.frames) * sequence.columns) return;
   const int stride = static_cast<int>(own);
   // A thread's next node is so many rows and columns on.
   const int rows_on = kPosteriorThreads / stride, columns_on = kPosteriorThreads % stride;
@@ -161,7 +170,9 @@ __global__ void __launch_bounds__(kPosteriorThreads)
     Node node = {static_cast<int>(i / own), static_cast<int>(i % own), sequence.first + i};
     for (; i < end; i += kPosteriorThreads) {
       const bool is_inside = is_alive && node.t < sequence.frames && node.u < sequence.columns;
-      NodeCotangents<Topo>(arguments, sequence, n, node, is_inside, outcome);
+      if (!(is_walked && is_inside)) {
+        NodeCotangents<Topo>(arguments, sequence, n, node, is_inside, outcome);
+      }
       node.t += rows_on;
       node.u += columns_on;
       node.cell += kPosteriorThreads;
@@ -184,7 +195,7 @@ __global__ void __launch_bounds__(kAnyThreads)
   const int frames = sequence.frames, last = sequence.columns - 1;
   const Scaled<Real> total = sequence.valid ? arguments.totals[n] : Scaled<Real>{0, 0};
   const Real cotangent = arguments.cotangents[n];
-  const bool is_alive = total.mantissa > 0 && cotangent != 0;
+  const bool is_alive = IsAlive(total, cotangent);
   const auto cell = [&](int t, int u) { return sequence.first + t * sequence.stride + u; };
   for (int64_t t = threadIdx.x; t <= layout.max_frames; t += blockDim.x) {
     const int64_t at = n * (layout.max_frames + 1) + t;

@@ -3,11 +3,11 @@
 //   value(r, c) = [r = 0, c = 0] + sum_k arc_k(into (r, c)) value(r - dt_k, c - du_k)
 //
 // is alpha with r = t, c = u, and beta with r = T_n - t, c = U_n - u: only pointers and the rows in
-// which an arc is legal differ. Both walk over all frames, side by side, and every value is stored;
-// posteriors are a parallel pass behind (posteriors.cuh). Two walks of all frames and a pass take
-// 16 bytes an arc and 32 more of each cell, against 12 and 16 for walks that meet half way and go
-// on over each other's values, but half as many dependent steps: they are what the time of a few
-// sequences consists of.
+// which an arc is legal differ. WalkKernel walks alpha and beta over all frames, side by side, and
+// stores every value; posteriors are a parallel pass behind (posteriors.cuh). Two walks of all
+// frames and a pass take 16 bytes an arc and 32 more of each cell, but half as many dependent steps
+// as walks one after the other: they are what the time of a few sequences consists of. Of many
+// sequences it consists of bytes, and walk_cotangents.cuh is for them.
 //
 //   arcs            K arrays of cells (core/lattice_layout.h), log-weights in nats
 //   alphas, betas   (cells): the nodes (t, u), t < T_n
@@ -18,8 +18,8 @@
 // (0, 1) exists, else at row s. A lane keeps its own last max dt values and its left neighbour's in
 // registers: each term is one arc times one of them, and one value is shuffled a step.
 //
-// The arcs of a row lie in slots of a ring which one lane alone reads; a row's value takes the
-// place of two of its arcs, and leaves for memory, 32 columns at a time, when the last lane has
+// The arcs of a row lie in slots of a ring which one lane alone reads; a row's value, or its arcs'
+// terms, takes their place, and leaves for memory, 32 columns at a time, when the last lane has
 // passed the row. So both arcs and values move as rows of 32 neighbours though the walk goes along
 // diagonals.
 //
@@ -50,11 +50,14 @@
 
 namespace jax_rnnt::cuda {
 
-// The chain of steps of 32 columns.
-template <class Topo, typename Real, int kPrefetch>
-__device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* columns, int rows,
-                                          bool has_left, int lane) {
-  using C = Columns<Topo, Real, kPrefetch>;
+// The chain of steps of 32 columns. present: a bit for each arc that the lattice has; looked at
+// where terms are left.
+template <class C>
+__device__ __forceinline__ void WalkSteps(C* columns, int rows, bool has_left, unsigned present,
+                                          int lane) {
+  using Topo = typename C::Topo;
+  using Real = typename C::Real;
+  constexpr bool kTerms = C::kLeaves == Leaves::kTerms;
   constexpr int kArcs = Topo::kArcs;
   constexpr Real kRound = FloatBits<Real>::kRoundingConstant;
   constexpr Real kLog2E = kDeviceLog2E<Real>;
@@ -64,7 +67,7 @@ __device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* column
   constexpr int kLeft = Topo::MaxDt(1) > kFirstLeft ? Topo::MaxDt(1) : kFirstLeft;
   constexpr Real kZero = Real(kFloor) - kRound;
 
-  const ColumnsAt<C, Real> own(KeptSharedAddress(columns), false);
+  const ColumnsAt<C> own(KeptSharedAddress(columns), false);
   const uint32_t slots = own.Slots() + lane * kRealBytes;
   // Values by their distance in rows.
   Real own_m[kOwn + 1], own_e[kOwn + 1], left_m[kLeft + 1], left_e[kLeft + 1];
@@ -84,9 +87,9 @@ __device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* column
     }
     const uint32_t entering = own.Entry().Values(chunk);
     const uint32_t shown = own.Shown(chunk);
-    const uint32_t chunk_slots = slots + step_slot * (kArcs * kWarpSize * kRealBytes);
+    const uint32_t chunk_slots = slots + step_slot * (C::kWords * kWarpSize * kRealBytes);
     const auto slot = [&](int i, int k) {
-      return chunk_slots + (i * kArcs + k) * kWarpSize * kRealBytes;
+      return chunk_slots + (i * C::kWords + k) * kWarpSize * kRealBytes;
     };
     const bool starts = !has_left && chunk == 0 && lane == 0;
     __syncwarp();  // the lanes go on together
@@ -130,6 +133,8 @@ __device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* column
       // does not wait for them. Each term is taken relative to the largest one's exponent, in
       // (-1, 0] bits from it or below.
       constexpr bool kHasOld = Topo::Reach() > 1;
+      static_assert(!kTerms || !kHasOld);
+      Real terms[kArcs];  // mantissas, of exponent sum_e below
       Real old_e = kFloor, old_m = 0;
       if constexpr (kHasOld) {
 #pragma unroll
@@ -156,6 +161,7 @@ __device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* column
         if (Topo::Distance(k) > 1) continue;
         const Real power = Exp2(MultiplyAdd(arc[k], kLog2E, tail_e(k) - base));
         sum_m = MultiplyAdd(tail_m(k), power, sum_m);
+        if constexpr (kTerms) terms[k] = Product(tail_m(k), power);
       }
       Real value_m = sum_m, value_e = base;
       if (i == 0 && starts) value_m = 1, value_e = -kRound;
@@ -170,8 +176,17 @@ __device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* column
       if (i + 1 < kChunk && lane == kWarpSize - 1) {
         StoreSharedPair(shown + (i + 1) * 2 * kRealBytes, value_m, value_e);
       }
-      StoreShared(slot(i, 0), value_m);
-      StoreShared(slot(i, 1), value_e);
+      if constexpr (kTerms) {
+        // Nothing is copied into the places of the other arcs, where -inf must stay.
+#pragma unroll
+        for (int k = 0; k < kArcs; ++k) {
+          if (present & (1u << k)) StoreShared(slot(i, k), terms[k]);
+        }
+        StoreShared(slot(i, kArcs), base);
+      } else {
+        StoreShared(slot(i, 0), value_m);
+        StoreShared(slot(i, 1), value_e);
+      }
     }
     step_slot += kChunk;
     if (step_slot == C::kRing) step_slot = 0;
@@ -179,22 +194,16 @@ __device__ __forceinline__ void WalkSteps(Columns<Topo, Real, kPrefetch>* column
   }
 }
 
-// One cluster (before sm_90: one block) for each sequence and direction.
-template <class Topo, typename Real, int kPrefetch>
-__global__ void __launch_bounds__(kMaxBlockColumns<Columns<Topo, Real, kPrefetch>> * kColumnsWarps *
-                                      kWarpSize,
-                                  1)
-    WalkKernel(const __grid_constant__ WalkArguments<Real> arguments) {
-  using C = Columns<Topo, Real, kPrefetch>;
-  extern __shared__ __align__(16) unsigned char shared_memory[];
+// Walks one direction of a sequence with a whole cluster (before sm_90, a block), whose threads are
+// kColumnsWarps warps for every 32 columns. Its block 0 returns what IsNear looks at, to every
+// thread.
+template <class C, template <class> class Sink, class Arguments>
+__device__ __forceinline__ float WalkColumns(const Arguments& arguments,
+                                             const LatticeSequence& sequence, int64_t n,
+                                             bool is_beta, unsigned char* shared_memory) {
+  using Place = WalkPlace<C, Arguments>;
   C* const all_columns = reinterpret_cast<C*>(shared_memory);
-
   const unsigned rank = ClusterRank(), blocks = ClusterSize();
-  const int64_t walk = blockIdx.x / blocks;
-  const int64_t n = walk / arguments.directions();
-  const bool is_beta = walk % arguments.directions() == 1;
-  const LatticeSequence sequence = arguments.layout.Sequence(n);
-  if (!sequence.valid) return;  // the whole cluster
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int block_columns = blockDim.x / kWarpSize / kColumnsWarps;
   const int role = warp / block_columns;  // chain, feeder, writer
@@ -202,11 +211,16 @@ __global__ void __launch_bounds__(kMaxBlockColumns<Columns<Topo, Real, kPrefetch
   const int panel_columns = blocks * block_columns * kWarpSize;
   C* const own_columns = all_columns + warp % block_columns;
   if (role == 1 && lane == 0) own_columns->status = 0;
+  unsigned present = 0;
+#pragma unroll
+  for (int k = 0; k < C::Topo::kArcs; ++k) {
+    present |= arguments.arrays.arcs[k] != nullptr ? 1u << k : 0u;
+  }
 
-  const WalkPlace<Topo, Real, kPrefetch> place(arguments, sequence, is_beta, all_columns, index,
-                                               block_columns, lane, blocks > 1);
-  Feeder<Topo, Real, kPrefetch> feeder(place);
-  Writer<Topo, Real, kPrefetch> writer(place);
+  const Place place(arguments, sequence, is_beta, all_columns, index, block_columns, lane,
+                    blocks > 1);
+  Feeder<Place> feeder(place);
+  Writer<Place, Sink<Place>> writer(place);
 #pragma unroll 1
   for (int first_column = 0; first_column < sequence.columns; first_column += panel_columns) {
     if (role == 1) feeder.Begin(own_columns, first_column);
@@ -216,8 +230,7 @@ __global__ void __launch_bounds__(kMaxBlockColumns<Columns<Topo, Real, kPrefetch
     const int used = (columns + kWarpSize - 1) / kWarpSize;
     if (index < used) {
       if (role == 0) {
-        WalkSteps<Topo, Real, kPrefetch>(own_columns, sequence.frames,
-                                         first_column > 0 || index > 0, lane);
+        WalkSteps(own_columns, sequence.frames, first_column > 0 || index > 0, present, lane);
       } else if (role == 1) {
         feeder.Run(first_column);
       } else {
@@ -226,8 +239,22 @@ __global__ void __launch_bounds__(kMaxBlockColumns<Columns<Topo, Real, kPrefetch
     }
     ClusterSync();  // no block goes on while another writes into it
   }
-  if (rank == 0 && threadIdx.x == 0) {
-    arguments.status[2 * n + is_beta] = static_cast<Real>(__uint_as_float(all_columns->status));
+  return __uint_as_float(all_columns->status);
+}
+
+// One cluster (before sm_90: one block) for each sequence and direction.
+template <class C>
+__global__ void __launch_bounds__(kMaxBlockColumns<C> * kColumnsWarps * kWarpSize, 1)
+    WalkKernel(const __grid_constant__ WalkArguments<typename C::Real> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const int64_t walk = blockIdx.x / ClusterSize();
+  const int64_t n = walk / arguments.directions();
+  const bool is_beta = walk % arguments.directions() == 1;
+  const LatticeSequence sequence = arguments.layout.Sequence(n);
+  if (!sequence.valid) return;  // the whole cluster
+  const float status = WalkColumns<C, ValueSink>(arguments, sequence, n, is_beta, shared_memory);
+  if (ClusterRank() == 0 && threadIdx.x == 0) {
+    arguments.status[2 * n + is_beta] = static_cast<typename C::Real>(status);
   }
 }
 

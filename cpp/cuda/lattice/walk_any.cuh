@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(kAnyThreads)
   if (threadIdx.x == 0) arguments.totals[n] = total;
 }
 
-// Costs of all sequences, and totals: one block for each. is_checked: walks again those for which
-// walk.cuh was not right.
+// Costs of all sequences, totals and marks: one block for each. is_checked: walks again those for
+// which walk.cuh was not right.
 template <typename Real>
 __global__ void __launch_bounds__(kAnyThreads)
     FinishKernel(const __grid_constant__ WalkArguments<Real> arguments, bool is_checked,
@@ -140,9 +140,11 @@ __global__ void __launch_bounds__(kAnyThreads)
   const int64_t n = blockIdx.x;
   const LatticeSequence sequence = arguments.layout.Sequence(n);
   Scaled<Real> total = {Real(NAN), 0};
+  bool is_near = true;
   if (sequence.valid) {
     total = arguments.totals[n];
-    if (is_checked && !IsNear(total, arguments.status + 2 * n, arguments.directions())) {
+    is_near = !is_checked || IsNear(total, arguments.status + 2 * n, arguments.directions());
+    if (!is_near) {
       const Scaled<Real> last = WalkAny(arguments, sequence, n, /*is_beta=*/false);
       total = SumOverEnds(arguments, sequence, n, last);
       if (arguments.directions() == 2) WalkAny(arguments, sequence, n, /*is_beta=*/true);
@@ -151,6 +153,9 @@ __global__ void __launch_bounds__(kAnyThreads)
   if (threadIdx.x == 0) {
     arguments.totals[n] = total;
     costs[n] = static_cast<Real>(NegativeLog(total));
+    if (arguments.marks != nullptr && sequence.valid) {
+      arguments.marks[sequence.first] = {is_near ? Real(0) : Real(1), 0};
+    }
   }
 }
 

@@ -32,6 +32,7 @@ template <typename Real>
 struct Entrance {
   Scaled<Real> values[kEntranceChunks * kChunk];
   GateWord arrived[kEntranceChunks];
+  GateWord vacated[kEntranceChunks];  // has been read; not used in a cluster
 };
 
 // An Entrance by its address: one of the cluster (MapToRank) where is_clustered, else one of this
@@ -42,9 +43,11 @@ class EntranceAt {
   __device__ __forceinline__ EntranceAt(uint32_t address, bool is_clustered)
       : address_(address), is_clustered_(is_clustered) {}
 
-  __device__ __forceinline__ Gate<1> Arrived(int chunk) const {
-    return Gate<1>(address_ + static_cast<uint32_t>(offsetof(Entrance<Real>, arrived)) +
-                   chunk % kEntranceChunks * static_cast<uint32_t>(sizeof(GateWord)));
+  __device__ __forceinline__ Gate<kWarpArrivals> Arrived(int chunk) const {
+    return Gate<kWarpArrivals>(GateAt(offsetof(Entrance<Real>, arrived), chunk));
+  }
+  __device__ __forceinline__ Gate<kWarpArrivals> Vacated(int chunk) const {
+    return Gate<kWarpArrivals>(GateAt(offsetof(Entrance<Real>, vacated), chunk));
   }
 
   // The values of a chunk.
@@ -56,12 +59,20 @@ class EntranceAt {
   // One thread's, before anything is sent.
   __device__ void Init() const {
     for (int i = 0; i < kEntranceChunks; ++i) {
-      Arrived(i).Init();
-      Expect(i);
+      Vacated(i).Init();
+      if (is_clustered_) {
+        Gate<1>(GateAt(offsetof(Entrance<Real>, arrived), i)).Init();  // Expect's arrival
+        Expect(i);
+      } else {
+        Arrived(i).Init();
+      }
     }
   }
   __device__ void Reset() const {
-    for (int i = 0; i < kEntranceChunks; ++i) Arrived(i).Reset();
+    for (int i = 0; i < kEntranceChunks; ++i) {
+      Arrived(i).Reset();
+      Vacated(i).Reset();
+    }
   }
 
   // Readies a chunk's place for the chunk that comes kEntranceChunks after the one which was there.
@@ -85,15 +96,18 @@ class EntranceAt {
     }
 #endif
     if (lane < kChunk) StoreSharedPair(to, value.mantissa, value.exponent);
-    __syncwarp();  // the lanes' values are written before lane 0 arrives for all of them
-    if (lane == 0) Arrived(chunk).Arrive();
+    ArriveAsWarp(Arrived(chunk), lane);
   }
 
  private:
+  __device__ __forceinline__ uint32_t GateAt(size_t offset, int chunk) const {
+    return address_ + static_cast<uint32_t>(offset) +
+           chunk % kEntranceChunks * static_cast<uint32_t>(sizeof(GateWord));
+  }
+
 #if __CUDA_ARCH__ >= 900
   __device__ __forceinline__ void SendAsync(int chunk, uint32_t to, Scaled<Real> value) const {
-    const uint32_t gate = address_ + static_cast<uint32_t>(offsetof(Entrance<Real>, arrived)) +
-                          chunk % kEntranceChunks * static_cast<uint32_t>(sizeof(GateWord));
+    const uint32_t gate = GateAt(offsetof(Entrance<Real>, arrived), chunk);
     if constexpr (sizeof(Real) == sizeof(float)) {
       asm volatile(
           "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, "
@@ -114,28 +128,43 @@ class EntranceAt {
   bool is_clustered_;
 };
 
+// What a walk leaves of a row: its value, in the place of two of its arcs; or each arc's term, in
+// the arc's place, and the exponent of all of them in a place of its own.
+enum class Leaves { kValues, kTerms };
+
 // kPrefetch: chunks from the copy of a row's arcs to their first use.
-template <class Topo, typename Real, int kPrefetch>
+template <class Topo_, typename Real_, int kPrefetch_, Leaves kLeaves_>
 struct alignas(16) Columns {
+  using Topo = Topo_;
+  using Real = Real_;
+  static constexpr int kPrefetch = kPrefetch_;
+  static constexpr Leaves kLeaves = kLeaves_;
+  // Numbers of a row in a column's slots.
+  static constexpr int kWords = Topo::kArcs + (kLeaves == Leaves::kTerms ? 1 : 0);
   // Rows whose slots are taken: those under way and, where lanes are at different rows, those that
   // the last lane has not passed.
   static constexpr int kRing = kChunk * (kPrefetch + 1) + (Topo::Skewed() ? kWarpSize : 0);
   static_assert(kPrefetch < kStages);
-  static_assert(Topo::kArcs >= 2);  // a row's value takes the place of two of its arcs
+  static_assert(Topo::kArcs >= 2);
+  // Chunks of alphas on their way to the writer: it meets them two chunks after it has sent for
+  // them. Sent for when it begins to wait for their chunk's steps, they are what it waits for then.
+  static constexpr int kHeldChunks = kLeaves == Leaves::kTerms ? 3 : 0;
 
   Entrance<Real> entrance;
   Scaled<Real> shown[kStages * kChunk];  // the last of the 32 columns, as it is computed
   GateWord full[kStages];                // a chunk of rows is here
   GateWord done[kStages];                // the steps of a chunk are done
   GateWord emptied[kStages];             // the values that a chunk has completed have been read
-  unsigned vacated;                      // chunks of the right neighbour's entrance that were read
+  unsigned vacated;                      // in a cluster: chunks that the right neighbour has read
   unsigned status;                       // bits of a float; of the block's first: all columns'
-  Real slots[kRing * Topo::kArcs * kWarpSize];
+  Real slots[(kRing * kWords + 2 * kHeldChunks * kChunk) * kWarpSize];  // alphas behind the rows
 };
 
 // Columns by their address, as EntranceAt.
-template <class AnyColumns, typename Real>
+template <class AnyColumns>
 class ColumnsAt {
+  using Real = typename AnyColumns::Real;
+
  public:
   __device__ __forceinline__ ColumnsAt(uint32_t address, bool is_clustered)
       : address_(address), is_clustered_(is_clustered) {}
@@ -162,6 +191,13 @@ class ColumnsAt {
   }
   __device__ __forceinline__ uint32_t Status() const {
     return address_ + static_cast<uint32_t>(offsetof(AnyColumns, status));
+  }
+  // The alphas of a chunk of rows, a row of 32 behind the other.
+  __device__ __forceinline__ uint32_t Held(int chunk) const {
+    constexpr int kRows = AnyColumns::kRing * AnyColumns::kWords;
+    return Slots() +
+           static_cast<uint32_t>((kRows + 2 * (chunk % AnyColumns::kHeldChunks) * kChunk) *
+                                 kWarpSize * sizeof(Real));
   }
   __device__ __forceinline__ uint32_t Slots() const {
     return address_ + static_cast<uint32_t>(offsetof(AnyColumns, slots));

@@ -7,10 +7,11 @@
 
 namespace jax_rnnt::cuda {
 
-template <class Topo, typename Real, int kPrefetch>
+template <class Place>
 class Feeder {
-  using Place = WalkPlace<Topo, Real, kPrefetch>;
-  using C = Columns<Topo, Real, kPrefetch>;
+  using C = typename Place::C;
+  using Topo = typename C::Topo;
+  using Real = typename C::Real;
   static constexpr int kArcs = Topo::kArcs;
   static constexpr Real kRound = FloatBits<Real>::kRoundingConstant;
   static constexpr Scaled<Real> kZero = {0, Real(kFloor) - kRound};
@@ -42,7 +43,7 @@ class Feeder {
     for (int i = place_.lane; i < kEntranceChunks * kChunk; i += kWarpSize) {
       mine->entrance.values[i] = kZero;
     }
-    for (int i = place_.lane; i < C::kRing * kArcs * kWarpSize; i += kWarpSize) {
+    for (int i = place_.lane; i < C::kRing * C::kWords * kWarpSize; i += kWarpSize) {
       mine->slots[i] = -HUGE_VAL;
     }
   }
@@ -60,7 +61,7 @@ class Feeder {
     for (int chunk = 0; chunk < chunks; ++chunk) {
       // The writer has read the values in these slots, where there are any yet, and is no more
       // chunks behind than kStages gates bear.
-      const int before = chunk - kPrefetch - 1;
+      const int before = chunk - C::kPrefetch - 1;
       if (before >= 0) place_.mine.Emptied(before).Wait(before / kStages);
       const int first_row = chunk * kChunk;
       if (absent_ == 0 && first_row >= kFirstPlainRow && first_row + kChunk <= rows) {
@@ -91,7 +92,7 @@ class Feeder {
       if (!place_.is_beta) {
         source_[k] -= Topo::Dt(k) * place_.sequence.stride + Topo::Du(k);
       }
-      if (k < 2 && arcs == nullptr) absent_ |= 1u << k;
+      if (C::kLeaves == Leaves::kValues && k < 2 && arcs == nullptr) absent_ |= 1u << k;
       const bool is_wanted = arcs != nullptr && is_active && (Topo::Du(k) == 0 || column > 0);
       wanted_ |= is_wanted ? 1u << k : 0u;
     }
@@ -144,7 +145,7 @@ class Feeder {
     AdvanceSources();
   }
 
-  // A row's value has taken the place of its first two arcs. Where the lattice does not have both,
+  // A row's value takes the place of its first two arcs. Where the lattice does not have both,
   // no copy takes it back.
   __device__ __forceinline__ void FillAbsent(uint32_t slots) {
 #pragma unroll

@@ -3,7 +3,7 @@
 #ifndef JAX_RNNT_CUDA_LATTICE_WALK_PLACE_CUH_
 #define JAX_RNNT_CUDA_LATTICE_WALK_PLACE_CUH_
 
-#include "cuda/lattice/walk_arguments.cuh"
+#include "core/lattice_layout.h"
 #include "cuda/lattice/walk_columns.cuh"
 
 namespace jax_rnnt::cuda {
@@ -18,15 +18,18 @@ __device__ __forceinline__ int CountChunks(int rows) {
   return (rows + kSkew<Topo>) / kChunk + 1;
 }
 
-template <class Topo, typename Real, int kPrefetch>
+// C: the columns. Arguments: of the kernel, what its warps look at.
+template <class C_, class Arguments_>
 struct WalkPlace {
-  using C = Columns<Topo, Real, kPrefetch>;
+  using C = C_;
+  using Arguments = Arguments_;
+  using Topo = typename C::Topo;
+  using Real = typename C::Real;
 
   // index: which 32 columns of a panel; block_columns: 32 columns of a block. A block that has all
   // columns keeps to what every GPU has, which is as fast there, and which memory checkers follow.
-  __device__ WalkPlace(const WalkArguments<Real>& arguments, const LatticeSequence& sequence,
-                       bool is_beta, C* all_columns, int index, int block_columns, int lane,
-                       bool is_clustered)
+  __device__ WalkPlace(const Arguments& arguments, const LatticeSequence& sequence, bool is_beta,
+                       C* all_columns, int index, int block_columns, int lane, bool is_clustered)
       : arguments(arguments),
         sequence(sequence),
         is_beta(is_beta),
@@ -52,9 +55,9 @@ struct WalkPlace {
   }
 
   // The 32 columns of any index in the panel, which may lie in another block.
-  __device__ ColumnsAt<C, Real> Neighbour(int other) const {
+  __device__ ColumnsAt<C> Neighbour(int other) const {
     const uint32_t place = other % block_columns * static_cast<uint32_t>(sizeof(C));
-    return ColumnsAt<C, Real>(AddressIn(other / block_columns, all_columns + place), is_clustered);
+    return ColumnsAt<C>(AddressIn(other / block_columns, all_columns + place), is_clustered);
   }
 
   // This block's address as the cluster's block `rank` has it.
@@ -65,7 +68,7 @@ struct WalkPlace {
   // The slots of the i-th row from the one whose slots are `slot`.
   __device__ __forceinline__ uint32_t SlotsOf(int slot, int i) const {
     const int own = slot + i - (slot + i >= C::kRing ? C::kRing : 0);
-    return slots + own * static_cast<uint32_t>(Topo::kArcs * kWarpSize * sizeof(Real));
+    return slots + own * static_cast<uint32_t>(C::kWords * kWarpSize * sizeof(Real));
   }
   // `slot` of row 0, and of the row a chunk on.
   __device__ __forceinline__ int FirstSlot() const { return Topo::Skewed() ? lane % C::kRing : 0; }
@@ -73,7 +76,7 @@ struct WalkPlace {
     return slot + kChunk - (slot + kChunk >= C::kRing ? C::kRing : 0);
   }
 
-  const WalkArguments<Real>& arguments;
+  const Arguments& arguments;
   const LatticeSequence sequence;
   const bool is_beta;
   const int index;
@@ -82,7 +85,7 @@ struct WalkPlace {
   const bool is_clustered;
   const int row_step;
   const uint32_t all_columns;
-  const ColumnsAt<C, Real> mine;
+  const ColumnsAt<C> mine;
   const uint32_t slots;
 };
 
