@@ -14,6 +14,7 @@ from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
 from jax_rnnt.losses.tdt import tdt_loss_from_logits
 from jax_rnnt.rows.pick import log_softmax_pick
 from jax_rnnt.rows.pick_rows import Rows, pick_rows
+from jax_rnnt.search.beam import beam_search
 from jax_rnnt.search.greedy import greedy_search
 from jax_rnnt.search.state import search_start
 
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "alignment_window",
     "arcs_cost",
+    "beam_search",
     "custom_call_checks",
     "delay_penalty",
     "greedy_search",

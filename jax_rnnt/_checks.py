@@ -93,6 +93,14 @@ def durations(name: str, value: Any) -> tuple[int, ...]:
     return found
 
 
+def at_least_one(name: str, value: Any) -> int:
+    """value as an int of at least 1, or TypeError, ValueError."""
+    number = index(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}.")
+    return number
+
+
 def blank_index(blank: Any, vocabulary: int) -> int:
     """blank in [0, vocabulary) from an index that may count from the end."""
     return symbol("blank", blank, vocabulary)

@@ -55,14 +55,6 @@ def check_encoder(encoder: Any, frames_lengths: Any, N: int) -> tuple[Any, jax.A
     return encoder, jnp.clip(lengths, 0, T), (lengths >= 0) & (lengths <= T)
 
 
-def positive(name: str, value: Any) -> int:
-    """value as an int of at least 1, or TypeError, ValueError."""
-    number = _checks.index(name, value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}.")
-    return number
-
-
 def check_logits(logits: Any, rows: tuple[int, ...], alphabet: Alphabet) -> jax.Array:
     """What the joint gave, or TypeError, ValueError."""
     logits = _checks.floats("What joint returns", logits)

@@ -67,9 +67,16 @@ class _Row(NamedTuple):
         logits = logits.astype(jnp.float32)
         largest = jnp.max(logits, -1, keepdims=True)
         shifted = logits - largest
-        # On a CPU neither a maximum nor an exponential need keep a NaN.
-        senseless = jnp.any(jnp.isnan(logits), -1) | ~jnp.isfinite(largest[..., 0])
-        return cls(shifted, jnp.log(jnp.sum(jnp.exp(shifted), -1)), senseless)
+        log_sum = jnp.log(jnp.sum(jnp.exp(shifted), -1))
+        return cls(shifted, log_sum, senseless_rows(logits))
+
+
+def senseless_rows(logits: jax.Array, may_be_empty: bool = False) -> jax.Array:
+    """Which rows (..., V) have a NaN, +inf or, unless they may, nothing but -inf."""
+    # On a CPU neither a maximum nor an exponential need keep a NaN.
+    largest = jnp.max(logits, -1)
+    empty = jnp.zeros_like(largest, bool) if may_be_empty else largest == -jnp.inf
+    return jnp.any(jnp.isnan(logits), -1) | (largest == jnp.inf) | empty
 
 
 def log_probs_of(symbols: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.typing import ArrayLike
 
+from jax_rnnt import _checks
 from jax_rnnt.search import arguments, trace
 from jax_rnnt.search.greedy_steps import Search, run
 from jax_rnnt.search.state import GreedyState, Joint, PredictorStep
@@ -117,8 +118,8 @@ def greedy_search(
     arXiv:2406.03791.
     """
     alphabet = arguments.check_alphabet(blank, durations, rnnt_type)
-    max_labels = arguments.positive("max_labels", max_labels)
-    max_symbols = arguments.positive("max_symbols", max_symbols)
+    max_labels = _checks.at_least_one("max_labels", max_labels)
+    max_symbols = _checks.at_least_one("max_symbols", max_symbols)
     if not isinstance(state, GreedyState):
         raise TypeError(f"state must be a GreedyState of search_start, got {type(state).__name__}.")
     encoder, lengths, sensible = arguments.check_encoder(
@@ -135,7 +136,7 @@ def greedy_search(
         max_labels=max_labels,
         max_symbols=1 if rnnt_type == "constrained" else max_symbols,
         label_duration=int(rnnt_type == "modified"),
-        window=default_window if window is None else arguments.positive("window", window),
+        window=default_window if window is None else _checks.at_least_one("window", window),
         measure=measure,
     )
     done = run(search, search.start(state, sensible), steps_per_look)

@@ -130,7 +130,7 @@ def slowly(model: Model, encoder: np.ndarray, frames: int, options: Options) -> 
     most_here = 1 if options.rnnt_type == "constrained" else options.max_symbols
     while frame < frames:
         logits = model.joint(encoder[None, frame].astype(np.float64), features)[0]
-        symbol_scores, duration_scores = _log_softmax(logits[:symbols]), logits[symbols:]
+        symbol_scores, duration_scores = log_softmax(logits[:symbols]), logits[symbols:]
         best = int(np.argmax(symbol_scores))
         if here >= most_here:
             best = blank
@@ -139,7 +139,7 @@ def slowly(model: Model, encoder: np.ndarray, frames: int, options: Options) -> 
             int(best == blank or options.rnnt_type == "modified"),
         )
         if options.durations:
-            duration_scores = _log_softmax(duration_scores)
+            duration_scores = log_softmax(duration_scores)
             allowed = [i for i, d in enumerate(options.durations) if d > 0 or best != blank]
             chosen = max(allowed, key=lambda i: duration_scores[i])
             log_prob, passed = log_prob + duration_scores[chosen], options.durations[chosen]
@@ -155,7 +155,9 @@ def slowly(model: Model, encoder: np.ndarray, frames: int, options: Options) -> 
     return found._replace(total=total)
 
 
-def _log_softmax(x: np.ndarray) -> np.ndarray:
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    if not x.size:
+        return x
     shifted = x - x.max()
     return shifted - np.log(np.exp(shifted).sum())
 

@@ -78,11 +78,41 @@ def test_arguments_that_do_not_fit(changed, error, words):
         ((jnp.zeros(2), jnp.zeros(3)), {}, ValueError, "Each array of predictor_state"),
         (jnp.zeros((2, 5)), dict(blank=-1), ValueError, "blank must not be negative"),
         (jnp.zeros((2, 5)), dict(blank=1.5), TypeError, "blank must be an integer"),
+        (jnp.zeros((2, 5)), dict(beam=2), ValueError, "max_labels must be given with beam"),
+        (jnp.zeros((2, 5)), dict(beam=0, max_labels=2), ValueError, "beam must be at least 1"),
+        (jnp.zeros((2, 5)), dict(max_labels=2), ValueError, "max_labels and durations are for"),
     ],
 )
 def test_starts_that_do_not_fit(state, options, error, words):
     with pytest.raises(error, match=words):
         jax_rnnt.search_start(ONE.step, state, **options)
+
+
+def beam_search(**changed):
+    durations = changed.pop("begun_with", None)
+    state = jax_rnnt.search_start(ONE.step, ONE.start(3), beam=2, max_labels=4, durations=durations)
+    given = dict(state=state) | changed
+    return jax_rnnt.beam_search(
+        GIVEN.encoder, GIVEN.frames_lengths, given.pop("state"), ONE.step, ONE.joint, **given
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        (dict(state=start(ONE, 3)), TypeError, "state must be a BeamState"),
+        (dict(max_symbols=0), ValueError, "max_symbols must be at least 1"),
+        (dict(rnnt_type="modified", durations=(0, 1)), ValueError, "durations are for rnnt_type"),
+        (dict(normalized=2), TypeError, "normalized must be True or False"),
+        (dict(length_penalty="1"), TypeError, "length_penalty"),
+        (dict(durations=(0, 3)), ValueError, "for some of up to 1 frames, durations have 3"),
+        (dict(begun_with=(0, 3)), ValueError, "for some of up to 3 frames, durations have 1"),
+    ],
+    ids=str,
+)
+def test_arguments_of_a_beam_that_do_not_fit(changed, error, words):
+    with pytest.raises(error, match=words):
+        beam_search(**changed)
 
 
 def test_shapes_are_told_while_tracing():
