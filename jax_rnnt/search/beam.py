@@ -14,7 +14,7 @@ from jax_rnnt.search.beam_frame import Frame, Rules
 from jax_rnnt.search.hypotheses import NOTHING, Hypotheses, join, merged_scores, take
 from jax_rnnt.search.scores import Model
 from jax_rnnt.search.state import BeamState, Joint, PredictorStep
-from jax_rnnt.search.trace_back import Pointers, Written, trace_back
+from jax_rnnt.search.trace_back import pointers, trace_back
 
 
 class BeamResult(NamedTuple):
@@ -135,17 +135,16 @@ def beam_search(
     )
     frame = rules.one_symbol if rnnt_type == "modified" else rules.many_symbols
     loop, passed = _run(frame, encoder, lengths, sensible, state, rules.max_symbols)
-    written = trace_back(
+    labels, label_frames = trace_back(
         join(list(loop.ahead)),
         passed,
-        Written(state.labels, state.label_frames),
+        state.labels,
+        state.label_frames,
         state.frames,
         unroll=_unroll()[1],
     )
     done = jnp.where(jnp.isnan(loop.total), loop.passed, lengths)
-    after = BeamState(
-        _roots(loop.ahead), written.labels, written.frames, loop.total, state.frames + done
-    )
+    after = BeamState(_roots(loop.ahead), labels, label_frames, loop.total, state.frames + done)
     return _result(after, ~loop.cut, length_penalty)
 
 
@@ -160,10 +159,10 @@ class _Loop(NamedTuple):
 
 def _run(
     frame: Any, encoder: Any, lengths: jax.Array, sensible: jax.Array, state: BeamState, S: int
-) -> tuple[_Loop, Pointers]:
+) -> tuple[_Loop, jax.Array]:
     """All frames, and the pointers of the hypotheses at each."""
 
-    def next_frame(loop: _Loop, t: jax.Array) -> tuple[_Loop, Pointers]:
+    def next_frame(loop: _Loop, t: jax.Array) -> tuple[_Loop, jax.Array]:
         here = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, 1), encoder)
         new: Frame = frame(here, t, list(loop.ahead))
         searches = (t < lengths) & ~jnp.isnan(loop.total)
@@ -178,7 +177,7 @@ def _run(
             loop.passed + moves.astype(jnp.int32),
             loop.cut | (searches & (new.senseless | new.refused)),
         )
-        return after, Pointers.of(loop.ahead[0])
+        return after, pointers(loop.ahead[0])
 
     room = (*state.ahead[0].scores.shape, S)
     ahead = tuple(x._replace(here=jnp.full(room, NOTHING, jnp.int32)) for x in state.ahead)

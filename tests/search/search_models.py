@@ -10,6 +10,8 @@ import numpy as np
 import jax_rnnt
 
 E, P, V = 6, 5, 7
+# Compiling is what takes the time: for programs whose bits are not compared with another program's.
+FAST = {"xla_backend_optimization_level": 0}
 
 
 class Model(NamedTuple):
@@ -81,10 +83,10 @@ class Options(NamedTuple):
 
 
 @functools.cache
-def searcher(options: Options, measure=None):
+def searcher(options: Options, measure=None, optimised: bool = False):
     """The jitted search (model, encoder, frames_lengths, state) -> GreedyResult."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options={} if optimised else FAST)
     def run(model, encoder, frames_lengths, state):
         return jax_rnnt.greedy_search(
             encoder,

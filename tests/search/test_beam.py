@@ -9,17 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from beam_oracle import Oracle
-from search_models import Options, model, problem, same_bits, search
+from search_models import FAST, Options, model, problem, same_bits, search
 
 import jax_rnnt
 from jax_rnnt.search import hypotheses
 
-# Compiling is what takes the time, where bits do not matter.
-FAST = {"xla_backend_optimization_level": 0}
-
 
 @functools.cache
-def beam_searcher(beam=4, max_labels=40, blank=0, durations=None, compiler_options=None, **options):
+def beam_searcher(beam=4, max_labels=40, blank=0, durations=None, **options):
     """The jitted search, and what it begins with."""
 
     def run(model, encoder, frames_lengths, state, length_penalty):
@@ -34,13 +31,11 @@ def beam_searcher(beam=4, max_labels=40, blank=0, durations=None, compiler_optio
             model.step, state, blank=blank, beam=beam, max_labels=max_labels, durations=durations
         )
 
-    jitted = jax.jit(run, compiler_options=dict(compiler_options or ()))
+    jitted = jax.jit(run, compiler_options=FAST)
     return lambda *arguments: jitted(*arguments, *([np.float32(0)] * (len(arguments) == 4))), start
 
 
-def whole(one, given, *arguments, fast=False, **options):
-    if fast:
-        options["compiler_options"] = tuple(FAST.items())
+def whole(one, given, *arguments, **options):
     run, start = beam_searcher(*arguments, **options)
     return run(one, *given, start(one, len(given.encoder)))
 
@@ -80,7 +75,7 @@ def test_a_beam_that_keeps_all_is_brute_force(case):
     given = problem(3, N=4, T=T)._replace(frames_lengths=np.array([T, 0, 1, T - 1]))
     K = sum(2**n for n in range(most + 1))
     options = dict(rnnt_type=rnnt_type, max_symbols=max_symbols)
-    result = whole(one, given, K, most, 2, durations, fast=True, **options)
+    result = whole(one, given, K, most, 2, durations, **options)
     for n, frames in enumerate(given.frames_lengths):
         oracle = Oracle(one, given.encoder[n], 2, durations)
         expected = beam_oracle.all_sequences(oracle, frames, rnnt_type, max_symbols, most)
@@ -94,7 +89,7 @@ def test_a_beam_that_keeps_all_is_brute_force(case):
 def test_log_probs_are_at_most_minus_the_loss(rnnt_type):
     """Which is what the sum over all alignments is."""
     one, given = model(1, symbols=4), problem(2, N=1, T=4)
-    result = whole(one, given, 3, 4, fast=True, rnnt_type=rnnt_type)
+    result = whole(one, given, 3, 4, rnnt_type=rnnt_type)
     oracle = Oracle(one, given.encoder[0], 0)
     exact = beam_oracle.all_sequences(oracle, 4, rnnt_type, 1, 4)
     scores = found(result, 0)
@@ -136,7 +131,7 @@ def test_a_beam_is_the_one_in_plain_python(rnnt_type):
 
 def test_a_beam_of_one_is_greedy():
     one, given = model(), problem()
-    beam = whole(one, given, 1, 30, fast=True, rnnt_type="modified")
+    beam = whole(one, given, 1, 30, rnnt_type="modified")
     greedy = search(one, given, Options("modified"))
     assert beam.labels_lengths[:, 0].tolist() == greedy.labels_lengths.tolist()
     assert same_bits(beam.labels[:, 0], greedy.labels[:, :30])
@@ -201,7 +196,7 @@ def test_a_full_room_is_said():
     assert roomy.complete.all()
     most = roomy.labels_lengths.max(1)
     assert most.max() > 4
-    tight = whole(one, given, 4, 4, fast=True, rnnt_type="modified")
+    tight = whole(one, given, 4, 4, rnnt_type="modified")
     assert tight.labels_lengths.max() <= 4
     assert not tight.complete[most > 4].any()
     assert tight.complete.any()
@@ -250,7 +245,7 @@ def test_sequences_have_keys_of_their_own_and_a_collision_harms_none_of_another_
 
     monkeypatch.setattr(hypotheses, "extended_keys", lambda keys, labels: keys)
     one, given = model(0, symbols=3), problem(N=2, T=6)
-    run, start = beam_searcher.__wrapped__(8, 9, compiler_options=FAST)
+    run, start = beam_searcher.__wrapped__(8, 9)
     result = run(one, *given, start(one, 2))
     lengths = result.labels_lengths[0][np.isfinite(result.log_probs[0])]
     assert len(set(lengths.tolist())) == len(lengths) > 3  # one sequence of each length is left

@@ -1,5 +1,7 @@
 """What searches refuse, and in which words."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,11 @@ from search_models import model, problem, start
 import jax_rnnt
 
 ONE, GIVEN = model(), problem(N=3, T=4)
+
+
+@functools.cache
+def begun():
+    return start(ONE, 3)
 
 
 def search(**changed):
@@ -22,7 +29,7 @@ def search(**changed):
     )
     given |= changed
     if given["state"] is None:
-        given["state"] = start(ONE, 3)
+        given["state"] = begun()
     return jax_rnnt.greedy_search(**given)
 
 
@@ -88,10 +95,13 @@ def test_starts_that_do_not_fit(state, options, error, words):
         jax_rnnt.search_start(ONE.step, state, **options)
 
 
-def beam_search(**changed):
-    durations = changed.pop("begun_with", None)
-    state = jax_rnnt.search_start(ONE.step, ONE.start(3), beam=2, max_labels=4, durations=durations)
-    given = dict(state=state) | changed
+@functools.cache
+def begun_beam(durations):
+    return jax_rnnt.search_start(ONE.step, ONE.start(3), beam=2, max_labels=4, durations=durations)
+
+
+def beam_search(begun_with=None, **changed):
+    given = dict(state=begun_beam(begun_with)) | changed
     return jax_rnnt.beam_search(
         GIVEN.encoder, GIVEN.frames_lengths, given.pop("state"), ONE.step, ONE.joint, **given
     )
@@ -100,7 +110,7 @@ def beam_search(**changed):
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
-        (dict(state=start(ONE, 3)), TypeError, "state must be a BeamState"),
+        (dict(state=(1, 2)), TypeError, "state must be a BeamState"),
         (dict(max_symbols=0), ValueError, "max_symbols must be at least 1"),
         (dict(rnnt_type="modified", durations=(0, 1)), ValueError, "durations are for rnnt_type"),
         (dict(normalized=2), TypeError, "normalized must be True or False"),
