@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jax_rnnt import reference
+from jax_rnnt import reference, search
 from jax_rnnt._version import __version__
 from jax_rnnt.export import custom_call_checks, register_custom_calls
 from jax_rnnt.lattice.arcs import arcs_cost
@@ -14,6 +14,9 @@ from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
 from jax_rnnt.losses.tdt import tdt_loss_from_logits
 from jax_rnnt.rows.pick import log_softmax_pick
 from jax_rnnt.rows.pick_rows import Rows, pick_rows
+from jax_rnnt.search.beam import beam_search
+from jax_rnnt.search.greedy import greedy_search
+from jax_rnnt.search.state import search_start
 
 if TYPE_CHECKING:
     from jax_rnnt import flax as flax
@@ -23,8 +26,10 @@ __all__ = [
     "__version__",
     "alignment_window",
     "arcs_cost",
+    "beam_search",
     "custom_call_checks",
     "delay_penalty",
+    "greedy_search",
     "lattice_cost",
     "log_softmax_pick",
     "pick_rows",
@@ -33,6 +38,8 @@ __all__ = [
     "rnnt_loss",
     "rnnt_loss_from_joint",
     "rnnt_loss_from_logits",
+    "search",
+    "search_start",
     "tdt_loss_from_logits",
 ]
 

@@ -1,6 +1,7 @@
 """Checks of arguments: of shapes and dtypes always, of values where they are concrete."""
 
 import operator
+from collections.abc import Iterable, Set
 from typing import Any
 
 import jax
@@ -78,6 +79,26 @@ def index(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}.") from None
+
+
+def durations(name: str, value: Any) -> tuple[int, ...]:
+    """value as the frames of each duration, or TypeError, ValueError."""
+    if isinstance(value, str | Set) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence of integers, known in advance, got {value!r}.")
+    found = tuple(index(name, x) for x in value)
+    if min(found, default=-1) < 0 or len(set(found)) < len(found) or not any(found):
+        raise ValueError(
+            f"{name} must be different integers, none negative and one above 0, got {value!r}."
+        )
+    return found
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """value as an int of at least 1, or TypeError, ValueError."""
+    number = index(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}.")
+    return number
 
 
 def blank_index(blank: Any, vocabulary: int) -> int:

@@ -33,7 +33,9 @@ class RNNTJoint(nnx.Module):
             kernel + bias
 
     `__call__` and `loss` take the outputs of encoder and predictor, before any projection to a
-    common size.
+    common size. A search projects the encoder's output once, before it begins
+    (`project_encoder`), the predictor's as often as it steps (`project_predictor`), and calls
+    `from_projected` for logits.
 
     Attributes:
         encoder_projection: nnx.Linear from E to H features, W_e and b_e.
@@ -70,8 +72,10 @@ class RNNTJoint(nnx.Module):
         (4, 5)
         >>> print(joint(encoder, predictor).shape)  # two frames, three columns
         (1, 2, 3, 5)
-        >>> print(joint(encoder[:, :1], predictor[:, :1])[:, 0, 0].shape)  # one step of a search
-        (1, 5)
+        >>> frames = joint.project_encoder(encoder)
+        >>> features = joint.project_predictor(predictor[:, :1])
+        >>> print(joint.from_projected(frames, features).shape)  # a window of a search
+        (1, 2, 5)
     """
 
     def __init__(
@@ -122,16 +126,7 @@ class RNNTJoint(nnx.Module):
         """Logits of every given frame with every given column of the predictor.
 
         The last axis but one of encoder and predictor always spans the grid of cells, whatever its
-        size; the axes before it broadcast. One step of a search is a grid of one cell, and K
-        hypotheses at one frame are a grid of one frame and K columns:
-
-        ============ =============== ============ ==================================
-        for          encoder         predictor    logits
-        ============ =============== ============ ==================================
-        all cells    (..., T, E)     (..., U, P)  (..., T, U, V)
-        one step     (..., 1, E)     (..., 1, P)  (..., 1, 1, V)
-        K hypotheses (..., 1, E)     (..., K, P)  (..., 1, K, V)
-        ============ =============== ============ ==================================
+        size; the axes before it broadcast.
 
         Args:
             encoder: (..., T, E).
@@ -143,9 +138,46 @@ class RNNTJoint(nnx.Module):
         Raises:
             ValueError: If shapes do not fit.
         """
-        encoder, predictor, kernel, bias = self._operands(encoder, predictor)
-        activation = resolve_activation(self.activation)
-        logits = activation(encoder[..., :, None, :] + predictor[..., None, :, :]) @ kernel
+        encoder, predictor = self._both_projected(encoder, predictor)
+        return self.from_projected(encoder[..., :, None, :], predictor[..., None, :, :])
+
+    def project_encoder(self, encoder: ArrayLike) -> jax.Array:
+        """(..., E) -> (..., H), what `from_projected` takes of the encoder's output."""
+        return _project("encoder", encoder, "", self.encoder_projection)
+
+    def project_predictor(self, predictor: ArrayLike) -> jax.Array:
+        """(..., P) -> (..., H), what `from_projected` takes of the predictor's output."""
+        return _project("predictor", predictor, "", self.predictor_projection)
+
+    def from_projected(self, encoder: ArrayLike, predictor: ArrayLike) -> jax.Array:
+        """Logits of what the projections gave: the `joint` of `jax_rnnt.greedy_search`.
+
+        ==================== ============ ============ =========
+        for                  encoder      predictor    logits
+        ==================== ============ ============ =========
+        a window of a search (N, W, H)    (N, 1, H)    (N, W, V)
+        K hypotheses         (N, 1, H)    (N, K, H)    (N, K, V)
+        ==================== ============ ============ =========
+
+        Args:
+            encoder: (..., H), of `project_encoder`.
+            predictor: (..., H), of `project_predictor`; all axes before H broadcast.
+
+        Returns:
+            (..., V), not normalised, in the dtype of the computation.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        encoder, predictor = jnp.asarray(encoder), jnp.asarray(predictor)
+        H = self.kernel[...].shape[0]
+        for name, value in (("encoder", encoder), ("predictor", predictor)):
+            if value.shape[-1:] != (H,):
+                raise ValueError(
+                    f"{name} must have shape (..., {H}), projected, got {value.shape}."
+                )
+        encoder, predictor, kernel, bias = self._with_parameters(encoder, predictor)
+        logits = resolve_activation(self.activation)(encoder + predictor) @ kernel
         return logits if bias is None else logits + jnp.expand_dims(bias, range(logits.ndim - 1))
 
     def loss(
@@ -180,7 +212,7 @@ class RNNTJoint(nnx.Module):
             NotImplementedError: If implementation="native" and the platform has no kernels.
         """
         return rnnt_loss_from_joint(
-            *self._operands(encoder, predictor),
+            *self._with_parameters(*self._both_projected(encoder, predictor)),
             labels,
             frames_lengths,
             labels_lengths,
@@ -188,23 +220,27 @@ class RNNTJoint(nnx.Module):
             **options,
         )
 
-    def _operands(
+    def _both_projected(
         self, encoder: ArrayLike, predictor: ArrayLike
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-        """Encoder (..., T, H) and predictor (..., U, H), projected, kernel and bias: one dtype."""
-        operands = (
-            _project("encoder", encoder, "T", self.encoder_projection),
-            _project("predictor", predictor, "U", self.predictor_projection),
-            self.kernel[...],
-            None if self.bias is None else self.bias[...],
+    ) -> tuple[jax.Array, jax.Array]:
+        return (
+            _project("encoder", encoder, "T, ", self.encoder_projection),
+            _project("predictor", predictor, "U, ", self.predictor_projection),
         )
-        return promote_dtype(operands, dtype=self.dtype)
+
+    def _with_parameters(
+        self, encoder: jax.Array, predictor: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+        """What was projected, kernel and bias: one dtype."""
+        bias = None if self.bias is None else self.bias[...]
+        return promote_dtype((encoder, predictor, self.kernel[...], bias), dtype=self.dtype)
 
 
-def _project(name: str, value: ArrayLike, axis: str, projection: nnx.Linear) -> jax.Array:
+def _project(name: str, value: ArrayLike, axes: str, projection: nnx.Linear) -> jax.Array:
+    """The projection of (..., axes and features); axes names those that there must be."""
     array = jnp.asarray(value)
-    if array.ndim < 2 or array.shape[-1] != projection.in_features:
+    if array.ndim < 1 + axes.count(",") or array.shape[-1:] != (projection.in_features,):
         raise ValueError(
-            f"{name} must have shape (..., {axis}, {projection.in_features}), got {array.shape}."
+            f"{name} must have shape (..., {axes}{projection.in_features}), got {array.shape}."
         )
     return projection(array)

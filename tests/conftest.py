@@ -40,6 +40,7 @@ DEPENDS_ON_JAX = (
     "losses/test_arguments.py",
     "losses/test_vectors.py",
     "rows/test_pick_rows_transformed.py",
+    "search/test_search_transformed.py",
     "test_package.py",
     "xla",
 )

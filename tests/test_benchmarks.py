@@ -19,7 +19,7 @@ from jax_rnnt._xla import ffi
 # Behind everything else: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import family, joint, loss, plot, scaling
+from benchmarks import family, joint, loss, plot, scaling, search
 from benchmarks.contenders import quoted
 from benchmarks.measuring import hlo, timing, traces
 from benchmarks.printing import joint_tables
@@ -315,6 +315,26 @@ def test_lattices_beside_plain_jax(tmp_path, monkeypatch, capsys, quick):
     (row,) = json.loads(path.read_text())["cpu"]
     assert row["ratio"] == pytest.approx(row["reference_ms"] / row["native_ms"])
     assert "| (2, 9, 4) | RNN-T |" in capsys.readouterr().out
+
+
+def test_search(tmp_path, monkeypatch, capsys, quick):
+    ways = {
+        "GREEDY_WAYS": ("greedy_search", "scan over frames"),
+        "BEAM_WAYS": ("beam 4, nothing merged",),
+    }
+    for name, kept in ways.items():
+        every = getattr(search, name)
+        monkeypatch.setattr(search, name, {way: every[way] for way in kept})
+    path = tmp_path / "results.json"
+    search.main(["--json", str(path), "--small"])
+    results = json.loads(path.read_text())
+    for section, kept in zip(("greedy", "beam"), ways.values()):
+        assert [row["way"] for row in results[section]] == list(kept)
+    for section in ("greedy", "beam", "stream"):
+        assert all(row["right"] == row["N"] and row["ms"] > 0 for row in results[section])
+    text = capsys.readouterr().out
+    assert "| 2 | 20 | 16 | scan over frames |" in text
+    assert "| 2 | 5 | 16 |" in text
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")

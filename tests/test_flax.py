@@ -136,6 +136,13 @@ def test_steps_of_a_search_are_cells_of_the_grid(rng):
     assert_same(step(encoder[:, 2:3], predictor[:, 1:2])[:, 0, 0], logits[:, 2, 1])
     assert_same(step(encoder[:, 2:3], predictor), logits[:, 2:3])
     assert_same(joint(encoder[0], predictor[0]), logits[0])
+    frames, features = joint.project_encoder(encoder), joint.project_predictor(predictor)
+    assert_same(joint.from_projected(frames[:, 1:3], features[:, :1]), logits[:, 1:3, 0])
+    assert_same(joint.from_projected(frames[:, 2:3], features), logits[:, 2])
+    with pytest.raises(ValueError, match=rf"predictor must have shape \(..., {H}\), projected"):
+        joint.from_projected(frames, predictor)
+    with pytest.raises(ValueError, match=rf"encoder must have shape \(..., {E}\), got"):
+        joint.project_encoder(frames)
     one_for_all = joint(encoder[:1, 2:3], predictor[:, :1])
     assert_same(one_for_all[3], joint(encoder[0, 2:3], predictor[3, :1]))
 

@@ -1,25 +1,15 @@
 """Greedy decoding of a batch, and the digit error rate."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+
+import jax_rnnt
 
 from .data import BLANK, Array
 from .model import Transducer
 
 MOST_PER_FRAME = 3
-
-
-class _Search(NamedTuple):
-    """N searches, each at a frame of its own."""
-
-    frame: jax.Array  # (N,)
-    written_here: jax.Array  # (N,) symbols written at this frame
-    state: jax.Array  # (N, predictor_width)
-    symbols: jax.Array  # (N, most_symbols)
-    written: jax.Array  # (N,) symbols written
 
 
 def greedy(
@@ -31,41 +21,30 @@ def greedy(
         model: the network.
         features: (N, frames, bands).
         frames_lengths: (N,) feature frames of each string.
-        most_symbols: room for the symbols of a string; what comes later is lost.
+        most_symbols: room for the symbols of a string; a string ends where it is full.
 
     Returns:
         symbols (N, most_symbols) and counts (N,): string n is symbols[n, : counts[n]].
     """
-    encoded = model.encoder(features)
-    lengths = model.encoder.frames_lengths(frames_lengths)
-    rows = jnp.arange(encoded.shape[0])
+    predictor, joint = model.predictor, model.joint
 
-    def unfinished(search: _Search) -> jax.Array:
-        return jnp.any(search.frame < lengths)
+    def predictor_step(state: jax.Array, symbols: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state = predictor.step(state, symbols)
+        return state, joint.project_predictor(state)
 
-    def step(search: _Search) -> _Search:
-        encoded_here = encoded[rows, jnp.minimum(search.frame, lengths - 1)]
-        logits = model.joint(encoded_here[:, None], search.state[:, None])[:, 0, 0]
-        best = jnp.argmax(logits, axis=-1)
-        has_room = (search.written_here < MOST_PER_FRAME) & (search.written < most_symbols)
-        writes = (best != BLANK) & has_room & (search.frame < lengths)
-        state = model.predictor.step(search.state, best)
-        slot = jnp.where(writes, search.written, most_symbols)  # beyond the last: not written
-        return _Search(
-            frame=jnp.where(writes, search.frame, search.frame + 1),
-            written_here=jnp.where(writes, search.written_here + 1, 0),
-            state=jnp.where(writes[:, None], state, search.state),
-            symbols=search.symbols.at[rows, slot].set(best, mode="drop"),
-            written=search.written + writes,
-        )
-
-    start = model.predictor.recurrent.start(len(rows))
-    state = model.predictor.step(start, jnp.full_like(rows, BLANK))
-    nothing = jnp.zeros_like(rows)
-    symbols = jnp.zeros((len(rows), most_symbols), rows.dtype)
-    search = _Search(nothing, nothing, state, symbols, nothing)
-    search = jax.lax.while_loop(unfinished, step, search)
-    return search.symbols, search.written
+    found = jax_rnnt.greedy_search(
+        joint.project_encoder(model.encoder(features)),
+        model.encoder.frames_lengths(frames_lengths),
+        jax_rnnt.search_start(
+            predictor_step, predictor.recurrent.start(features.shape[0]), blank=BLANK
+        ),
+        predictor_step,
+        joint.from_projected,
+        max_labels=most_symbols,
+        blank=BLANK,
+        max_symbols=MOST_PER_FRAME,
+    )
+    return found.labels, found.labels_lengths
 
 
 def edit_distance(truth: Sequence[int], guess: Sequence[int]) -> int:

@@ -1,7 +1,6 @@
 """The token-and-duration transducer: two heads in one row, a lattice whose arcs skip frames."""
 
 import dataclasses
-from collections.abc import Iterable, Set
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +91,7 @@ def tdt_loss_from_logits(
 
     See Xu et al. (2023), arXiv:2304.06795; FastEmit: Yu et al. (2020), arXiv:2010.11148.
     """
-    durations = _check_durations(durations)
+    durations = _checks.durations("durations", durations)
     _check_omega(omega)
     return checked_loss(
         "logits",
@@ -167,20 +166,6 @@ def _expectation(first, second, omega):
     worst = jnp.where(senseless, jnp.nan, worst)
     bad = bad_first | bad_second | senseless
     return jnp.where(bad, jax.lax.stop_gradient(worst), mixed)
-
-
-def _check_durations(durations) -> tuple[int, ...]:
-    if isinstance(durations, str | Set) or not isinstance(durations, Iterable):
-        raise TypeError(
-            f"durations must be a sequence of integers, known in advance, got {durations!r}."
-        )
-    found = tuple(_checks.index("durations", x) for x in durations)
-    if min(found, default=-1) < 0 or len(set(found)) < len(found) or not any(found):
-        raise ValueError(
-            "durations must be different integers, none negative and one above 0, "
-            f"got {durations!r}."
-        )
-    return found
 
 
 def _check_omega(omega) -> None:

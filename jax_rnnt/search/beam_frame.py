@@ -1,0 +1,161 @@
+"""A frame of a beam search: from the hypotheses before it to those behind it.
+
+The hypotheses of N utterances that stand 0, 1, ... frames ahead are a list; the first are at the
+frame, and the answer's first are at the next one.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jax_rnnt.search.hypotheses import (
+    NOTHING,
+    Hypotheses,
+    extended,
+    join,
+    leads_to,
+    merged_scores,
+    take,
+    where,
+)
+from jax_rnnt.search.scores import Extensions, Model, Scores, best_labels
+
+
+class Frame(NamedTuple):
+    """What came of a frame, for each utterance.
+
+    Attributes:
+        ahead: the hypotheses 1, 2, ... frames ahead of it.
+        senseless: (N,), whether logits made no sense.
+        refused: (N,), whether a label found no room that would have been kept.
+    """
+
+    ahead: list[Hypotheses]
+    senseless: jax.Array
+    refused: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rules:
+    """How hypotheses grow: at most so many labels at a frame, and in all."""
+
+    model: Model
+    max_symbols: int
+    max_labels: int
+
+    def one_symbol(self, encoder: Any, t: jax.Array, ahead: list[Hypotheses]) -> Frame:
+        """The blank or a label, either of which moves to the next frame.
+
+        Two hypotheses lead to the same sequence only if it is one of them, by the blank, and the
+        other and its last label: all of this is added up before the beam is cut.
+        """
+        (old,) = ahead
+        K = old.scores.shape[1]
+        scores = self.model.scores(encoder, old)
+        blank = self.model.alphabet.blank % scores.labels.shape[-1]
+        same = leads_to(old)  # (N, i, j)
+        last = jnp.broadcast_to(jnp.maximum(old.last, 0)[:, None], same.shape)
+        by_label = jnp.take_along_axis(scores.labels, last, 2, mode="clip").swapaxes(1, 2)
+        by_label = jnp.where(same, by_label, -jnp.inf)
+        best, best_of = jnp.max(by_label, -1), jnp.argmax(by_label, -1).astype(jnp.int32)
+        through_label = best > scores.blank
+        stays = jnp.logaddexp(scores.blank, jax.nn.logsumexp(by_label, -1))
+
+        grows, refused = self._with_room(best_labels(scores.labels, 2 * K - 1), old)
+        taken = take(same.swapaxes(1, 2), grows.of) & (grows.labels[..., None] == old.last[:, None])
+        grows_scores = jnp.where(jnp.any(taken, -1), -jnp.inf, grows.scores)
+        kept, chosen = lax.top_k(jnp.concatenate([stays, grows_scores], 1), K)
+        is_old = chosen < K
+        growing = Extensions(*take(tuple(grows), jnp.maximum(chosen - K, 0)))
+        of = jnp.where(is_old, chosen, growing.of).astype(jnp.int32)
+        label = jnp.where(is_old, blank, growing.labels)
+
+        before = take(old, of)
+        after = extended(before, label, kept, *self.model.step(before.predictor, label))
+        new = where(is_old, before._replace(scores=kept), after)
+        slot = jnp.where(is_old, take(jnp.where(through_label, best_of, _slots(old)), of), of)
+        wrote = jnp.where(is_old, take(jnp.where(through_label, old.last, NOTHING), of), label)
+        new = new._replace(frame=jnp.full_like(new.frame, t), slot=slot, here=wrote[..., None])
+        return Frame([new], scores.senseless, refused > kept[:, -1])
+
+    def many_symbols(self, encoder: Any, t: jax.Array, ahead: list[Hypotheses]) -> Frame:
+        """Labels at this frame, one after the other, and what leaves it after each of them.
+
+        Without durations the blank leaves it, for the next frame. With durations labels do, too,
+        unless theirs is 0.
+        """
+        durations = self.model.alphabet.durations
+        here = ahead[0]
+        here = here._replace(
+            frame=jnp.full_like(here.frame, t),
+            slot=_slots(here),
+            here=jnp.full_like(here.here, NOTHING),
+        )
+        leaving: list[Hypotheses] = []
+        by_frames: list[dict[int, jax.Array]] = []
+        senseless = jnp.zeros_like(here.scores[:, 0], bool)
+        refused = jnp.full_like(here.scores[:, 0], -jnp.inf)
+        for written in range(self.max_symbols + 1):
+            scores = self.model.scores(encoder, here)
+            senseless |= scores.senseless
+            leaving.append(here)
+            by_frames.append(_leaves(scores.blank, scores.durations, durations))
+            if written == self.max_symbols:
+                break
+            new, of, refused_here = self._grown(here, scores, written)
+            refused = jnp.maximum(refused, refused_here)
+            if durations is None:
+                here = new
+                continue
+            own = {d: take(x, of) for d, x in scores.durations.items()}
+            leaving.append(new)
+            by_frames.append(_leaves(new.scores, own, durations))
+            if 0 not in durations:
+                break
+            here = new._replace(scores=new.scores + own[0])
+        gone = join(leaving)
+        K, answer, least = here.scores.shape[1], [], []
+        for frames in range(1, len(ahead) + 1):
+            parts = [ahead[frames]] if frames < len(ahead) else []
+            if frames in by_frames[0]:
+                scores_then = jnp.concatenate([x[frames] for x in by_frames], 1)
+                parts.append(gone._replace(scores=scores_then))
+            every = join(parts)
+            kept, chosen = lax.top_k(merged_scores(every), K)
+            answer.append(take(every, chosen.astype(jnp.int32))._replace(scores=kept))
+            least.append(kept[:, -1])
+        return Frame(answer, senseless, refused > jnp.min(jnp.stack(least), 0))
+
+    def _grown(
+        self, here: Hypotheses, scores: Scores, written: int
+    ) -> tuple[Hypotheses, jax.Array, jax.Array]:
+        """The K best hypotheses with one label more, which each comes from, what was refused."""
+        K = here.scores.shape[1]
+        grows, refused = self._with_room(best_labels(scores.labels, K), here)
+        kept, chosen = lax.top_k(grows.scores, K)
+        _, label, of = take(tuple(grows), chosen.astype(jnp.int32))
+        before = take(here, of)
+        after = extended(before, label, kept, *self.model.step(before.predictor, label))
+        return after._replace(here=after.here.at[..., written].set(label)), of, refused
+
+    def _with_room(self, grows: Extensions, old: Hypotheses) -> tuple[Extensions, jax.Array]:
+        """The extensions of hypotheses that have room, and the best score of the others (N,)."""
+        full = take(old.lengths, grows.of) >= self.max_labels
+        refused = jnp.max(jnp.where(full, grows.scores, -jnp.inf), 1)
+        return grows._replace(scores=jnp.where(full, -jnp.inf, grows.scores)), refused
+
+
+def _leaves(
+    scores: jax.Array, log_probs: dict[int, jax.Array], durations: tuple[int, ...] | None
+) -> dict[int, jax.Array]:
+    """Scores (N, K) of leaving a frame, by how many frames."""
+    if durations is None:
+        return {1: scores}
+    return {d: scores + log_probs[d] for d in durations if d}
+
+
+def _slots(of: Hypotheses) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(of.scores.shape[1], dtype=jnp.int32)[None], of.scores.shape)

@@ -1,0 +1,85 @@
+"""What a greedy search would take at each frame, from rows of logits."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_rnnt.search.arguments import Alphabet
+
+
+class Choices(NamedTuple):
+    """The best symbol of each row, and what the blank would be: arrays like labels.
+
+    Log-probabilities are nats in float32. A blank passes at least one frame; a label may pass none.
+    `senseless` rows have a NaN, +inf or nothing but -inf; what else is said of them means nothing.
+    """
+
+    labels: jax.Array
+    label_log_probs: jax.Array
+    label_durations: jax.Array
+    blank_log_probs: jax.Array
+    blank_durations: jax.Array
+    senseless: jax.Array
+
+
+def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choices:
+    """The choices of logits (..., V), or (..., V + D) with durations.
+
+    Args:
+        label_duration: frames that a label passes where there are no durations.
+    """
+    V, blank = alphabet.tokens(logits), alphabet.blank_of(logits)
+    symbols = _Row.of(logits[..., :V])
+    labels = jnp.argmax(logits[..., :V], -1).astype(jnp.int32)
+    label_log_probs = -symbols.log_sum
+    blank_log_probs = symbols.shifted[..., blank] - symbols.log_sum
+    if alphabet.durations is None:
+        label_frames, blank_frames = jnp.full_like(labels, label_duration), jnp.ones_like(labels)
+        return Choices(
+            labels, label_log_probs, label_frames, blank_log_probs, blank_frames, symbols.senseless
+        )
+    frames = np.array(alphabet.durations, np.int32)
+    durations = _Row.of(logits[..., V:])
+    passes = frames.reshape((1,) * (logits.ndim - 1) + (-1,)) > 0
+    passing = jnp.where(passes, durations.shifted, -jnp.inf)
+    table = jnp.asarray(frames)
+    return Choices(
+        labels,
+        label_log_probs - durations.log_sum,
+        table[jnp.argmax(durations.shifted, -1)],
+        blank_log_probs + (jnp.max(passing, -1) - durations.log_sum),
+        table[jnp.argmax(passing, -1)],
+        symbols.senseless | durations.senseless,
+    )
+
+
+class _Row(NamedTuple):
+    """A head's logits less their largest, the logarithm of the sum of their exponentials."""
+
+    shifted: jax.Array
+    log_sum: jax.Array
+    senseless: jax.Array
+
+    @classmethod
+    def of(cls, logits: jax.Array) -> "_Row":
+        logits = logits.astype(jnp.float32)
+        largest = jnp.max(logits, -1, keepdims=True)
+        shifted = logits - largest
+        log_sum = jnp.log(jnp.sum(jnp.exp(shifted), -1))
+        return cls(shifted, log_sum, senseless_rows(logits))
+
+
+def senseless_rows(logits: jax.Array, may_be_empty: bool = False) -> jax.Array:
+    """Which rows (..., V) have a NaN, +inf or, unless they may, nothing but -inf."""
+    # On a CPU neither a maximum nor an exponential need keep a NaN.
+    largest = jnp.max(logits, -1)
+    empty = jnp.zeros_like(largest, bool) if may_be_empty else largest == -jnp.inf
+    return jnp.any(jnp.isnan(logits), -1) | (largest == jnp.inf) | empty
+
+
+def log_probs_of(symbols: jax.Array) -> jax.Array:
+    """The log-softmax in float32."""
+    row = _Row.of(symbols)
+    return row.shifted - row.log_sum[..., None]
