@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jax_rnnt import reference
 from jax_rnnt._version import __version__
 from jax_rnnt.export import custom_call_checks, register_custom_calls
+from jax_rnnt.lattice.align import Alignment, lattice_align
 from jax_rnnt.lattice.arcs import arcs_cost
 from jax_rnnt.lattice.cost import lattice_cost
 from jax_rnnt.losses.biases import alignment_window, delay_penalty
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from jax_rnnt import flax as flax
 
 __all__ = [
+    "Alignment",
     "Rows",
     "__version__",
     "alignment_window",
     "arcs_cost",
     "custom_call_checks",
     "delay_penalty",
+    "lattice_align",
     "lattice_cost",
     "log_softmax_pick",
     "pick_rows",

@@ -49,6 +49,7 @@ class Kernel:
             wide as the accumulator, so that debug_nans takes no unwritten memory for a NaN.
         accumulated: indices of the results that have the accumulator's dtype, whatever
             result_dtype is.
+        integers: indices of the results that are int32.
         bits: indices of the float operands that may also be given as the integers of
             `residuals.to_bits`. As integers they show no NaN or inf to debugging options, even
             where each operation is a program of its own.
@@ -69,6 +70,7 @@ class Kernel:
         result_dtype: str,
         kept: Sequence[int] = (),
         accumulated: Sequence[int] = (),
+        integers: Sequence[int] = (),
         bits: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]] | None = None,
@@ -78,7 +80,7 @@ class Kernel:
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
         self._result_dtype, self._kept, self._accumulated = result_dtype, kept, accumulated
-        self._bits = frozenset(bits)
+        self._integers, self._bits = integers, frozenset(bits)
         self._scratch = scratch or {}
         self.platforms = tuple(platforms)
         self._primitive = self._make_primitive()
@@ -169,6 +171,7 @@ class Kernel:
         own = accumulator if self._result_dtype == "accumulator" else dtype
         special = dict.fromkeys(self._kept, bits_dtype(accumulator))
         special |= dict.fromkeys(self._accumulated, accumulator)
+        special |= dict.fromkeys(self._integers, np.dtype(np.int32))
         yield from ((dims, special.get(i, own)) for dims, i in _expand(self.results, repeats))
         yield from ((dims, accumulator) for dims in self._scratch.get(platform, ()))
 
@@ -245,7 +248,10 @@ class Kernel:
         if num_batch_dims and static:
             rule = sharding_rule(
                 [(aval, dims) for aval, dims in zip(avals_in, own_operands)],
-                [(aval, dims) for aval, (dims, _) in zip(avals_out, types)],
+                [
+                    (aval, (f"size{i}",) if callable(dims) else dims)
+                    for i, (aval, (dims, _)) in enumerate(zip(avals_out, types))
+                ],
                 num_batch_dims,
             )
             extra = {
