@@ -95,7 +95,10 @@ Error LatticeTrace(typename Backend::Context context, AnyBuffer scores, AnyBuffe
       layout.sequences_per_group = batch.back();
     }
     const int64_t groups = layout.sequences / layout.sequences_per_group;
-    layout.words_per_group = static_cast<int64_t>(words.element_count()) / groups;
+    if (words.dimensions().size() < 1 || Leading(words.dimensions(), 1) != groups) {
+      return WrongBuffer("words", "(..., W)");
+    }
+    layout.words_per_group = words.dimensions().back();
     JAX_RNNT_RETURN_IF_ERROR(
         Check("words", words, DataType::S32, Times({groups, layout.words_per_group})));
     return Backend::template LatticeTrace<Real>(

@@ -8,7 +8,7 @@ from jax_rnnt._xla.primitive import Kernel
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.reference import align as reference
 from jax_rnnt.reference.lattice import valid_lengths
-from jax_rnnt.path_cotangents import path_cotangents, path_cotangents_compact
+from jax_rnnt.reference.path_cotangents import path_cotangents, path_cotangents_compact
 from jax_rnnt.reference.path_scores import start
 
 # A walk takes the scores of each column that the frame before its first passes on, a pair (whole
@@ -104,8 +104,9 @@ def _path(
 ):
     del T
     lengths = frames_lengths, labels_lengths
-    left = walk(blank_log_probs, label_log_probs, *lengths, before, implementation)
-    return tuple(trace(*left, *lengths, implementation))
+    operands = blank_log_probs, label_log_probs, *lengths, before
+    left = _run(_WALK, operands, implementation)
+    return tuple(_run(_TRACE, (*left, *lengths), implementation))
 
 
 def _path_forward(*arguments):
@@ -167,9 +168,9 @@ def _compact_path_forward(*arguments):
 
 def _compact_path_backward(implementation, rows, residuals, cotangents):
     del implementation
-    *places, has_path = residuals
+    label_frames, frames_lengths, labels_lengths, offsets, has_path = residuals
     own = jnp.where(has_path, cotangents[0], 0)
-    arcs = path_cotangents_compact(*places, own, rows)
+    arcs = path_cotangents_compact(label_frames, frames_lengths, labels_lengths, offsets, own, rows)
     return *arcs, None, None, None, None
 
 
@@ -178,5 +179,5 @@ _compact_path.defvjp(_compact_path_forward, _compact_path_backward)
 
 def _run(kernel, operands, implementation, **attributes):
     if implementation == "reference":
-        return kernel.fallback(*operands, **attributes)
+        return list(kernel.fallback(*operands, **attributes))
     return kernel(*operands, insist=implementation == "native", **attributes)

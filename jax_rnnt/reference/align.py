@@ -109,7 +109,9 @@ def lattice_trace(
 
     def trace(scores, words, frames, labels):
         U = scores.shape[0]
-        one = _trace(scores[None], words, frames[None], labels[None], jnp.zeros(1, jnp.int32), U)
+        place = jnp.zeros(1, jnp.int32), U
+        steps = words.shape[0] // U + U - 1  # known in advance: no device waits for another
+        one = _trace(scores[None], words, frames[None], labels[None], *place, steps)
         return one[0][0], one[1][0]
 
     trace = jnp.vectorize(trace, signature="(u,k),(w),(),()->(),(u)")
@@ -122,7 +124,10 @@ def lattice_trace_compact(*operands: jax.Array) -> tuple[jax.Array, jax.Array]:
     def trace(scores, words, frames_lengths, labels_lengths, offsets):
         N, U, _ = scores.shape
         first = _first_words(offsets, N, U)
-        return _trace(scores, words, frames_lengths, labels_lengths, first, labels_lengths + 1)
+        rows = jnp.clip(frames_lengths // FRAMES_PER_WORD + 1, 0, words.shape[0])
+        steps = jnp.max(rows + jnp.clip(labels_lengths, 0, U), initial=0)
+        lengths = frames_lengths, labels_lengths
+        return _trace(scores, words, *lengths, first, labels_lengths + 1, steps)
 
     trace = jnp.vectorize(trace, signature="(n,u,k),(w),(n),(n),(n)->(n),(n,u)")
     return trace(*operands)
@@ -195,9 +200,9 @@ def _walk_compact(blank, label, frames_lengths, labels_lengths, offsets, before)
         scores, words, wrong = carry
         inside = (t < frames) & (column <= labels)
         index = jnp.where(inside, offsets[:, None] + t * stride[:, None] + column, rows)
-        arcs = (take(x, index, -jnp.inf) for x in (blank, label))
-        *arcs, wrong_here = _legal(*arcs, t, column, frames, labels)
-        scores, taken = _frame(scores, *arcs)
+        own = take(blank, index, -jnp.inf), take(label, index, -jnp.inf)
+        *arcs, wrong_here = _legal(own[0], own[1], t, column, frames, labels)
+        scores, taken = _frame(scores, arcs[0], arcs[1])
         place = first + t // FRAMES_PER_WORD * stride[:, None] + column
         bits = (taken & inside).astype(jnp.uint32) << (t % FRAMES_PER_WORD).astype(jnp.uint32)
         words = words.at[jnp.where(inside, place, count)].add(bits, mode="drop")
@@ -210,8 +215,11 @@ def _walk_compact(blank, label, frames_lengths, labels_lengths, offsets, before)
     return to_pairs(scores), lax.bitcast_convert_type(words, jnp.int32)
 
 
-def _trace(scores, words, frames_lengths, labels_lengths, first, stride):
-    """lattice_trace of N sequences whose words (W,) begin at `first` (N,)."""
+def _trace(scores, words, frames_lengths, labels_lengths, first, stride, steps):
+    """lattice_trace of N sequences whose words (W,) begin at `first` (N,).
+
+    A step finds a label, or leaves a word: `steps` is the largest number of both.
+    """
     N, U, _ = scores.shape
     count = words.shape[0]
     rows = -(-frames_lengths // FRAMES_PER_WORD)
@@ -225,11 +233,7 @@ def _trace(scores, words, frames_lengths, labels_lengths, first, stride):
     total = jnp.where(valid, total, jnp.nan)
     words = lax.bitcast_convert_type(words, jnp.uint32)
 
-    def is_open(state):
-        t, u, _ = state
-        return ((t >= 0) & (u > 0)).any()
-
-    def step(state):
+    def step(_, state):
         t, u, label_frames = state
         going = (t >= 0) & (u > 0)
         row = t // FRAMES_PER_WORD
@@ -246,4 +250,4 @@ def _trace(scores, words, frames_lengths, labels_lengths, first, stride):
     t = jnp.where(valid & (total > -jnp.inf), frames_lengths - 1, -1)
     none = jnp.full((N, U), NO_FRAME, jnp.int32)
     state = tuple(vary_alike(x, total)[0] for x in (t, end, none))
-    return total, lax.while_loop(is_open, step, state)[2]
+    return total, lax.fori_loop(0, steps, step, state)[2]

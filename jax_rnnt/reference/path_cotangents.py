@@ -27,10 +27,8 @@ def path_cotangents(
     frame = positions(T, len(batch) + 2, -2)
     own = label_frames[..., None, :]
     arrived = jnp.pad(own, [(0, 0)] * (len(batch) + 1) + [(1, 0)], constant_values=NO_FRAME)
-    is_path = _on_path(
-        frame, column, own, arrived[..., :-1], frames_lengths[..., None, None],
-        labels_lengths[..., None, None],
-    )  # fmt: skip
+    lengths = frames_lengths[..., None, None], labels_lengths[..., None, None]
+    is_path = _on_path(frame, column, own, arrived[..., :-1], *lengths)
     return _spread(is_path, cotangents[..., None, None])
 
 
@@ -67,4 +65,4 @@ def _on_path(frame, column, own, arrived, frames, labels):
 
 
 def _spread(is_path, cotangents):
-    return tuple(jnp.where(x, cotangents, 0) for x in is_path)
+    return jnp.where(is_path[0], cotangents, 0), jnp.where(is_path[1], cotangents, 0)
