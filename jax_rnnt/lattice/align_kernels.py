@@ -44,7 +44,7 @@ _COMPACT_WALK = Kernel(
     kept=(0,),
     integers=(1,),
     fallback=reference.lattice_align_compact,
-    scratch={"cuda": ("S2",)},
+    scratch={"cuda": (lambda sizes: 2 * (sizes["S"] // 32 + 1),)},
 )
 _COMPACT_TRACE = Kernel(
     "lattice_trace_compact",

@@ -128,7 +128,8 @@ def _align(compact: bool) -> dict[str, Call]:
     scores, words = Buffer((N, U, 2), BITS), Buffer((N, U), I32)  # fewer than 32 frames
     if compact:
         words = Buffer((S // 32 + N * (U + 1),), I32)
-    scratch = (Buffer((S, 2) if compact else (N, T, 2), F32),) if PLATFORM == "cuda" else ()
+    between = Buffer((2 * (S // 32 + 1),) if compact else (N, T, 2), F32)
+    scratch = (between,) if PLATFORM == "cuda" else ()
     attributes = (("max_labels", np.int64(U - 1)),) if compact else ()
     walk = Call((arcs, arcs, *lengths, scores), (scores, words, *scratch), attributes)
     results = Buffer(batch, F32), Buffer((N, U), I32)

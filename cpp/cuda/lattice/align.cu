@@ -1,8 +1,7 @@
 // Launches the walk of best paths, and the way back over its choices.
-#include "cuda/lattice/align.h"
-
 #include <algorithm>
 
+#include "cuda/lattice/align.h"
 #include "cuda/lattice/align_walk.cuh"
 
 namespace jax_rnnt::cuda {
@@ -74,8 +73,8 @@ cudaError_t LatticeAlign(cudaStream_t stream, const LatticeLayout& layout,
   if (layout.sequences == 0) return cudaSuccess;
   if (layout.sequences > INT32_MAX) return cudaErrorInvalidValue;
   const AlignArguments<Real> arguments = {
-      layout, WordsOfPath(layout), blank_log_probs, label_log_probs,           before,
-      after,  words,               scratch,         CountAlignScratch(layout),
+      layout,  WordsOfPath(layout),       blank_log_probs, label_log_probs, before, after, words,
+      scratch, CountAlignScratch(layout),
   };
   const int64_t groups = layout.sequences / arguments.words_layout.sequences_per_group;
   const int64_t word_bytes = groups * arguments.words_layout.words_per_group * sizeof(int32_t);
@@ -91,8 +90,7 @@ cudaError_t LatticeAlign(cudaStream_t stream, const LatticeLayout& layout,
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory);
   if (error != cudaSuccess) return error;
   constexpr int kColumnBytes = sizeof(align::Columns<Real>);
-  // Behind the last columns, what they emit.
-  constexpr int kMoreBytes = sizeof(align::Columns<Real>);
+  constexpr int kMoreBytes = align::kRing * sizeof(double);  // what the last columns emit
   const int most = std::clamp((shared_memory - kMoreBytes) / kColumnBytes, 1, align::kMaxWarps);
   const int64_t needed = (layout.max_columns + kWarpSize - 1) / kWarpSize;
   const int64_t panels = (needed + most - 1) / most;
@@ -114,12 +112,11 @@ cudaError_t LatticeTrace(cudaStream_t stream, const PathWordsLayout& layout,
   return cudaGetLastError();
 }
 
-#define JAX_RNNT_INSTANTIATE(Real)                                                         \
-  template cudaError_t LatticeAlign(cudaStream_t, const LatticeLayout&, const Real*,       \
-                                    const Real*, const PathScore<Real>*, PathScore<Real>*, \
-                                    int32_t*, double*);                                    \
-  template cudaError_t LatticeTrace(cudaStream_t, const PathWordsLayout&,                  \
-                                    const PathScore<Real>*, const int32_t*, Real*, int32_t*);
+#define JAX_RNNT_INSTANTIATE(Real)                                                                \
+  template cudaError_t LatticeAlign(cudaStream_t, const LatticeLayout&, const Real*, const Real*, \
+                                    const PathScore<Real>*, PathScore<Real>*, int32_t*, double*); \
+  template cudaError_t LatticeTrace(cudaStream_t, const PathWordsLayout&, const PathScore<Real>*, \
+                                    const int32_t*, Real*, int32_t*);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)
 #undef JAX_RNNT_INSTANTIATE

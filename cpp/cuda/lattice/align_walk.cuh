@@ -12,7 +12,8 @@
 // Arcs: a lane copies its own column ahead, kChunk rows at once, into slots that nobody else reads,
 // so that 32 lanes load 32 neighbours though they are 31 rows apart when they take them.
 //
-// Frames outside of the lattice have a blank of 0 and a label of -inf: a lane passes on what it has.
+// Frames outside of the lattice have a blank of 0 and a label of -inf: a lane passes on what it
+// has.
 #ifndef JAX_RNNT_CUDA_LATTICE_ALIGN_WALK_CUH_
 #define JAX_RNNT_CUDA_LATTICE_ALIGN_WALK_CUH_
 
@@ -44,7 +45,7 @@ namespace align {
 constexpr int kChunk = 16;
 // The last lane of a warp is at row s - 31 in step s: rows of chunk k are there after chunk k + 2.
 constexpr int kLag = 3;
-constexpr int kAhead = 2;      // tiles on their way
+constexpr int kAhead = 2;           // tiles on their way
 constexpr int kTiles = 3 + kAhead;  // lanes of a chunk are in its own tile or in one of two before
 constexpr int kSlots = kTiles * kChunk;
 constexpr int kRing = 64;  // rows between two warps
@@ -54,8 +55,8 @@ constexpr double kNoScore = -HUGE_VAL;
 // Shared memory of 32 columns.
 template <typename Real>
 struct Columns {
-  Real arcs[kSlots][2][kWarpSize];  // of a row: blanks, then labels
   double entering[kRing];           // what the column on the left emits, by row
+  Real arcs[kSlots][2][kWarpSize];  // of a row: blanks, then labels
 };
 
 template <typename Real>
@@ -68,7 +69,10 @@ class Warp {
     const int64_t place = sequence.first + column_;
     blank_ = arguments.blank_log_probs + place;
     label_ = arguments.label_log_probs + place;
-    for (int row = 0; row < kSlots; ++row) FillSlot(row);
+    for (int slot = 0; slot < kSlots; ++slot) {
+      own_->arcs[slot][0][lane_] = 0;
+      own_->arcs[slot][1][lane_] = Real(-HUGE_VAL);
+    }
     // Rows before the first are the last slots.
     step_slot_ = (kSlots - lane) % kSlots;
     for (int tile = 0; tile < kAhead; ++tile) CopyTile(tile);
@@ -116,52 +120,56 @@ class Warp {
   }
 
  private:
-  __device__ void FillSlot(int slot) {
-    own_->arcs[slot][0][lane_] = 0;
-    own_->arcs[slot][1][lane_] = Real(-HUGE_VAL);
-  }
-
-  // Of a tile's rows, those that there are.
   __device__ void CopyTile(int tile) {
-    const int first_row = tile * kChunk, first_slot = tile % kTiles * kChunk;
-    const bool has_blank = inside(), has_label = column_ < sequence_.columns - 1;
-    const int64_t place = first_row * sequence_.stride;
-    if (first_row + kChunk < sequence_.frames) {  // the last frame is not among them
-#if __CUDA_ARCH__ >= 800
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const int64_t cell = place + i * sequence_.stride;
-        CopyAsyncIf(has_blank, SharedAddress(&own_->arcs[first_slot + i][0][lane_]), blank_ + cell);
-        CopyAsyncIf(has_label, SharedAddress(&own_->arcs[first_slot + i][1][lane_]), label_ + cell);
-      }
-#else
-      Real blank[kChunk], label[kChunk];
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const int64_t cell = place + i * sequence_.stride;
-        blank[i] = has_blank ? blank_[cell] : Real(0);
-        label[i] = has_label ? label_[cell] : Real(-HUGE_VAL);
-      }
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        own_->arcs[first_slot + i][0][lane_] = blank[i];
-        own_->arcs[first_slot + i][1][lane_] = label[i];
-      }
-#endif
+    if ((tile + 1) * kChunk < sequence_.frames) {
+      CopyRows<true>(tile);
     } else {
-      for (int i = 0; i < kChunk; ++i) {
-        const int row = first_row + i;
-        FillSlot(first_slot + i);
-        if (row >= sequence_.frames) continue;
-        // Blanks of the last frame lead out of the lattice, but for the last column's.
-        const bool is_out =
-            sequence_.ends && row == sequence_.frames - 1 && column_ != sequence_.columns - 1;
-        const int64_t cell = place + i * sequence_.stride;
-        if (has_blank && !is_out) own_->arcs[first_slot + i][0][lane_] = blank_[cell];
-        if (has_label) own_->arcs[first_slot + i][1][lane_] = label_[cell];
-      }
+      CopyRows<false>(tile);
     }
     CommitCopies();
+  }
+
+  // Arcs of a tile that may be taken. kInner: all of its rows are there, and none is the last.
+  template <bool kInner>
+  __device__ __forceinline__ void CopyRows(int tile) {
+    const int first_row = tile * kChunk, first_slot = tile % kTiles * kChunk;
+    bool has[2][kChunk];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const int row = first_row + i;
+      const bool is_last = row == sequence_.frames - 1;
+      const bool is_there = kInner || row < sequence_.frames;
+      // Blanks of the last frame lead out of the lattice, but for the last column's.
+      const bool is_out = !kInner && sequence_.ends && is_last && column_ != sequence_.columns - 1;
+      has[0][i] = inside() && is_there && !is_out;
+      has[1][i] = column_ < sequence_.columns - 1 && is_there;
+    }
+    const int64_t place = first_row * sequence_.stride;
+#if __CUDA_ARCH__ >= 800
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const int64_t cell = place + i * sequence_.stride;
+      Real(*const slot)[kWarpSize] = own_->arcs[first_slot + i];
+      CopyAsyncIf(has[0][i], SharedAddress(&slot[0][lane_]), blank_ + cell);
+      CopyAsyncIf(has[1][i], SharedAddress(&slot[1][lane_]), label_ + cell);
+      if (kInner) continue;
+      if (!has[0][i]) slot[0][lane_] = 0;
+      if (!has[1][i]) slot[1][lane_] = Real(-HUGE_VAL);
+    }
+#else
+    Real blank[kChunk], label[kChunk];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const int64_t cell = place + i * sequence_.stride;
+      blank[i] = has[0][i] ? blank_[cell] : Real(0);
+      label[i] = has[1][i] ? label_[cell] : Real(-HUGE_VAL);
+    }
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      own_->arcs[first_slot + i][0][lane_] = blank[i];
+      own_->arcs[first_slot + i][1][lane_] = label[i];
+    }
+#endif
   }
 
   const PathFrames& sequence_;
@@ -182,7 +190,7 @@ class Warp {
 
 // One block for each sequence.
 template <typename Real>
-__global__ void __launch_bounds__(align::kMaxWarps* kWarpSize)
+__global__ void __launch_bounds__(align::kMaxWarps* kWarpSize, 1)
     AlignKernel(const __grid_constant__ AlignArguments<Real> arguments) {
   using namespace align;
   extern __shared__ __align__(16) unsigned char shared_memory[];
