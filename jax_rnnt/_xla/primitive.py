@@ -12,7 +12,7 @@ in "TU*", stands for any number of such operands, or results, one after the othe
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,7 +56,7 @@ class Kernel:
         fallback: the same function of the same operands and attributes in jax.numpy; None where
             every call insists on the kernel.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
-        scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
+        scratch: for each platform, the dimensions, as of results, of the buffers (of the accumulator's dtype) which
             its handler takes as further results; the primitive does not return them.
         platforms: the platforms that have the kernel.
     """
@@ -74,7 +74,7 @@ class Kernel:
         bits: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]] | None = None,
-        scratch: dict[str, Sequence[Dims]] | None = None,
+        scratch: Mapping[str, Sequence[Dims | Callable[[dict[str, int]], int]]] | None = None,
         platforms: Sequence[str] = ("cpu", "cuda"),
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)

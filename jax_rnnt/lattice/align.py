@@ -158,7 +158,13 @@ def padded_alignment(
     log_probs, label_frames = align_kernels.padded_path(
         blank_log_probs, label_log_probs, frames_lengths, labels_lengths, implementation
     )
-    label_frames = label_frames[..., :-1]
+    return with_label_log_probs(log_probs, label_frames[..., :-1], label_log_probs)
+
+
+def with_label_log_probs(
+    log_probs: jax.Array, label_frames: jax.Array, label_log_probs: jax.Array
+) -> Alignment:
+    """The alignment, with what stands at the labels' frames in an array (..., T, U)."""
     place = jnp.maximum(label_frames, 0)[..., None, :]
     written = jnp.take_along_axis(label_log_probs[..., :-1], place, -2, mode="clip")[..., 0, :]
     return Alignment(log_probs, label_frames, jnp.where(label_frames >= 0, written, 0))
