@@ -91,28 +91,25 @@ def test_biases_and_hat(rng):
 
 
 def test_gradients_are_those_of_the_path(rng):
+    """Of each row that the path leaves, for each of its arcs: one less the softmax."""
     problem = _float32(every_lattice(rng))
 
     def score(rows):
         return jax_rnnt.rnnt_align(rows, *problem[1:]).log_probs.sum()
 
     path = jax_rnnt.rnnt_align(*problem)
-    columns = (path.label_frames[:, None] <= np.arange(4)[:, None]) & (path.label_frames >= 0)[
-        :, None
-    ]
-
-    def plain(rows):
-        log_probs = jax.nn.log_softmax(rows)
-        inside = np.arange(4) < problem.frames_lengths[:, None]
-        blank = jnp.take_along_axis(log_probs[..., 0], columns.sum(-1)[..., None], -1)[..., 0]
-        labels = jnp.maximum(problem.labels, 0)[:, None, :, None]
-        label = jnp.take_along_axis(log_probs[:, :, :-1], labels, -1)[..., 0]
-        label = jnp.take_along_axis(label, jnp.maximum(path.label_frames, 0)[:, None], 1)[:, 0]
-        return jnp.where(inside, blank, 0).sum() + jnp.where(path.label_frames >= 0, label, 0).sum()
-
-    np.testing.assert_allclose(
-        jax.grad(score)(problem.rows), jax.grad(plain)(problem.rows), atol=1e-6
-    )
+    expected = np.zeros(problem.rows.shape)
+    probabilities = np.exp(oracle.log_softmax(problem.rows.astype(np.float64)))
+    for n, (frames, labels) in enumerate(zip(*problem[2:])):
+        written = np.asarray(path.label_frames[n, :labels])
+        for u, t in enumerate(written):
+            expected[n, t, u, problem.labels[n, u]] += 1
+            expected[n, t, u] -= probabilities[n, t, u]
+        for t in range(frames):
+            u = (written <= t).sum()
+            expected[n, t, u, 0] += 1
+            expected[n, t, u] -= probabilities[n, t, u]
+    np.testing.assert_allclose(jax.grad(score)(problem.rows), expected, atol=1e-6)
 
 
 def test_where_and_what_makes_no_sense(rng):
