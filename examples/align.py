@@ -184,7 +184,7 @@ def spans(
     for n, text in enumerate(texts):
         before = written[n - 1] if n else 0.0
         begin = max(float(before), float(written[n]) - 0.6, 0.0)
-        end = min(max(float(written[n]), begin) + HOP_SECONDS, seconds)
+        end = min(max(float(written[n]), begin + HOP_SECONDS), seconds)
         words.append(Word(text, begin, end, float(log_probs[n]), float(confidence[n])))
     return words
 

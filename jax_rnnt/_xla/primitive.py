@@ -56,8 +56,9 @@ class Kernel:
         fallback: the same function of the same operands and attributes in jax.numpy; None where
             every call insists on the kernel.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
-        scratch: for each platform, the dimensions, as of results, of the buffers (of the accumulator's dtype) which
-            its handler takes as further results; the primitive does not return them.
+        scratch: for each platform, the dimensions, as of results, of the buffers (of the
+            accumulator's dtype) which its handler takes as further results; the primitive does not
+            return them.
         platforms: the platforms that have the kernel.
     """
 

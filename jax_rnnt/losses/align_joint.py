@@ -181,7 +181,8 @@ def _align_blocks(joint, operands, blank, block_frames, implementation):
             blank=blank,
             implementation=implementation,
         )
-        return tuple(align_kernels.walk(*arcs, left, labels_lengths, scores, implementation))
+        scores, words = align_kernels.walk(*arcs, left, labels_lengths, scores, implementation)
+        return scores, words
 
     firsts = jnp.arange(count, dtype=jnp.int32) * size
     scores, words = lax.scan(step, start(sensible, U, dtype), (blocks, firsts))

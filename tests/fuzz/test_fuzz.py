@@ -69,7 +69,7 @@ def _everything_has_a_gradient(answer: fuzz_answers.Answer) -> None:
 @pytest.mark.parametrize("spoil", [_costs_off, _gradients_off, _everything_has_a_gradient])
 def test_wrong_answers_are_seen(monkeypatch, spoil):
     (signature,) = _cheap(fuzz_cases.FUNCTIONS[1])
-    sources = [fuzz_cases.RandomSource(0, i) for i in range(20)]
+    sources = [fuzz_cases.RandomSource(0, i) for i in range(40)]
     cases = [fuzz_cases.draw_case(s, [signature], ["values"]) for s in sources]
     right = fuzz_answers.answers
 
