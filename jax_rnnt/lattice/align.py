@@ -35,6 +35,10 @@ class Alignment(NamedTuple):
     label_log_probs: jax.Array
 
 
+# So that exported programs may return it.
+jax.export.register_namedtuple_serialization(Alignment, serialized_name="jax_rnnt.Alignment")
+
+
 def lattice_align(
     blank_log_probs: ArrayLike,
     label_log_probs: ArrayLike,

@@ -103,14 +103,17 @@ def _path(
     blank_log_probs, label_log_probs, frames_lengths, labels_lengths, before, implementation, T
 ):
     del T
-    lengths = frames_lengths, labels_lengths
-    operands = blank_log_probs, label_log_probs, *lengths, before
+    operands = blank_log_probs, label_log_probs, frames_lengths, labels_lengths, before
+    return _walk_and_trace(operands, implementation)
+
+
+def _walk_and_trace(operands, implementation):
     left = _run(_WALK, operands, implementation)
-    return tuple(_run(_TRACE, (*left, *lengths), implementation))
+    return tuple(_run(_TRACE, (*left, *operands[2:4]), implementation))
 
 
 def _path_forward(*arguments):
-    log_probs, label_frames = _path(*arguments)
+    log_probs, label_frames = _walk_and_trace(arguments[:5], arguments[5])
     has_path = jnp.isfinite(log_probs)
     return (log_probs, label_frames), (label_frames, *arguments[2:4], has_path)
 
@@ -154,14 +157,18 @@ def _compact_path(
 ):
     del rows
     places = frames_lengths, labels_lengths, offsets
-    max_labels = before.shape[-2] - 1
     operands = blank_log_probs, label_log_probs, *places, before
+    return _walk_and_trace_compact(operands, implementation)
+
+
+def _walk_and_trace_compact(operands, implementation):
+    max_labels = operands[5].shape[-2] - 1
     left = _run(_COMPACT_WALK, operands, implementation, max_labels=max_labels)
-    return tuple(_run(_COMPACT_TRACE, (*left, *places), implementation))
+    return tuple(_run(_COMPACT_TRACE, (*left, *operands[2:5]), implementation))
 
 
 def _compact_path_forward(*arguments):
-    log_probs, label_frames = _compact_path(*arguments)
+    log_probs, label_frames = _walk_and_trace_compact(arguments[:6], arguments[6])
     has_path = jnp.isfinite(log_probs)
     return (log_probs, label_frames), (label_frames, *arguments[2:5], has_path)
 

@@ -278,6 +278,21 @@ def test_sharded_batch_moves_nothing(implementation, way, rng):
         np.testing.assert_array_equal(own, other)
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_export_with_symbolic_batch_and_frames(implementation, rng):
+    problem = make(rng)
+    N, T = jax.export.symbolic_shape("N, T")
+    arcs = (jax.ShapeDtypeStruct((N, T, 4), np.float32),) * 2
+    lengths = (jax.ShapeDtypeStruct((N,), np.int32),) * 2
+    align = jax.jit(lambda *x: jax_rnnt.lattice_align(*x, implementation=implementation))
+    checks = jax_rnnt.custom_call_checks()
+    exported = jax.export.export(align, disabled_checks=checks)(*arcs, *lengths)
+    reloaded = jax.export.deserialize(bytearray(exported.serialize()))
+    for own, other in zip(reloaded.call(*problem), align(*problem), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+@needs_native
 def test_arguments_are_checked():
     arcs, lengths = np.zeros((2, 4, 3), np.float32), np.array([4, 4], np.int32)
     labels = np.array([2, 2], np.int32)
@@ -301,6 +316,8 @@ def test_arguments_are_checked():
         jax.jit(lambda n: jax_rnnt.lattice_align(arcs[0, 0], arcs[0, 0], n, n, compact=True))(
             jnp.ones(1, jnp.int32)
         )
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        jax.hessian(lambda x: jax_rnnt.lattice_align(x, x, 4, 2).log_probs)(arcs[0])
     with pytest.raises(NotImplementedError, match="reverse-mode derivatives only"):
         jax.jvp(lambda x: jax_rnnt.lattice_align(x, x, 4, 2).log_probs, (arcs[0],), (arcs[0],))
 
