@@ -17,22 +17,18 @@ from jax_rnnt.reference.compact import take
 
 
 class Alignment(NamedTuple):
-    """The best path of each sequence.
-
-    Attributes:
-        log_probs: (...) nats, float32 or float64, the path's: the sum of the log-probabilities of
-            all arcs on it. -inf where there is no path. NaN where lengths or labels make no sense,
-            or where NaN or +inf stands within the lengths.
-        label_frames: (..., U - 1) int32, the frame in which each label is written, from 0, rising
-            or staying from label to label. -1 behind a sequence's labels, and for all of them where
-            log_probs is -inf or NaN.
-        label_log_probs: (..., U - 1) nats, the log-probability of each label where the path writes
-            it. 0 where label_frames is -1.
-    """
+    """The best path of each sequence; see :func:`lattice_align`."""
 
     log_probs: jax.Array
+    """(...) nats, float32 or float64, the path's: the sum of the log-probabilities of its arcs.
+    -inf where there is no path; NaN where lengths or labels make no sense, or where NaN or +inf
+    stands within the lengths."""
     label_frames: jax.Array
+    """(..., U - 1) int32, the frame in which each label is written, never before that of the label
+    before it. -1 behind a sequence's labels, and for all of them where log_probs is -inf or NaN."""
     label_log_probs: jax.Array
+    """(..., U - 1) nats, the log-probability of each label where the path writes it. 0 where
+    label_frames is -1."""
 
 
 # So that exported programs may return it.

@@ -114,7 +114,10 @@ def arcs_posteriors(
         whose cost is +inf or NaN.
 
     Raises:
-        As `arcs_cost`.
+        TypeError: If arcs are no dict of floats, keys no pairs of integers, or lengths no integers.
+        ValueError: If shapes do not fit, a key is not an arc's, or a concrete length makes no
+            sense.
+        NotImplementedError: If implementation is "native" and there is no kernel for these arcs.
 
     Example:
         >>> import jax.numpy as jnp
