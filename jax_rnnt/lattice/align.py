@@ -20,7 +20,7 @@ class Alignment(NamedTuple):
     """The best path of each sequence; see :func:`lattice_align`."""
 
     log_probs: jax.Array
-    """(...) nats, float32 or float64, the path's: the sum of the log-probabilities of its arcs.
+    """(...) nats, float32 or float64, the sum of the log-probabilities of all arcs of the path.
     -inf where there is no path; NaN where lengths or labels make no sense, or where NaN or +inf
     stands within the lengths."""
     label_frames: jax.Array
