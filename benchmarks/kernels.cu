@@ -3,7 +3,7 @@
 //
 //   nvcc -O2 -std=c++17 -gencode arch=compute_90,code=sm_90 -Icpp benchmarks/kernels.cu
 //     cpp/cuda/{rows,lattice}/*.cu -o kernels
-//   ./kernels [SECTION...]     sections: rows, lattice; all without an argument
+//   ./kernels [SECTION...]     sections: rows, lattice, align; all without an argument
 //
 // rows: PickForward and PickBackward on about 1 GB of logits labelled by column, as the padded loss
 // labels them, for each type and V; once with full lengths and once with ragged ones. GB/s count
@@ -14,6 +14,9 @@
 // is the last two in turn. The share is that of a copy of the lattice's own bytes: with K arcs 16 K
 // + 32 a cell, each arc read three times and its cotangent written, alpha and beta written and
 // read.
+//
+// align: LatticeAlign and LatticeTrace on full lengths in float, and both in turn. The share is
+// that of a copy of as many bytes as the arcs are.
 //
 // Each time is the median over bursts of launches between two events, after half a second of
 // warm-up. Rows have buffers that take turns, so that nothing is left in the L2 cache from the
@@ -239,7 +242,8 @@ struct Section {
 };
 
 constexpr Section kSections[] = {{"rows", RunRowsSection},
-                                 {"lattice", jax_rnnt::RunLatticeSection}};
+                                 {"lattice", jax_rnnt::RunLatticeSection},
+                                 {"align", jax_rnnt::RunAlignSection}};
 
 }  // namespace
 

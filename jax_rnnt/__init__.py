@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 from jax_rnnt import reference, search
 from jax_rnnt._version import __version__
 from jax_rnnt.export import custom_call_checks, register_custom_calls
+from jax_rnnt.lattice.align import Alignment, lattice_align
 from jax_rnnt.lattice.arcs import arcs_cost
+from jax_rnnt.lattice.arcs_align import arcs_align, arcs_posteriors
 from jax_rnnt.lattice.cost import lattice_cost
+from jax_rnnt.losses.align import rnnt_align
+from jax_rnnt.losses.align_joint import rnnt_align_from_joint
 from jax_rnnt.losses.biases import alignment_window, delay_penalty
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
@@ -22,19 +26,25 @@ if TYPE_CHECKING:
     from jax_rnnt import flax as flax
 
 __all__ = [
+    "Alignment",
     "Rows",
     "__version__",
     "alignment_window",
+    "arcs_align",
     "arcs_cost",
+    "arcs_posteriors",
     "beam_search",
     "custom_call_checks",
     "delay_penalty",
     "greedy_search",
+    "lattice_align",
     "lattice_cost",
     "log_softmax_pick",
     "pick_rows",
     "reference",
     "register_custom_calls",
+    "rnnt_align",
+    "rnnt_align_from_joint",
     "rnnt_loss",
     "rnnt_loss_from_joint",
     "rnnt_loss_from_logits",

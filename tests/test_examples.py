@@ -90,3 +90,28 @@ def test_losses_of_data_parallel_training_agree(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data_parallel", "--steps", "2", "--per-device", "2"])
     data_parallel.main()
     assert "the losses agree" in capsys.readouterr().out
+
+
+def test_words_and_subtitles():
+    """Of five words, by a model that has not learnt."""
+    pytest.importorskip("optax")
+    from flax import nnx
+
+    from examples import align
+    from examples.digits.model import ModelConfig, Transducer
+
+    digits = align.digits_of("three one 42 zero")
+    assert digits == [3, 1, 4, 2, 0]
+    with pytest.raises(ValueError, match="got 'ten'"):
+        align.digits_of("one ten")
+    features = np.random.default_rng(0).normal(size=(90, 40)).astype(np.float32)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        model = Transducer(ModelConfig(), rngs=nnx.Rngs(0))
+        aligned = align.align(model, align.Recording(features, digits))
+    assert [word.text for word in aligned.words] == ["three", "one", "four", "two", "zero"]
+    assert all(0 <= word.begin < word.end for word in aligned.words)
+    assert all(0 < word.confidence <= 1 + 1e-6 for word in aligned.words)
+    np.testing.assert_allclose(aligned.posteriors.sum(0), 1, atol=1e-5)
+    cues = align.subtitles([align.Word("one", 61.5, 3602.25, 0.0, 1.0)])
+    assert cues == "WEBVTT\n\n00:01:01.500 --> 01:00:02.250\none\n"
+    assert align.table(aligned.words).count("\n") == 5

@@ -33,7 +33,7 @@ compile_kernels() {
   local x86=()
   if [ "$(uname -m)" = x86_64 ]; then x86=(-DJAX_RNNT_X86); fi
   local common=(-std=c++17 -fPIC -g -Icpp "${x86[@]}" "$@")
-  for source in isa lattice/arcs lattice/lattice rows/entries rows/pick; do
+  for source in isa lattice/align lattice/arcs lattice/lattice rows/entries rows/pick; do
     "$cxx" -O1 "${common[@]}" -c "cpp/cpu/$source.cc" -o "$directory/${source##*/}.o"
   done
   for isa in baseline avx2 avx512; do
@@ -43,7 +43,8 @@ compile_kernels() {
       *) flags=() ;;
     esac
     if [ "$isa" != baseline ] && [ "$(uname -m)" != x86_64 ]; then continue; fi
-    for source in lattice/arcs_sequence lattice/sequence rows/entries_rows rows/pick_rows; do
+    for source in lattice/align_sequence lattice/arcs_sequence lattice/sequence \
+      rows/entries_rows rows/pick_rows; do
       "$cxx" -O3 -fno-math-errno -fno-trapping-math "${common[@]}" "${flags[@]}" \
         "-DJAX_RNNT_ISA_NAMESPACE=$isa" -c "cpp/cpu/$source.cc" -o "$directory/$isa-${source##*/}.o"
     done

@@ -26,6 +26,7 @@
 #include "cpu/parallel_for.h"
 #include "cpu/rows/entries.h"
 #include "cpu/rows/pick.h"
+#include "every_cpu_align.h"
 #include "plain_arcs.h"
 #include "ragged_lengths.h"
 
@@ -592,6 +593,10 @@ void RunAll(unsigned seed, Pool& pool) {
   RunLattices<double>(random, parallel_for);
   RunAllArcs<float>(random, parallel_for);
   RunAllArcs<double>(random, parallel_for);
+  int wrong_paths = 0;
+  jax_rnnt::RunCpuAlign<float>(random, parallel_for, &wrong_paths);
+  jax_rnnt::RunCpuAlign<double>(random, parallel_for, &wrong_paths);
+  failures += wrong_paths;
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "cuda/rows/entries.h"
 #include "cuda/rows/pick.h"
 #include "device_array.h"
+#include "every_align.cuh"
 #include "every_lattice.cuh"
 
 namespace {
@@ -153,6 +154,8 @@ int main() {
   RunAllRows<double>();
   jax_rnnt::RunLattices<float>(generator, &failures);
   jax_rnnt::RunLattices<double>(generator, &failures);
+  jax_rnnt::RunAlign<float>(generator, &failures);
+  jax_rnnt::RunAlign<double>(generator, &failures);
   std::printf("every kernel ran, %d failures\n", failures);
   return failures != 0;
 }

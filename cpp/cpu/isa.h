@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "core/arcs.h"
+#include "core/best_path.h"
 #include "core/entries.h"
 #include "core/lattice_layout.h"
 #include "core/scaled.h"
@@ -33,7 +34,9 @@ struct ArcsCotangents {
 // scratch of V Reals. EntriesForwardRows, EntriesBackwardRows: rows [begin, end) of what
 // cpu/rows/entries.h says, labels[0] being that of row `begin`. SequenceForward, SequenceBackward:
 // one sequence, as cpu/lattice/sequence.cc says. ArcsAlpha, ArcsBeta and, of the frames [begin,
-// end), ArcsPosteriors: one sequence, as cpu/lattice/arcs_sequence.cc says.
+// end), ArcsPosteriors: one sequence, as cpu/lattice/arcs_sequence.cc says. SequenceAlign: what
+// LatticeAlign of cpu/lattice/align.h says of one sequence of a frame or more, `scores` being both
+// those before and those behind, and its words, which are zeros before.
 #define JAX_RNNT_DECLARE_KERNELS(isa)                                                           \
   namespace isa {                                                                               \
   template <typename T, typename Real>                                                          \
@@ -73,6 +76,10 @@ struct ArcsCotangents {
   void ArcsPosteriors(const LatticeSequence& sequence, const ArcTopology& topology,             \
                       const ArcArrays<Real>& arrays, const ArcsCotangents<Real>& cotangents,    \
                       int64_t begin, int64_t end, Real* workspace);                             \
+  template <typename Real>                                                                      \
+  void SequenceAlign(const PathFrames& sequence, const Real* blank_log_probs,                   \
+                     const Real* label_log_probs, PathScore<Real>* scores, int32_t* words,      \
+                     double* workspace);                                                        \
   }
 
 JAX_RNNT_DECLARE_KERNELS(baseline)
@@ -85,8 +92,10 @@ JAX_RNNT_DECLARE_KERNELS(avx512)
 // The workspace of SequenceForward and SequenceBackward: kWorkspacePerColumn Reals for each column
 // of the sequence, and for kWorkspaceMoreColumns columns more. Of ArcsAlpha and ArcsBeta: as many
 // columns, with two Reals for each frame of the longest arc and two more. Of ArcsPosteriors: two
-// Reals for each column.
+// Reals for each column. Of SequenceAlign: kAlignWorkspacePerColumn doubles for each column and for
+// kWorkspaceMoreColumns more.
 inline constexpr int64_t kWorkspacePerColumn = 6;
+inline constexpr int64_t kAlignWorkspacePerColumn = 36;
 inline constexpr int64_t kWorkspaceMoreColumns = 48;
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };

@@ -1,11 +1,13 @@
 // jax_rnnt._cpu: the custom calls on CPU.
 #include "core/half.h"
 #include "cpu/isa.h"
+#include "cpu/lattice/align.h"
 #include "cpu/lattice/arcs.h"
 #include "cpu/lattice/lattice.h"
 #include "cpu/parallel_for.h"
 #include "cpu/rows/entries.h"
 #include "cpu/rows/pick.h"
+#include "ffi/align.h"
 #include "ffi/arcs.h"
 #include "ffi/entries.h"
 #include "ffi/lattice.h"
@@ -105,6 +107,20 @@ struct CpuBackend {
     cpu::ArcsBackward<Real>(layout, cells, topology, arrays, arguments..., Loop(pool));
     return Error::Success();
   }
+
+  static ScratchCounts<0> AlignScratch(const LatticeLayout&) { return {}; }
+
+  template <typename Real, typename... Arguments>
+  static Error LatticeAlign(Context pool, const LatticeLayout& layout, Arguments... arguments) {
+    cpu::LatticeAlign<Real>(layout, arguments..., Loop(pool));
+    return Error::Success();
+  }
+
+  template <typename Real, typename... Arguments>
+  static Error LatticeTrace(Context pool, const PathWordsLayout& layout, Arguments... arguments) {
+    cpu::LatticeTrace<Real>(layout, arguments..., Loop(pool));
+    return Error::Success();
+  }
 };
 
 using Pool = xla::ffi::ThreadPool;
@@ -151,6 +167,12 @@ XLA_FFI_DEFINE_HANDLER(kArcsForwardCompact, CompactArcs<ArcsForward<CpuBackend>>
                        BindArcsForward(BindCompactArcs<Pool>()));
 XLA_FFI_DEFINE_HANDLER(kArcsBackwardCompact, CompactArcs<ArcsBackward<CpuBackend>>(),
                        BindArcsBackward(BindCompactArcs<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeAlign, Padded<LatticeAlign<CpuBackend>>(),
+                       BindLatticeAlign(BindPadded<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeAlignCompact, Compact<LatticeAlign<CpuBackend>>(),
+                       BindLatticeAlign(BindCompact<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kLatticeTrace, PaddedTrace<CpuBackend>, BindPaddedTrace<Pool>());
+XLA_FFI_DEFINE_HANDLER(kLatticeTraceCompact, CompactTrace<CpuBackend>, BindCompactTrace<Pool>());
 
 }  // namespace
 
@@ -174,7 +196,11 @@ NB_MODULE(_cpu, module) {
                         {"arcs_backward", kArcsBackward},
                         {"arcs_cost_compact", kArcsCostCompact},
                         {"arcs_forward_compact", kArcsForwardCompact},
-                        {"arcs_backward_compact", kArcsBackwardCompact}});
+                        {"arcs_backward_compact", kArcsBackwardCompact},
+                        {"lattice_align", kLatticeAlign},
+                        {"lattice_align_compact", kLatticeAlignCompact},
+                        {"lattice_trace", kLatticeTrace},
+                        {"lattice_trace_compact", kLatticeTraceCompact}});
   module.def("instruction_set", [] { return cpu::IsaName(cpu::BestIsa()); });
 }
 

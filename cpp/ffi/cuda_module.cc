@@ -11,9 +11,11 @@
 #include "cuda/joint/gradients.h"
 #include "cuda/joint/hidden.h"
 #include "cuda/joint/pack.h"
+#include "cuda/lattice/align.h"
 #include "cuda/lattice/arcs.h"
 #include "cuda/rows/entries.h"
 #include "cuda/rows/pick.h"
+#include "ffi/align.h"
 #include "ffi/arcs.h"
 #include "ffi/blocks.h"
 #include "ffi/entries.h"
@@ -128,6 +130,22 @@ struct CudaBackend {
                               totals, cotangents, arc_cotangents, nullptr, nullptr);
   }
 
+  static ScratchCounts<1> AlignScratch(const LatticeLayout& layout, AnyBuffer& between) {
+    const int64_t groups =
+        layout.compact() ? layout.sequences / layout.sequences_per_group : layout.sequences;
+    return {{{&between, Times({groups, cuda::CountAlignScratch(layout)})}}};
+  }
+
+  template <typename Real, typename... Arguments>
+  static Error LatticeAlign(Context stream, const LatticeLayout& layout, Arguments... arguments) {
+    return FromCuda(cuda::LatticeAlign<Real>(stream, layout, arguments...));
+  }
+
+  template <typename Real, typename... Arguments>
+  static Error LatticeTrace(Context stream, const PathWordsLayout& layout, Arguments... arguments) {
+    return FromCuda(cuda::LatticeTrace<Real>(stream, layout, arguments...));
+  }
+
   template <typename... Arguments>
   static Error JointPack(Context stream, Arguments... arguments) {
     return FromCuda(cuda::JointPack(stream, arguments...));
@@ -166,6 +184,11 @@ auto BindCostScratch(Binding&& binding) {
 template <typename Binding>
 auto BindForwardScratch(Binding&& binding) {
   return std::move(binding).template Ret<AnyBuffer>();  // status, two for each sequence
+}
+
+template <typename Binding>
+auto BindAlignScratch(Binding&& binding) {
+  return std::move(binding).template Ret<AnyBuffer>();  // a column's scores, one a frame
 }
 
 // Every handler may be part of a command buffer, XLA's CUDA graph: none synchronises, allocates or
@@ -215,6 +238,13 @@ JAX_RNNT_DEFINE_HANDLER(kArcsForwardCompact, CompactArcs<ArcsForward<CudaBackend
                         BindForwardScratch(BindArcsForward(BindCompactArcs<Stream>())));
 JAX_RNNT_DEFINE_HANDLER(kArcsBackwardCompact, CompactArcs<ArcsBackward<CudaBackend>>(),
                         BindArcsBackward(BindCompactArcs<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kLatticeAlign, Padded<LatticeAlign<CudaBackend>>(),
+                        BindAlignScratch(BindLatticeAlign(BindPadded<Stream>())));
+JAX_RNNT_DEFINE_HANDLER(kLatticeAlignCompact, Compact<LatticeAlign<CudaBackend>>(),
+                        BindAlignScratch(BindLatticeAlign(BindCompact<Stream>())));
+JAX_RNNT_DEFINE_HANDLER(kLatticeTrace, PaddedTrace<CudaBackend>, BindPaddedTrace<Stream>());
+JAX_RNNT_DEFINE_HANDLER(kLatticeTraceCompact, CompactTrace<CudaBackend>,
+                        BindCompactTrace<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kJointPack, JointPack<CudaBackend>, BindJointPack<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kJointForward, JointForward<CudaBackend>, BindJointForward<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kJointGradients, JointGradients<CudaBackend>, BindJointGradients<Stream>());
@@ -249,6 +279,10 @@ NB_MODULE(_cuda, module) {
                         {"arcs_cost_compact", kArcsCostCompact},
                         {"arcs_forward_compact", kArcsForwardCompact},
                         {"arcs_backward_compact", kArcsBackwardCompact},
+                        {"lattice_align", kLatticeAlign},
+                        {"lattice_align_compact", kLatticeAlignCompact},
+                        {"lattice_trace", kLatticeTrace},
+                        {"lattice_trace_compact", kLatticeTraceCompact},
                         {"joint_pack", kJointPack},
                         {"joint_forward", kJointForward},
                         {"joint_gradients", kJointGradients},

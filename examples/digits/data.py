@@ -76,6 +76,8 @@ class Dataset:
     clips_per_string: tuple[int, int]  # fewest and most in a training string
     max_frames: int
     max_digits: int
+    mean: np.ndarray  # (bands,) of the training clips' features before they were normalised
+    deviation: np.ndarray  # (bands,)
 
     def training_batch(self, seed: int, step: int, size: int) -> Batch:
         """The batch of one step; it depends on nothing but the arguments."""
@@ -131,15 +133,19 @@ def augment(
     return features
 
 
-def normalise(train: Clips, test: Clips) -> tuple[Clips, Clips]:
-    """Both, scaled so that each band of the training clips has mean 0 and deviation 1."""
+def normalise(train: Clips, test: Clips) -> tuple[Clips, Clips, np.ndarray, np.ndarray]:
+    """Both, scaled so that each band of the training clips has mean 0 and deviation 1; and those.
+
+    Returns:
+        The training clips, the held-out ones, and (bands,) mean and deviation.
+    """
     mean, deviation = train.frames.mean(axis=0), train.frames.std(axis=0)
 
     def apply(clips: Clips) -> Clips:
         frames = (clips.frames - mean) / deviation
         return Clips(frames, clips.frames_starts, clips.digits, clips.digits_starts, clips.speakers)
 
-    return apply(train), apply(test)
+    return apply(train), apply(test), mean, deviation
 
 
 def pack_strings(

@@ -45,7 +45,7 @@ def load(cache: Path, training_strings: int, test_strings: int) -> Dataset:
             _synthesise(test_strings, held_out=True),
         ),
     )
-    train, test = normalise(*clips)
+    train, test, mean, deviation = normalise(*clips)
     return Dataset(
         train=train,
         test=test,
@@ -53,6 +53,8 @@ def load(cache: Path, training_strings: int, test_strings: int) -> Dataset:
         clips_per_string=(1, 1),
         max_frames=MAX_FRAMES,
         max_digits=MAX_DIGITS,
+        mean=mean,
+        deviation=deviation,
     )
 
 

@@ -34,7 +34,7 @@ def load(path: Path, cache: Path) -> Dataset:
     files = sorted(path.rglob("*.wav")) if path.is_dir() else [path]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     clips = cached_clips(cache, "fsdd", stats, lambda: _read_clips(path))
-    train, test = normalise(*clips)
+    train, test, mean, deviation = normalise(*clips)
     return Dataset(
         train=train,
         test=test,
@@ -42,6 +42,8 @@ def load(path: Path, cache: Path) -> Dataset:
         clips_per_string=(2, MAX_DIGITS),
         max_frames=MAX_FRAMES,
         max_digits=MAX_DIGITS,
+        mean=mean,
+        deviation=deviation,
     )
 
 

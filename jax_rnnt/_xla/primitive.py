@@ -12,7 +12,7 @@ in "TU*", stands for any number of such operands, or results, one after the othe
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,14 +49,16 @@ class Kernel:
             wide as the accumulator, so that debug_nans takes no unwritten memory for a NaN.
         accumulated: indices of the results that have the accumulator's dtype, whatever
             result_dtype is.
+        integers: indices of the results that are int32.
         bits: indices of the float operands that may also be given as the integers of
             `residuals.to_bits`. As integers they show no NaN or inf to debugging options, even
             where each operation is a program of its own.
         fallback: the same function of the same operands and attributes in jax.numpy; None where
             every call insists on the kernel.
         overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
-        scratch: for each platform, the dimensions of the buffers (of the accumulator's dtype) which
-            its handler takes as further results; the primitive does not return them.
+        scratch: for each platform, the dimensions, as of results, of the buffers (of the
+            accumulator's dtype) which its handler takes as further results; the primitive does not
+            return them.
         platforms: the platforms that have the kernel.
     """
 
@@ -69,16 +71,17 @@ class Kernel:
         result_dtype: str,
         kept: Sequence[int] = (),
         accumulated: Sequence[int] = (),
+        integers: Sequence[int] = (),
         bits: Sequence[int] = (),
         overwrites: bool = False,
         fallback: Callable[..., Sequence[jax.Array]] | None = None,
-        scratch: dict[str, Sequence[Dims]] | None = None,
+        scratch: Mapping[str, Sequence[Dims | Callable[[dict[str, int]], int]]] | None = None,
         platforms: Sequence[str] = ("cpu", "cuda"),
     ):
         self.name, self.operands, self.results = name, tuple(operands), tuple(results)
         self.fallback = fallback
         self._result_dtype, self._kept, self._accumulated = result_dtype, kept, accumulated
-        self._bits = frozenset(bits)
+        self._integers, self._bits = integers, frozenset(bits)
         self._scratch = scratch or {}
         self.platforms = tuple(platforms)
         self._primitive = self._make_primitive()
@@ -169,6 +172,7 @@ class Kernel:
         own = accumulator if self._result_dtype == "accumulator" else dtype
         special = dict.fromkeys(self._kept, bits_dtype(accumulator))
         special |= dict.fromkeys(self._accumulated, accumulator)
+        special |= dict.fromkeys(self._integers, np.dtype(np.int32))
         yield from ((dims, special.get(i, own)) for dims, i in _expand(self.results, repeats))
         yield from ((dims, accumulator) for dims in self._scratch.get(platform, ()))
 
@@ -245,7 +249,10 @@ class Kernel:
         if num_batch_dims and static:
             rule = sharding_rule(
                 [(aval, dims) for aval, dims in zip(avals_in, own_operands)],
-                [(aval, dims) for aval, (dims, _) in zip(avals_out, types)],
+                [
+                    (aval, (f"size{i}",) if callable(dims) else dims)
+                    for i, (aval, (dims, _)) in enumerate(zip(avals_out, types))
+                ],
                 num_batch_dims,
             )
             extra = {

@@ -5,6 +5,7 @@ A loss is a choice of arcs. What RNN-T's own two need is in `cost`, in the same 
 
 import functools
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,47 @@ def arcs_cost(
     Tokens and Durations", arXiv:2304.06795; Variani et al. (2022), "Global Normalization for
     Streaming Speech Recognition in a Modular Framework", arXiv:2205.13674.
     """
+    checked = check(
+        arcs,
+        frames_lengths,
+        labels_lengths,
+        last=last,
+        initial=initial,
+        final=final,
+        compact=compact,
+        max_labels=max_labels,
+        implementation=implementation,
+    )
+    return cells(
+        *checked.arrays,
+        last=checked.last,
+        max_labels=checked.max_labels,
+        implementation=implementation,
+    )
+
+
+class Checked(NamedTuple):
+    """Arguments of functions of a lattice of any arcs."""
+
+    # Arcs, frames_lengths, labels_lengths, and of initial and final those that are given.
+    arrays: tuple[dict[Arc, jax.Array], _checks.Integers, _checks.Integers, dict[str, jax.Array]]
+    last: tuple[Arc, ...] | None
+    max_labels: int | None  # None in the padded layout
+
+
+def check(
+    arcs: Mapping[Arc, ArrayLike],
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
+    *,
+    last: Collection[Arc] | None,
+    initial: ArrayLike | None,
+    final: ArrayLike | None,
+    compact: bool = False,
+    max_labels: int | None = None,
+    implementation: str | None = None,
+) -> Checked:
+    """The arguments of `arcs_cost`; TypeError or ValueError if something is wrong."""
     checked = check_arcs(arcs)
     keys = list(checked)
     last = check_last(last, keys)
@@ -131,19 +173,12 @@ def arcs_cost(
         _checks.shape(end, value, expected, "one for each of 0, 1, ..., T")
     # TypePromotionError where promotion is strict.
     functools.reduce(jnp.promote_types, [x.dtype for x in (*checked.values(), *ends.values())])
-    return _cells(
-        checked,
-        frames_lengths,
-        labels_lengths,
-        ends,
-        last=last,
-        max_labels=max_labels,
-        implementation=implementation,
-    )
+    return Checked((checked, frames_lengths, labels_lengths, ends), last, max_labels)
 
 
 @functools.partial(one_program, static_argnames=("last", "max_labels", "implementation"))
-def _cells(arcs, frames_lengths, labels_lengths, ends, *, last, max_labels, implementation):
+def cells(arcs, frames_lengths, labels_lengths, ends, *, last, max_labels, implementation):
+    """arcs_cost on checked arguments."""
     dtype = accumulator_dtype(*(x.dtype for x in (*arcs.values(), *ends.values())))
     arcs, ends = jax.tree.map(lambda x: x.astype(dtype), (arcs, ends))
     lengths = jnp.asarray(frames_lengths), jnp.asarray(labels_lengths)

@@ -66,7 +66,7 @@ def checked_loss(
     check(name, rows, labels, frames_lengths, labels_lengths, where, durations)
     options = {name: _optional_number(name, value) for name, value in numbers.items()}
     cells = layouts.cells_axes(compact), tuple(rows.shape[:-1])
-    options |= {name: _optional_bias(name, value, *cells) for name, value in biases.items()}
+    options |= {name: optional_bias(name, value, *cells) for name, value in biases.items()}
     return _loss(
         rows,
         labels,
@@ -90,7 +90,8 @@ def _optional_number(name: str, value: ArrayLike) -> jax.Array | None:
     return None if is_zero else _checks.number(name, value)
 
 
-def _optional_bias(name, value, axes: str, shape: tuple[int, ...]) -> jax.Array | None:
+def optional_bias(name, value, axes: str, shape: tuple[int, ...]) -> jax.Array | None:
+    """A bias that broadcasts to the cells of this shape; None if it is not given."""
     if value is None:
         return None
     array = _checks.floats(name, value)

@@ -131,19 +131,9 @@ def rnnt_loss_from_joint(
 
     See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
     """
-    joint = joint_arcs.Joint(
-        encoder=_checks.floats("encoder", encoder),
-        predictor=_checks.floats("predictor", predictor),
-        kernel=_checks.floats("kernel", kernel),
-        bias=None if bias is None else _checks.floats("bias", bias),
-        activation=resolve_activation(activation),
-        min_posterior=_check_min_posterior(min_posterior),
-        tile=None if tile is None else _check_tile(tile),
+    joint = make_joint(
+        encoder, predictor, kernel, bias, activation, min_posterior=min_posterior, tile=tile
     )
-    _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
-    operands = joint.encoder, joint.predictor, joint.kernel, joint.bias
-    # An error where jax_numpy_dtype_promotion does not let them be promoted.
-    jnp.result_type(*(x.dtype for x in operands if x is not None))
     return checked_loss(
         "logits",
         joint,
@@ -161,6 +151,33 @@ def rnnt_loss_from_joint(
         compact=False,
         implementation=implementation,
     )
+
+
+def make_joint(
+    encoder: ArrayLike,
+    predictor: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    activation: str | Callable[[jax.Array], jax.Array] | None,
+    *,
+    min_posterior: float | None = None,
+    tile: tuple[int, int, int] | None = None,
+) -> joint_arcs.Joint:
+    """The joint of a caller's arguments; TypeError or ValueError if they do not make one."""
+    joint = joint_arcs.Joint(
+        encoder=_checks.floats("encoder", encoder),
+        predictor=_checks.floats("predictor", predictor),
+        kernel=_checks.floats("kernel", kernel),
+        bias=None if bias is None else _checks.floats("bias", bias),
+        activation=resolve_activation(activation),
+        min_posterior=_check_min_posterior(min_posterior),
+        tile=None if tile is None else _check_tile(tile),
+    )
+    _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
+    operands = joint.encoder, joint.predictor, joint.kernel, joint.bias
+    # An error where jax_numpy_dtype_promotion does not let them be promoted.
+    jnp.result_type(*(x.dtype for x in operands if x is not None))
+    return joint
 
 
 def _check_shapes(encoder, predictor, kernel, bias):

@@ -25,7 +25,8 @@ def _hat_arcs(logits, labels, *, blank, implementation):
     return rows.blank, rows.label
 
 
-_ROWS = types.MappingProxyType({"softmax": pick.softmax_arcs, "hat": _hat_arcs})
+# How rows become both log-probabilities, by `normalize`.
+ROWS = types.MappingProxyType({"softmax": pick.softmax_arcs, "hat": _hat_arcs})
 
 
 def rnnt_loss(
@@ -204,14 +205,14 @@ def rnnt_loss_from_logits(
     al. (2017); the monotonic RNN-T: Tripathi et al. (2019); HAT: Variani et al. (2020),
     arXiv:2003.07705.
     """
-    _checks.choice("normalize", normalize, tuple(_ROWS))
+    _checks.choice("normalize", normalize, tuple(ROWS))
     return checked_loss(
         "logits",
         _checks.floats("logits", logits),
         labels,
         frames_lengths,
         labels_lengths,
-        rows_to_picks=_ROWS[normalize],
+        rows_to_picks=ROWS[normalize],
         picks_to_costs=topologies.costs_of(rnnt_type),
         numbers={"fastemit_lambda": fastemit_lambda},
         biases={"label_bias": label_bias, "blank_bias": blank_bias},

@@ -35,12 +35,13 @@ def _next_column(x):
 
 def _costs(topology, picks, options, solve):
     blank, label = picks
-    blank = _biased(blank, options["blank_bias"])
-    label = _biased(label, options["label_bias"])
+    blank = biased(blank, options["blank_bias"])
+    label = biased(label, options["label_bias"])
     return solve(topology(blank, label))
 
 
-def _biased(log_probs, bias):
+def biased(log_probs, bias):
+    """Log-probabilities of cells with a bias that broadcasts to them, or none."""
     if bias is None:
         return log_probs
     leading = range(log_probs.ndim - bias.ndim)

@@ -61,7 +61,7 @@ def arcs_cost(
 
 
 def _cost(arcs, frames_lengths, labels_lengths, initial, final, *, last):
-    lattice = _lattice(arcs, frames_lengths, labels_lengths, initial, final, last)
+    lattice = lattice_of(arcs, frames_lengths, labels_lengths, initial, final, last)
     return _costs(lattice, _total(lattice, _alphas(lattice)))
 
 
@@ -78,7 +78,7 @@ def arcs_forward(
             of shape (..., 0) stand for None.
         dt, du, last: of each arc: how many frames and labels it takes, whether it may be the last.
     """
-    lattice = _lattice(*_arguments(operands, dt, du, last))
+    lattice = lattice_of(*_arguments(operands, dt, du, last))
     alphas, betas = _alphas(lattice), _betas(lattice)
     total = _total(lattice, alphas)
     # The nodes that arcs leave: not those behind the last frame.
@@ -97,7 +97,7 @@ def arcs_backward(
     """
     *own, alphas, betas, total, cotangents = operands
     initial, final = own[-2:]
-    lattice = _lattice(*_arguments(own, dt, du, last))
+    lattice = lattice_of(*_arguments(own, dt, du, last))
     kept = from_bits(alphas, betas, total)
     alphas, betas, total = (Scaled(x[..., 0], x[..., 1]) for x in kept)
     total = _where(lattice.is_sensible, total)  # without a total there are no posteriors
@@ -112,12 +112,12 @@ def arcs_backward(
         return Scaled(*(y[None] for y in x))
 
     back = [(-frames, -labels) for frames, labels in lattice.steps]
-    targets = Scaled(*(_stack_moved([x] * len(back), back, fill) for x, fill in zip(betas, _ZERO)))
+    targets = Scaled(*(stack_moved([x] * len(back), back, fill) for x, fill in zip(betas, _ZERO)))
     paths = multiply(multiply(each(alphas), split(lattice.weights)), targets)
     posteriors = ratio(paths, each(total))
     begins = ratio(multiply(split(lattice.start), betas), total)
     # Where alpha was not kept, behind the last frame, it is all that arrives there.
-    arrivals = begins + _stack_moved(posteriors, lattice.steps, 0.0).sum(0)
+    arrivals = begins + stack_moved(posteriors, lattice.steps, 0.0).sum(0)
     arrivals = jnp.where(lattice.stop > -jnp.inf, arrivals, 0)
     ends = jnp.where(is_inner, ratio(multiply(alphas, stop), total), arrivals)
     begins = begins.sum(-1)[..., : initial.shape[-1]]
@@ -158,7 +158,7 @@ def _arguments(operands, dt, du, last):
     )
 
 
-def _lattice(arcs, frames_lengths, labels_lengths, initial, final, last) -> _Lattice:
+def lattice_of(arcs, frames_lengths, labels_lengths, initial, final, last) -> _Lattice:
     keys = sorted(arcs, key=lambda arc: arc[::-1])
     weights = jnp.stack([arcs[key] for key in keys])
     T, U = weights.shape[-2:]
@@ -189,7 +189,7 @@ def _lattice(arcs, frames_lengths, labels_lengths, initial, final, last) -> _Lat
     stop, wrong_stop = used(inside & (column == labels_end), final[..., None])
     legal = []
     for key in keys:
-        dt, du = _at_most(key[0], T + 1), _at_most(key[1], U)
+        dt, du = at_most(key[0], T + 1), at_most(key[1], U)
         may_be_last = int(last is None or key in last)
         # From (T_n, u), u < U_n, nothing leads on.
         leads_on = (frame + dt < frames_end) | (column + du == labels_end)
@@ -203,7 +203,7 @@ def _lattice(arcs, frames_lengths, labels_lengths, initial, final, last) -> _Lat
 
 def _alphas(lattice: _Lattice) -> Scaled:
     """Alphas of the nodes (T + U, ..., U), by anti-diagonal."""
-    arriving = _stack_moved(lattice.weights, lattice.steps, -jnp.inf)
+    arriving = stack_moved(lattice.weights, lattice.steps, -jnp.inf)
     return _walk(lattice.start, arriving, lattice.steps, direction=1)
 
 
@@ -221,7 +221,7 @@ def _walk(own, weights, steps, direction: int) -> Scaled:
     """
     own, weights = split(skew(own)), split(skew(weights))
     # What is further back than the first diagonal has weights of zero.
-    backs = [_at_most(sum(step), own.mantissa.shape[0]) - 1 for step in steps]
+    backs = [at_most(sum(step), own.mantissa.shape[0]) - 1 for step in steps]
     past = Scaled(*(jnp.full_like(x[0], fill) for x, fill in zip(own, _ZERO)))
     past = Scaled(*(jnp.broadcast_to(x, (max(backs) + 1, *x.shape)) for x in past))
 
@@ -230,7 +230,7 @@ def _walk(own, weights, steps, direction: int) -> Scaled:
         groups = []
         for du in sorted({du for _, du in steps}):
             own = np.array([back for back, step in zip(backs, steps) if step[1] == du])
-            groups.append(_move(x, 0, direction * du, fill)[own])
+            groups.append(move(x, 0, direction * du, fill)[own])
         return jnp.concatenate(groups)
 
     def step(past, diagonal):
@@ -260,17 +260,17 @@ def _where(condition, x):
     return Scaled(*(jnp.where(condition, y, fill) for y, fill in zip(x, _ZERO)))
 
 
-def _stack_moved(arrays, steps, fill) -> jax.Array:
-    moved = [_move(x, dt, du, fill) for x, (dt, du) in zip(arrays, steps, strict=True)]
+def stack_moved(arrays, steps, fill) -> jax.Array:
+    moved = [move(x, dt, du, fill) for x, (dt, du) in zip(arrays, steps, strict=True)]
     return jnp.stack(moved)
 
 
-def _move(x, rows: int, columns: int, fill) -> jax.Array:
+def move(x, rows: int, columns: int, fill) -> jax.Array:
     """x moved down and to the right along its last axes (up, left: negative), filled behind."""
     for axis, by in ((x.ndim - 2, rows), (x.ndim - 1, columns)):
         if by:
             size = x.shape[axis]
-            by = _at_most(abs(by), size) * (1 if by > 0 else -1)
+            by = at_most(abs(by), size) * (1 if by > 0 else -1)
             pad = [(0, 0)] * x.ndim
             pad[axis] = (max(by, 0), max(-by, 0))
             x = jnp.pad(x, pad, constant_values=fill)
@@ -282,6 +282,6 @@ def _add_row(x, fill):
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, 1), (0, 0)], constant_values=fill)
 
 
-def _at_most(steps: int, size) -> int:
+def at_most(steps: int, size) -> int:
     """The steps of an arc, those that lead out of an array made no more than lead out of it."""
     return min(steps, size) if isinstance(size, int) else steps

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_rnnt import reference
 from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.per_shard import BATCH, WHOLE, per_shard, spread_alike
@@ -166,6 +167,31 @@ def joint_to_arcs(
         *weights, *labels, kinds=(*_WEIGHT_KINDS, BATCH, BATCH), num_batch_dims=len(batch)
     )
     return _arcs(*vary_alike(*operands), walk, len(batch))
+
+
+def label_log_probs_at(
+    joint: Joint,
+    frames: jax.Array,
+    labels: jax.Array,
+    *,
+    blank: int,
+    implementation: str | None,
+) -> jax.Array:
+    """The log-probabilities (..., U - 1) of labels, one a column, each in a frame of its own.
+
+    Args:
+        frames: (..., U - 1) int32; labels of negative frames are not looked at.
+        labels: (..., U - 1) int32.
+    """
+    weights = joint.weights
+    dtype = accumulator_dtype(weights.dtype)
+    encoder = jnp.take_along_axis(
+        weights.encoder, jnp.maximum(frames, 0)[..., None], -2, mode="clip"
+    )
+    sums = encoder.astype(dtype) + weights.predictor[..., :-1, :].astype(dtype)
+    logits = weights.project(joint.activation(sums))
+    labels = jnp.where(frames >= 0, labels, reference.PADDING_ROW)
+    return pick.softmax_arcs(logits, labels, blank=blank, implementation=implementation)[1]
 
 
 @custom_vjp(6, 7)

@@ -63,6 +63,12 @@ def arcs_cost(
     return jax_rnnt.arcs_cost(arcs, frames_lengths, labels_lengths, **options)
 
 
+def lattice_align(blank_log_probs, label_log_probs, frames_lengths, labels_lengths, **options):
+    """The best path's log-probability as a cost."""
+    arguments = blank_log_probs, label_log_probs, frames_lengths, labels_lengths
+    return -jax_rnnt.lattice_align(*arguments, **options).log_probs
+
+
 @dataclasses.dataclass(frozen=True)
 class Function:
     """A public function in one layout. Arrays are passed by name."""
@@ -87,7 +93,7 @@ class Function:
 
     @property
     def is_lattice(self) -> bool:
-        return self.call in (jax_rnnt.lattice_cost, arcs_cost)
+        return self.call in (jax_rnnt.lattice_cost, arcs_cost, lattice_align)
 
     def names(self, array: str) -> set[str]:
         """What an error that is about an array names."""
@@ -144,6 +150,7 @@ FUNCTIONS = [
     Function(jax_rnnt.lattice_cost, _ARCS, _LENGTHS, compact=True),
     Function(arcs_cost, _SKIP, _LENGTHS),
     Function(arcs_cost, _SKIP, _LENGTHS, compact=True),
+    Function(lattice_align, _ARCS, _LENGTHS),
 ]
 
 

@@ -61,6 +61,38 @@ def align(arcs: dict[Arc, Weights], last: tuple[Arc, ...] | None = None) -> Foun
     return found
 
 
+def best(arcs: dict[Arc, Weights]) -> Found:
+    """The best path of RNN-T's lattice as a cost, its arcs as posteriors; rule 8 by `blind`."""
+    blank, label = (np.array(arcs[arc].values, np.float64) for arc in ((1, 0), (0, 1)))
+    T, U = blank.shape
+    blank[-1, :-1], label[:, -1] = -np.inf, -np.inf
+    found = Found(np.nan, {arc: np.zeros((T, U)) for arc in arcs})
+    if not ((blank < np.inf) & (label < np.inf)).all():
+        return found
+    found.unknown = bool(max(blank.max(), label.max()) > 2e6)
+    before, after = np.full((2, T + 1, U + 1), -np.inf)
+    before[0, 0] = after[T, U - 1] = 0
+    for t, u in np.ndindex(T, U):
+        if u:
+            before[t, u] = max(before[t, u], before[t, u - 1] + label[t, u - 1])
+        before[t + 1, u] = before[t, u] + blank[t, u]
+    for t, u in reversed(list(np.ndindex(T, U))):
+        after[t, u] = max(blank[t, u] + after[t + 1, u], label[t, u] + after[t, u + 1])
+    most = after[0, 0]
+    found.cost = -most
+    if most == -np.inf:
+        return found
+    inner = before[:T, :U]
+    through = {(1, 0): inner + blank + after[1:, :U], (0, 1): inner + label + after[:T, 1:]}
+    slack = 1e-5 * (1 + abs(most))
+    near = {arc: x > most - slack for arc, x in through.items()}
+    found.posteriors = {arc: x.astype(np.float64) for arc, x in near.items()}
+    found.blind = sum(int(x.sum()) for x in near.values()) != T + U - 1
+    found.spread = abs(most)
+    found.at_least = found.cost > -0.99 * IMPOSSIBLE
+    return found
+
+
 def _passes(posteriors: dict[Arc, np.ndarray], T: int, U: int) -> list[float]:
     """For each frame, and for each label, the sum of the posteriors of the arcs that take it."""
     ones = [0.0] * (T + U - 1)

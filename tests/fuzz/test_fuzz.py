@@ -40,18 +40,17 @@ def test_illegal_calls_name_the_argument(kind, data):
     _check(data, [kind], fuzz_cases.pool(0, 64))
 
 
-def _cheap(function: fuzz_cases.Function) -> list[fuzz_cases.Signature]:
-    """One signature, of several sequences with several alignments."""
-    signatures = [s for s in fuzz_cases.pool(0, 256) if s.function == function and s.jitted]
-    large = [s for s in signatures if sum(s.batch) >= 3 and s.T >= 4 and s.U >= 3]
-    return large[:1]
+def _cheap(function: fuzz_cases.Function, count: int = 256) -> list[fuzz_cases.Signature]:
+    """Signatures of `count` of several sequences with several alignments."""
+    signatures = [s for s in fuzz_cases.pool(0, count) if s.function == function and s.jitted]
+    return [s for s in signatures if sum(s.batch) >= 3 and s.T >= 4 and s.U >= 3]
 
 
 @pytest.mark.parametrize("function", fuzz_cases.FUNCTIONS, ids=str)
 @hypothesis.settings(max_examples=30)
 @hypothesis.given(data=st.data())
 def test_legal_calls_answer_as_the_oracle(function, data):
-    _check(data, ["values"], _cheap(function))
+    _check(data, ["values"], _cheap(function)[:1])
 
 
 def _costs_off(answer: fuzz_answers.Answer) -> None:
@@ -68,7 +67,10 @@ def _everything_has_a_gradient(answer: fuzz_answers.Answer) -> None:
 
 @pytest.mark.parametrize("spoil", [_costs_off, _gradients_off, _everything_has_a_gradient])
 def test_wrong_answers_are_seen(monkeypatch, spoil):
-    (signature,) = _cheap(fuzz_cases.FUNCTIONS[1])
+    signatures = _cheap(fuzz_cases.FUNCTIONS[1], 1024)
+    # Half dtypes round a small fault away, and a cost of inf shows none.
+    wanted = {("rnnt_type", "regular"), ("reduction", None), ("average_frames", False)}
+    signature = next(s for s in signatures if s.dtype == "float32" and wanted <= set(s.options))
     sources = [fuzz_cases.RandomSource(0, i) for i in range(20)]
     cases = [fuzz_cases.draw_case(s, [signature], ["values"]) for s in sources]
     right = fuzz_answers.answers

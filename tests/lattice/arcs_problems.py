@@ -136,7 +136,7 @@ def evaluate(way: Way, problem: Problem, cotangents=None) -> Result:
     cotangents = np.asarray(cotangents, np.float64 if wide else np.float32)
     inside = None
     if way.compact:
-        inside = _inside(problem)
+        inside = inside_of(problem)
         arcs = {arc: _pack(x, inside) for arc, x in arcs.items()}
     run = compiled(way, last, problem.shape[-1] - 1)
     lengths = frames_lengths, labels_lengths
@@ -211,7 +211,7 @@ def legal(problem: Problem) -> dict[Arc, np.ndarray]:
     return found
 
 
-def _inside(problem: Problem) -> np.ndarray:
+def inside_of(problem: Problem) -> np.ndarray:
     """(N, T, U), whether a cell lies within its sequence's lengths."""
     *_, T, U = problem.shape
     frame, column = np.arange(T)[:, None], np.arange(U)

@@ -121,6 +121,23 @@ def _arcs(kind: str, compact: bool) -> Call:
     return Call((*operands, *extra), results, attributes)
 
 
+def _align(compact: bool) -> dict[str, Call]:
+    """The walk and the trace of best paths."""
+    cells, batch = ((S,) if compact else (N, T, U)), (N,)
+    arcs, lengths = Buffer(cells, F32), (Buffer(batch, I32),) * (3 if compact else 2)
+    scores, words = Buffer((N, U, 2), BITS), Buffer((N, U), I32)  # fewer than 32 frames
+    if compact:
+        words = Buffer((S // 32 + N * (U + 1),), I32)
+    between = Buffer((2 * (S // 32 + 1),) if compact else (N, T, 2), F32)
+    scratch = (between,) if PLATFORM == "cuda" else ()
+    attributes = (("max_labels", np.int64(U - 1)),) if compact else ()
+    walk = Call((arcs, arcs, *lengths, scores), (scores, words, *scratch), attributes)
+    results = Buffer(batch, F32), Buffer((N, U), I32)
+    trace = Call((Buffer((N, U, 2), F32), words, *lengths), results)
+    suffix = "_compact" * compact
+    return {f"lattice_align{suffix}": walk, f"lattice_trace{suffix}": trace}
+
+
 def _joint() -> dict[str, Call]:
     """CUDA's alone; 16 x 8 cells to a tile, of which R are listed."""
     kernel_bytes, bias_bytes = ffi.native_module("cuda").joint_packed_sizes(H, V)
@@ -156,6 +173,7 @@ def calls() -> dict[str, Call]:
     for kind, compact in itertools.product(("cost", "forward", "backward"), (False, True)):
         found[f"lattice_{kind}" + "_compact" * compact] = _lattice(kind, compact)
         found[f"arcs_{kind}" + "_compact" * compact] = _arcs(kind, compact)
+    found |= _align(compact=False) | _align(compact=True)
     return found | (_joint() if PLATFORM == "cuda" else {})
 
 
@@ -274,8 +292,15 @@ def test_what_does_not_fit_is_refused(name, wrong):
 
 
 def _fits_all_the_same(name: str, call: Call) -> bool:
-    """A packed kernel's H is rounded up: its neighbours have the same packed sizes."""
+    """A packed kernel's H is rounded up: its neighbours have the same packed sizes.
+
+    A packed trace knows no number of cells, and looks at no word that is not there.
+    """
     fits = calls()[name]
+    if name == "lattice_trace_compact" and len(call.operands) == len(fits.operands):
+        _, words, *_ = call.operands
+        own = dataclasses.replace(call, operands=_replaced(call.operands, 1, fits.operands[1]))
+        return own == fits and words.dtype == I32 and len(words.shape) == 1
     if name != "joint_pack" or call == fits or call.operands[1:] != fits.operands[1:]:
         return False
     (kernel, _), sizes = call.operands, ffi.native_module("cuda").joint_packed_sizes
