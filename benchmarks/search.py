@@ -1,4 +1,5 @@
-"""Searches, beside a scan over frames and a loop over symbols: `python -m benchmarks.search`.
+"""Searches, beside a scan over frames and a loop over symbols, and best paths: `python -m
+benchmarks.search`.
 
 All is measured in this process, on the default backend, by the clock, with a model that writes a
 string that is known: a joint and an LSTM of the size that they have in a recogniser.
@@ -14,7 +15,7 @@ from benchmarks.printing import search_tables
 from benchmarks.printing.results import write
 from benchmarks.problems import search_models
 from benchmarks.problems.search_models import SearchCase, Sizes
-from benchmarks.running import on_jax
+from benchmarks.running import on_align, on_jax
 from benchmarks.running.on_search import Problem
 
 
@@ -56,7 +57,13 @@ def _stream(sizes: Sizes):
     yield {**sizes.stream._asdict(), "frames": sizes.chunk, **measured}
 
 
-SECTIONS = {"greedy": _greedy, "beam": _beam, "stream": _stream}
+def _align(sizes: Sizes):
+    for case in sizes.align:
+        row = on_align.joint_row if case.H else on_align.arcs_row
+        yield {**case._asdict(), **row(case)}
+
+
+SECTIONS = {"greedy": _greedy, "beam": _beam, "stream": _stream, "align": _align}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -20,7 +20,18 @@ TARGETS = {
     ("cpu", BEAM, 32, 1024): 550,
 }
 CHUNK_TARGETS = {("gpu", 32, 25): 0.7}
-SECTIONS = {"greedy": "Greedy search", "beam": "Beam search", "stream": "A chunk of a stream"}
+ALIGN_TARGETS = {
+    ("gpu", 1, 1500): (0.25, None),
+    ("gpu", 32, 1500): (1.0, None),
+    ("gpu", 1, 45_000): (3000, 1536),
+    ("cpu", 1, 1500): (0.7, None),
+}
+SECTIONS = {
+    "greedy": "Greedy search",
+    "beam": "Beam search",
+    "stream": "A chunk of a stream",
+    "align": "Best paths",
+}
 
 
 def markdown(results: dict) -> str:
@@ -77,4 +88,22 @@ def _stream(results: dict) -> str:
     return f"{text}\n\n" + grid(columns, lines)
 
 
-_TABLES = {"greedy": _greedy, "beam": _beam, "stream": _stream}
+def _align(results: dict) -> str:
+    columns = "of", "N", "(T, U)", "ms", "temporary, MiB", "the whole's path"
+    lines = []
+    for row in results["align"]:
+        aims = ALIGN_TARGETS.get((results["platform"], row["N"], row["T"]), (None, None))
+        shown = (
+            number(value) + ("" if aim is None else f" ({aim})")
+            for value, aim in zip((row["ms"], row["temporary_mib"]), aims)
+        )
+        way = f"a joint, blocks of {row['block_frames']} frames" if row["H"] else "arcs"
+        lines.append((way, row["N"], f"({row['T']}, {row['U']})", *shown, row.get("is_whole", "")))
+    text = (
+        "`lattice_align` of arcs, `rnnt_align_from_joint` of a joint (waited for); in brackets "
+        "what is aimed at. Temporary memory is what XLA says, beside arguments and results."
+    )
+    return f"{text}\n\n" + grid(columns, lines)
+
+
+_TABLES = {"greedy": _greedy, "beam": _beam, "stream": _stream, "align": _align}

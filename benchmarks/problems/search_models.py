@@ -140,20 +140,39 @@ def _bits(numbers: np.ndarray, count: int) -> np.ndarray:
     return ((numbers[..., None] >> np.arange(count)) & 1) * 2.0 - 1.0
 
 
+class AlignCase(NamedTuple):
+    """Arcs (N, T, U) or, with H, a joint of one sequence, by blocks of frames."""
+
+    N: int
+    T: int
+    U: int
+    H: int = 0
+    V: int = 0
+    dtype: str = "float32"
+    block_frames: int = 0
+
+
 class Sizes(NamedTuple):
     greedy: tuple[SearchCase, ...]
     beam: tuple[SearchCase, ...]
     stream: SearchCase
     chunk: int
+    align: tuple[AlignCase, ...]
 
 
 def sizes(platform: str, small: bool) -> Sizes:
     if small:
         case = SearchCase(2, 20, 16, 16, "float32")
-        return Sizes((case,), (case,), case, 5)
+        align = AlignCase(2, 40, 7), AlignCase(1, 70, 7, 16, 8, "float32", 32)
+        return Sizes((case,), (case,), case, 5, align)
     if platform == "cpu":
         cases = tuple(SearchCase(N, 250, 1024, 640, "float32") for N in (1, 8, 32))
-        return Sizes(cases, cases, cases[1], 25)
+        return Sizes(cases, cases, cases[1], 25, (AlignCase(1, 1500, 300),))
     of = (32, 1024), (128, 1024), (1, 1024), (32, 8193)
     cases = tuple(SearchCase(N, 750, V, 640, "bfloat16") for N, V in of)
-    return Sizes(cases, (cases[0], cases[3]), cases[0], 25)
+    align = (
+        AlignCase(1, 1500, 300),
+        AlignCase(32, 1500, 300),
+        AlignCase(1, 45_000, 11_000, 640, 1024, "bfloat16", 1024),  # an hour of speech
+    )
+    return Sizes(cases, (cases[0], cases[3]), cases[0], 25, align)

@@ -39,9 +39,8 @@ inline constexpr double kWholeUnits<double> = double(1 << 22);  // 2^52 units
 // A log-probability as a whole number of units, halves to even.
 template <typename Real>
 JAX_RNNT_HOST_DEVICE Real RoundToUnits(Real log_prob) {
-  const Real size = log_prob < 0 ? -log_prob : log_prob;
-  const Real rounding = log_prob < 0 ? -kWholeUnits<Real> : kWholeUnits<Real>;
-  return size < kWholeUnits<Real> ? (log_prob + rounding) - rounding : log_prob;
+  const Real rounding = copysign(kWholeUnits<Real>, log_prob);
+  return fabs(log_prob) < kWholeUnits<Real> ? (log_prob + rounding) - rounding : log_prob;
 }
 
 // A score as it passes from one block of frames to the next, in two words as wide as Real: whole

@@ -32,7 +32,7 @@ def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choice
     """
     V, blank = alphabet.tokens(logits), alphabet.blank_of(logits)
     symbols = _Row.of(logits[..., :V])
-    labels = jnp.argmax(logits[..., :V], -1).astype(jnp.int32)
+    labels = symbols.best.astype(jnp.int32)
     label_log_probs = -symbols.log_sum
     blank_log_probs = symbols.shifted[..., blank] - symbols.log_sum
     if alphabet.durations is None:
@@ -48,7 +48,7 @@ def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choice
     return Choices(
         labels,
         label_log_probs - durations.log_sum,
-        table[jnp.argmax(durations.shifted, -1)],
+        table[durations.best],
         blank_log_probs + (jnp.max(passing, -1) - durations.log_sum),
         table[jnp.argmax(passing, -1)],
         symbols.senseless | durations.senseless,
@@ -56,8 +56,12 @@ def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choice
 
 
 class _Row(NamedTuple):
-    """A head's logits less their largest, the logarithm of the sum of their exponentials."""
+    """A head's best logit, all less that one, the logarithm of the sum of their exponentials.
 
+    Two passes over the logits: each is a kernel of a few microseconds in a step of some thirty.
+    """
+
+    best: jax.Array
     shifted: jax.Array
     log_sum: jax.Array
     senseless: jax.Array
@@ -65,18 +69,29 @@ class _Row(NamedTuple):
     @classmethod
     def of(cls, logits: jax.Array) -> "_Row":
         logits = logits.astype(jnp.float32)
-        largest = jnp.max(logits, -1, keepdims=True)
-        shifted = logits - largest
+        best = jnp.argmax(logits, -1)
+        largest = _at(logits, best)
+        shifted = logits - largest[..., None]
         log_sum = jnp.log(jnp.sum(jnp.exp(shifted), -1))
-        return cls(shifted, log_sum, senseless_rows(logits))
+        return cls(best, shifted, log_sum, _is_senseless(largest, may_be_empty=False))
 
 
 def senseless_rows(logits: jax.Array, may_be_empty: bool = False) -> jax.Array:
     """Which rows (..., V) have a NaN, +inf or, unless they may, nothing but -inf."""
-    # On a CPU neither a maximum nor an exponential need keep a NaN.
-    largest = jnp.max(logits, -1)
+    return _is_senseless(_at(logits, jnp.argmax(logits, -1)), may_be_empty)
+
+
+def _at(logits: jax.Array, index: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(logits, index[..., None], -1, mode="clip")[..., 0]
+
+
+def _is_senseless(largest: jax.Array, may_be_empty: bool) -> jax.Array:
+    """Of rows by the logit that argmax picks, for which a NaN is the largest.
+
+    On a CPU neither a maximum nor an exponential need keep a NaN.
+    """
     empty = jnp.zeros_like(largest, bool) if may_be_empty else largest == -jnp.inf
-    return jnp.any(jnp.isnan(logits), -1) | (largest == jnp.inf) | empty
+    return jnp.isnan(largest) | (largest == jnp.inf) | empty
 
 
 def log_probs_of(symbols: jax.Array) -> jax.Array:

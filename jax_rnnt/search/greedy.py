@@ -125,7 +125,6 @@ def greedy_search(
     encoder, lengths, sensible = arguments.check_encoder(
         encoder, frames_lengths, state.frames.shape[0]
     )
-    default_window, steps_per_look = _loop_sizes()
     search = Search(
         encoder,
         lengths,
@@ -136,10 +135,10 @@ def greedy_search(
         max_labels=max_labels,
         max_symbols=1 if rnnt_type == "constrained" else max_symbols,
         label_duration=int(rnnt_type == "modified"),
-        window=default_window if window is None else _checks.at_least_one("window", window),
+        window=_window() if window is None else _checks.at_least_one("window", window),
         measure=measure,
     )
-    done = run(search, search.start(state, sensible), steps_per_look)
+    done = run(search, search.start(state, sensible), _steps_per_look(search.most_steps))
     written = trace.gather(done.trace, search.columns, max_labels)
     return GreedyResult(
         labels=written["label"],
@@ -153,9 +152,16 @@ def greedy_search(
     )
 
 
-def _loop_sizes() -> tuple[int, int]:
-    """Frames a step, and steps after which to ask whether all is done.
+def _window() -> int:
+    return 4 if jax.default_backend() == "cpu" else 8
 
-    A GPU's host waits for the answer, which costs it more than a few steps in vain.
+
+def _steps_per_look(most_steps: int) -> int:
+    """Steps after which to ask whether all is done.
+
+    A GPU's host waits for the answer, which costs it as much as a fraction of a step. In a chunk of
+    a stream, of a dozen steps, those in vain cost more.
     """
-    return (4, 1) if jax.default_backend() == "cpu" else (8, 8)
+    if jax.default_backend() == "cpu":
+        return 1
+    return 4 if most_steps <= 64 else 8

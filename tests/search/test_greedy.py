@@ -85,7 +85,7 @@ def test_types_are_those_of_the_losses():
 def test_steps_between_two_looks_change_nothing(monkeypatch):
     one, given = model(), problem()
     expected = search(one, given, Options())
-    monkeypatch.setattr(greedy, "_loop_sizes", lambda: (4, 8))
+    monkeypatch.setattr(greedy, "_steps_per_look", lambda _: 4)
     assert same_bits(search(one, given, Options(window=4)), expected)
 
 
@@ -97,8 +97,8 @@ def test_steps_stay_within_their_bound(monkeypatch):
         ends = []
         run = greedy.run
 
-        def kept(search, loop, steps, ends=ends, run=run):
-            done = run(search, loop, steps)
+        def kept(search, loop, *steps, ends=ends, run=run):
+            done = run(search, loop, *steps)
             ends.append((int(done.step), search.most_steps, done.trace.shape[0]))
             return done
 

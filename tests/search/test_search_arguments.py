@@ -33,6 +33,13 @@ def search(**changed):
     return jax_rnnt.greedy_search(**given)
 
 
+def _id(value):
+    """The name of an argument, an error, or what is said: the same in every process."""
+    if isinstance(value, dict):
+        return "-".join(value)
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
@@ -70,7 +77,7 @@ def search(**changed):
         ),
         (dict(measure=lambda x: x), ValueError, r"measure must return shape \(3,\)"),
     ],
-    ids=str,
+    ids=_id,
 )
 def test_arguments_that_do_not_fit(changed, error, words):
     with pytest.raises(error, match=words):
@@ -118,7 +125,7 @@ def beam_search(begun_with=None, **changed):
         (dict(durations=(0, 3)), ValueError, "for some of up to 1 frames, durations have 3"),
         (dict(begun_with=(0, 3)), ValueError, "for some of up to 3 frames, durations have 1"),
     ],
-    ids=str,
+    ids=_id,
 )
 def test_arguments_of_a_beam_that_do_not_fit(changed, error, words):
     with pytest.raises(error, match=words):

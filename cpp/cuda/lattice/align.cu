@@ -8,6 +8,8 @@ namespace jax_rnnt::cuda {
 namespace {
 
 constexpr int kTraceWarps = 4;
+// Words of a column on their way: a path passes a word in less time than one load takes.
+constexpr int kWordsAhead = 4;
 
 // One warp for each sequence. Lane i has the word of column `top - i`: up to 32 labels are found
 // without a load, and the words of the frames before are on their way.
@@ -36,11 +38,16 @@ __global__ void __launch_bounds__(kTraceWarps* kWarpSize)
     const int64_t place = sequence.first + from * sequence.stride + top - lane;
     return is_there ? static_cast<uint32_t>(words[place]) : 0u;
   };
-  uint32_t word = load(row), next_word = load(row - 1);
+  uint32_t word[kWordsAhead];  // of this row of words and of those before it
+  const auto load_all = [&] {
+#pragma unroll
+    for (int i = 0; i < kWordsAhead; ++i) word[i] = load(row - i);
+  };
+  load_all();
   int32_t frame = kNoFrame;  // of the label that leads to this lane's column
   while (u > 0) {
     const int place = top - u;
-    const uint32_t labels = __shfl_sync(kAllLanes, word, place) & so_far;
+    const uint32_t labels = __shfl_sync(kAllLanes, word[0], place) & so_far;
     if (labels != 0) {
       const int bit = kFramesPerWord - 1 - __clz(static_cast<int>(labels));
       so_far = ~0u >> (kFramesPerWord - 1 - bit);
@@ -49,15 +56,15 @@ __global__ void __launch_bounds__(kTraceWarps* kWarpSize)
       if (place == kWarpSize - 1) {
         frames[top - lane - 1] = frame;
         top = u;
-        word = load(row);
-        next_word = load(row - 1);
+        load_all();
       }
     } else if (--row < 0) {
       break;  // words that no walk has left
     } else {
       so_far = ~0u;
-      word = next_word;
-      next_word = load(row - 1);
+#pragma unroll
+      for (int i = 1; i < kWordsAhead; ++i) word[i - 1] = word[i];
+      word[kWordsAhead - 1] = load(row - (kWordsAhead - 1));
     }
   }
   if (top - lane > u) frames[top - lane - 1] = frame;

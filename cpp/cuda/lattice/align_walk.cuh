@@ -10,7 +10,10 @@
 // between them.
 //
 // Arcs: a lane copies its own column ahead, kChunk rows at once, into slots that nobody else reads,
-// so that 32 lanes load 32 neighbours though they are 31 rows apart when they take them.
+// so that 32 lanes load 32 neighbours though they are 31 rows apart when they take them. A slot is
+// that of a step: in each step all lanes read the same, at an address known for the chunk. With a
+// slot for a row the addresses were a fifth of the instructions, which are what the time consists
+// of: some 60 a step of each of (1500, 300)'s ten warps took 181 cycles on an H100.
 //
 // Frames outside of the lattice have a blank of 0 and a label of -inf: a lane passes on what it
 // has.
@@ -45,9 +48,10 @@ namespace align {
 constexpr int kChunk = 16;
 // The last lane of a warp is at row s - 31 in step s: rows of chunk k are there after chunk k + 2.
 constexpr int kLag = 3;
-constexpr int kAhead = 2;           // tiles on their way
-constexpr int kTiles = 3 + kAhead;  // lanes of a chunk are in its own tile or in one of two before
-constexpr int kSlots = kTiles * kChunk;
+constexpr int kAhead = 2;  // tiles on their way
+// A tile's last row is taken by the last lane 31 steps behind the first lane's: the copies of a
+// tile reach into slots up to 78 steps on from the chunk that is run.
+constexpr int kSlots = (3 + kAhead) * kChunk;
 constexpr int kRing = 64;  // rows between two warps
 constexpr int kMaxWarps = 16;
 constexpr double kNoScore = -HUGE_VAL;
@@ -56,7 +60,7 @@ constexpr double kNoScore = -HUGE_VAL;
 template <typename Real>
 struct Columns {
   double entering[kRing];           // what the column on the left emits, by row
-  Real arcs[kSlots][2][kWarpSize];  // of a row: blanks, then labels
+  Real arcs[kSlots][2][kWarpSize];  // of a step: blanks, then labels
 };
 
 template <typename Real>
@@ -73,8 +77,6 @@ class Warp {
       own_->arcs[slot][0][lane_] = 0;
       own_->arcs[slot][1][lane_] = Real(-HUGE_VAL);
     }
-    // Rows before the first are the last slots.
-    step_slot_ = (kSlots - lane) % kSlots;
     for (int tile = 0; tile < kAhead; ++tile) CopyTile(tile);
   }
 
@@ -90,19 +92,25 @@ class Warp {
     CopyTile(chunk + kAhead);
     WaitForCopies<kAhead>();
     uint32_t taken = 0;
-    Real next_blank = own_->arcs[step_slot_][0][lane_];
-    Real next_label = own_->arcs[step_slot_][1][lane_];
-    const int first_ring = chunk * kChunk % kRing;
-    double next_entering = own_->entering[first_ring];
+    const Real(*const slots)[2][kWarpSize] = own_->arcs + chunk * kChunk % kSlots;
+    Real next_blank = slots[0][0][lane_];
+    Real next_label = slots[0][1][lane_];
+    const double* const entering_rows = own_->entering + chunk * kChunk % kRing;
+    double next_entering = entering_rows[0];
+    // The last lane's rows are kWarpSize - 1 behind: of a chunk the last one alone may be the
+    // ring's first.
+    static_assert(kChunk == 16 && kRing % kChunk == 0);
+    const unsigned first_gone = static_cast<unsigned>(chunk * kChunk) + kRing - (kWarpSize - 1);
+    double* const gone_rows = right_->entering + first_gone % kRing;
+    double* const last_gone_row = right_->entering + (first_gone + kChunk - 1) % kRing;
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       const Real blank = next_blank, label = next_label;
       const double entering = next_entering;
-      step_slot_ = step_slot_ + 1 == kSlots ? 0 : step_slot_ + 1;
       if (i + 1 < kChunk) {
-        next_blank = own_->arcs[step_slot_][0][lane_];
-        next_label = own_->arcs[step_slot_][1][lane_];
-        next_entering = own_->entering[first_ring + i + 1];
+        next_blank = slots[i + 1][0][lane_];
+        next_label = slots[i + 1][1][lane_];
+        next_entering = entering_rows[i + 1];
       }
       wrong_ |= !(blank < Real(HUGE_VAL)) || !(label < Real(HUGE_VAL));
       const double left = __shfl_up_sync(kAllLanes, emit_, 1);
@@ -113,7 +121,7 @@ class Warp {
       leave_ = score + static_cast<double>(RoundToUnits(blank));
       emit_ = score + static_cast<double>(RoundToUnits(label));
       if (lane_ == kWarpSize - 1) {
-        right_->entering[(first_ring + i + kRing - (kWarpSize - 1)) % kRing] = emit_;
+        *(i + 1 < kChunk ? gone_rows + i : last_gone_row) = emit_;
       }
     }
     history_ = history_ >> kChunk | static_cast<uint64_t>(taken) << (64 - kChunk);
@@ -132,7 +140,9 @@ class Warp {
   // Arcs of a tile that may be taken. kInner: all of its rows are there, and none is the last.
   template <bool kInner>
   __device__ __forceinline__ void CopyRows(int tile) {
-    const int first_row = tile * kChunk, first_slot = tile % kTiles * kChunk;
+    const int first_row = tile * kChunk;
+    int slot = (first_row + lane_) % kSlots;
+    const auto next_slot = [&] { slot = slot + 1 == kSlots ? 0 : slot + 1; };
     bool has[2][kChunk];
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
@@ -149,12 +159,13 @@ class Warp {
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       const int64_t cell = place + i * sequence_.stride;
-      Real(*const slot)[kWarpSize] = own_->arcs[first_slot + i];
-      CopyAsyncIf(has[0][i], SharedAddress(&slot[0][lane_]), blank_ + cell);
-      CopyAsyncIf(has[1][i], SharedAddress(&slot[1][lane_]), label_ + cell);
+      Real(*const arcs)[kWarpSize] = own_->arcs[slot];
+      next_slot();
+      CopyAsyncIf(has[0][i], SharedAddress(&arcs[0][lane_]), blank_ + cell);
+      CopyAsyncIf(has[1][i], SharedAddress(&arcs[1][lane_]), label_ + cell);
       if (kInner) continue;
-      if (!has[0][i]) slot[0][lane_] = 0;
-      if (!has[1][i]) slot[1][lane_] = Real(-HUGE_VAL);
+      if (!has[0][i]) arcs[0][lane_] = 0;
+      if (!has[1][i]) arcs[1][lane_] = Real(-HUGE_VAL);
     }
 #else
     Real blank[kChunk], label[kChunk];
@@ -166,8 +177,9 @@ class Warp {
     }
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
-      own_->arcs[first_slot + i][0][lane_] = blank[i];
-      own_->arcs[first_slot + i][1][lane_] = label[i];
+      own_->arcs[slot][0][lane_] = blank[i];
+      own_->arcs[slot][1][lane_] = label[i];
+      next_slot();
     }
 #endif
   }
@@ -179,7 +191,6 @@ class Warp {
   const int column_;
   const Real* blank_;
   const Real* label_;
-  int step_slot_;
   bool wrong_ = false;
   double leave_ = kNoScore;  // score + blank of the row before
   double emit_ = kNoScore;   // score + label of the step before
