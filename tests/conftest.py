@@ -66,6 +66,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group: tests that run in one process")
 
 
+@pytest.fixture(autouse=True)
+def _optimisation(request: pytest.FixtureRequest) -> None:
+    """On a CPU, XLA's programs are optimised where a test depends on JAX itself, and in the sample.
+
+    The rest is about this package's kernels and arithmetic, and compiles in half the time.
+    """
+    is_fast = jax.default_backend() == "cpu" and "jax" not in request.keywords
+    jax.config.update("jax_disable_most_optimizations", is_fast)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rest = []

@@ -538,13 +538,16 @@ def _compare_gradient(case, name, actual, wanted):
         none = ~np.isfinite(wanted.costs.reshape(-1)) & ~free
         if none.size and actual[none[np.maximum(owner, 0)] & ~padding].any():
             findings.append(f"{name} of a sequence without a finite cost has a gradient")
+    # So many arcs take part of a row, whose posteriors are at most 1 each. The label arc from the
+    # column before has this row's blank in "constrained".
+    most_arcs = 3 if case.options.get("rnnt_type") == "constrained" else 2
     room = (tolerance.gradient + of_sequence) * np.abs(expected_gradient)
     room = room + (tolerance.gradient_floor + of_sequence) * scale
     room = room + float(jnp.finfo(signature.dtype).smallest_subnormal)  # rule 7
     with np.errstate(all="ignore"):
         # Rule 4.
         wrong = ~(np.abs(actual - expected_gradient) <= room) & ~is_free & (of_sequence <= 0.1)
-        wrong |= ~(np.abs(actual) <= 2.01 * scale) & ~is_free
+        wrong |= ~(np.abs(actual) <= (most_arcs + 0.01) * scale) & ~is_free
     return findings + _first_wrong(f"gradient of {name}", wrong, actual, expected_gradient)
 
 

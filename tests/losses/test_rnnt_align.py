@@ -23,6 +23,13 @@ from support import (
 import jax_rnnt
 
 
+@pytest.fixture(autouse=True)
+def _whole_precision():
+    """A GPU's products of float32 are of tf32 by default."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 def _float32(problem: Problem) -> Problem:
     return problem._replace(rows=problem.rows.astype(np.float32))
 

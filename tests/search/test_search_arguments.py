@@ -62,7 +62,7 @@ def _id(value):
         (dict(durations=(0,)), ValueError, "durations must be different integers"),
         (dict(durations=tuple(range(9))), ValueError, "joint must return shape"),
         (dict(state=(1, 2)), TypeError, "state must be a GreedyState"),
-        (dict(joint=lambda e, f: e[..., 0]), ValueError, r"joint must return shape \(3, 4, V\)"),
+        (dict(joint=lambda e, f: e[..., 0]), ValueError, r"joint must return shape \(3, \d, V\)"),
         (dict(joint=lambda e, f: jnp.int32(e)), TypeError, "What joint returns must be of dtype"),
         (dict(predictor_step=lambda s, y: s), TypeError, r"must return \(state, features\)"),
         (
