@@ -29,5 +29,5 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 # `name` in a docstring is a link where these pages describe the name, and code elsewhere.
 default_role = "py:obj"
-nitpick_ignore_regex = [("py:obj", ".*")]
+nitpick_ignore_regex = [("py:obj", ".*"), ("py:class", "jax.Array")]
 smartquotes_action = "D"  # dashes, no quotes: "mean" is a string

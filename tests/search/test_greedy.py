@@ -110,7 +110,9 @@ def test_steps_stay_within_their_bound(monkeypatch):
         )  # fmt: skip
         monkeypatch.undo()
         ((steps, bound, room),) = ends
-        assert steps <= bound == room == min(max_labels, 3 * T) + 5
+        # Rounded up to the steps between two looks: one on a CPU.
+        assert steps <= room < bound + 8
+        assert bound == min(max_labels, 3 * T) + 5
         most = np.array([27, 0, 3, 15, 12]) if bias < 0 else np.zeros(5)
         assert result.labels_lengths.tolist() == np.minimum(most, max_labels).tolist()
         assert result.complete.tolist() == (most <= max_labels).tolist()
@@ -169,7 +171,7 @@ def test_bad_logits_end_one_utterance(bad, case):
     assert count >= len(before) > 0
     assert result.label_frames[3, count - 1] < start_bad
     assert np.isnan(result.state.log_probs).tolist() == [False, False, False, True]
-    other = search(one, given._replace(frames_lengths=lengths.astype(np.int32)), options)
+    other = run(given.encoder, lengths, start(one, 4, options.blank), 23)
     first = jax.tree.map(lambda x: x[:3], (result, other))
     assert same_bits(*first)
 
