@@ -31,7 +31,7 @@ def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choice
         label_duration: frames that a label passes where there are no durations.
     """
     V, blank = alphabet.tokens(logits), alphabet.blank_of(logits)
-    symbols = _Row.of(logits[..., :V])
+    symbols = Row.of(logits[..., :V])
     labels = symbols.best.astype(jnp.int32)
     label_log_probs = -symbols.log_sum
     blank_log_probs = symbols.shifted[..., blank] - symbols.log_sum
@@ -41,7 +41,7 @@ def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choice
             labels, label_log_probs, label_frames, blank_log_probs, blank_frames, symbols.senseless
         )
     frames = np.array(alphabet.durations, np.int32)
-    durations = _Row.of(logits[..., V:])
+    durations = Row.of(logits[..., V:])
     passes = frames.reshape((1,) * (logits.ndim - 1) + (-1,)) > 0
     passing = jnp.where(passes, durations.shifted, -jnp.inf)
     table = jnp.asarray(frames)
@@ -55,10 +55,10 @@ def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choice
     )
 
 
-class _Row(NamedTuple):
-    """A head's best logit, all less that one, the logarithm of the sum of their exponentials.
+class Row(NamedTuple):
+    """A head's log-softmax, its best entry, and whether it makes no sense.
 
-    Two passes over the logits: each is a kernel of a few microseconds in a step of some thirty.
+    shifted are the logits less the best, log_sum the logarithm of their exponentials' sum. Two passes over the logits: each is a kernel of a few microseconds in a step of some thirty.
     """
 
     best: jax.Array
@@ -66,8 +66,12 @@ class _Row(NamedTuple):
     log_sum: jax.Array
     senseless: jax.Array
 
+    @property
+    def log_probs(self) -> jax.Array:
+        return self.shifted - self.log_sum[..., None]
+
     @classmethod
-    def of(cls, logits: jax.Array) -> "_Row":
+    def of(cls, logits: jax.Array) -> "Row":
         logits = logits.astype(jnp.float32)
         best = jnp.argmax(logits, -1)
         largest = _at(logits, best)
@@ -76,9 +80,9 @@ class _Row(NamedTuple):
         return cls(best, shifted, log_sum, _is_senseless(largest, may_be_empty=False))
 
 
-def senseless_rows(logits: jax.Array, may_be_empty: bool = False) -> jax.Array:
-    """Which rows (..., V) have a NaN, +inf or, unless they may, nothing but -inf."""
-    return _is_senseless(_at(logits, jnp.argmax(logits, -1)), may_be_empty)
+def senseless_rows(scores: jax.Array) -> jax.Array:
+    """Which rows (..., V) of scores, that may be -inf throughout, have a NaN or +inf."""
+    return _is_senseless(_at(scores, jnp.argmax(scores, -1)), may_be_empty=True)
 
 
 def _at(logits: jax.Array, index: jax.Array) -> jax.Array:
@@ -92,9 +96,3 @@ def _is_senseless(largest: jax.Array, may_be_empty: bool) -> jax.Array:
     """
     empty = jnp.zeros_like(largest, bool) if may_be_empty else largest == -jnp.inf
     return jnp.isnan(largest) | (largest == jnp.inf) | empty
-
-
-def log_probs_of(symbols: jax.Array) -> jax.Array:
-    """The log-softmax in float32."""
-    row = _Row.of(symbols)
-    return row.shifted - row.log_sum[..., None]

@@ -10,7 +10,7 @@ from jax import lax
 
 from jax_rnnt.search import arguments, trace, trees
 from jax_rnnt.search.arguments import Alphabet
-from jax_rnnt.search.choices import choose, log_probs_of
+from jax_rnnt.search.choices import Row, choose
 from jax_rnnt.search.state import GreedyState, Joint, PredictorStep, step_predictor
 from jax_rnnt.search.window import walk
 
@@ -133,7 +133,7 @@ class Search:
             return None
         at = jnp.minimum(passed, self.window - 1)[:, None, None]
         row = jnp.take_along_axis(logits, at, axis=1, mode="clip")[:, 0]
-        numbers = jnp.asarray(self.measure(log_probs_of(row[:, : self.alphabet.tokens(row)])))
+        numbers = jnp.asarray(self.measure(Row.of(row[:, : self.alphabet.tokens(row)]).log_probs))
         if numbers.shape != passed.shape:
             raise ValueError(
                 f"measure must return shape {passed.shape}, one number a row, got {numbers.shape}."

@@ -9,7 +9,7 @@ from jax import lax
 
 from jax_rnnt.search import arguments
 from jax_rnnt.search.arguments import Alphabet
-from jax_rnnt.search.choices import senseless_rows
+from jax_rnnt.search.choices import Row, senseless_rows
 from jax_rnnt.search.hypotheses import Hypotheses
 from jax_rnnt.search.state import Joint, PredictorStep, step_predictor
 
@@ -46,11 +46,11 @@ class Model:
             self.joint(encoder, hypotheses.features), live.shape, self.alphabet
         )
         V, blank = self.alphabet.tokens(logits), self.alphabet.blank_of(logits)
-        tokens, durations = self._log_probs(logits[..., :V]), {}
-        senseless = senseless_rows(logits[..., :V], may_be_empty=self.normalized)
+        tokens, senseless = self._head(logits[..., :V])
+        durations = {}
         if self.alphabet.durations is not None:
-            senseless |= senseless_rows(logits[..., V:], may_be_empty=self.normalized)
-            heads = self._log_probs(logits[..., V:])
+            heads, is_senseless = self._head(logits[..., V:])
+            senseless |= is_senseless
             durations = {d: heads[..., i] for i, d in enumerate(self.alphabet.durations)}
         own = hypotheses.scores[..., None]
         total = jnp.where(live[..., None], own + tokens, -jnp.inf)
@@ -62,9 +62,12 @@ class Model:
             senseless=jnp.any(senseless & live, 1),
         )
 
-    def _log_probs(self, logits: jax.Array) -> jax.Array:
-        logits = logits.astype(jnp.float32)
-        return logits if self.normalized else jax.nn.log_softmax(logits, -1)
+    def _head(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A head's log-probabilities, and which rows make no sense."""
+        if self.normalized:
+            return logits.astype(jnp.float32), senseless_rows(logits)
+        row = Row.of(logits)
+        return row.log_probs, row.senseless
 
     def step(self, predictor: Any, labels: jax.Array) -> tuple[Any, Any]:
         """The predictor's states (N, K, ...) and features after labels (N, K)."""
