@@ -58,7 +58,8 @@ def choose(logits: jax.Array, alphabet: Alphabet, label_duration: int) -> Choice
 class Row(NamedTuple):
     """A head's log-softmax, its best entry, and whether it makes no sense.
 
-    shifted are the logits less the best, log_sum the logarithm of their exponentials' sum. Two passes over the logits: each is a kernel of a few microseconds in a step of some thirty.
+    shifted are the logits less the best, log_sum the logarithm of their exponentials' sum. Two
+    passes over the logits: each is a kernel of a few microseconds in a step of some thirty.
     """
 
     best: jax.Array
