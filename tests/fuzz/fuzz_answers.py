@@ -121,7 +121,7 @@ def expected(case: Case, values: dict[str, np.ndarray]) -> Answer:
     """The answer to the case's call, of these values."""
     signature = case.signature
     call = signature.function.call
-    if call is jax_rnnt.log_softmax_pick:
+    if signature.function.is_pick:
         return _expected_pick(case, values)
     floats = {name: np.asarray(values[name], np.float64) for name in signature.function.rows}
     joint = _Joint(signature, values) if call is jax_rnnt.rnnt_loss_from_joint else None
@@ -526,7 +526,7 @@ def _compare_gradient(case, name, actual, wanted):
     if joint:
         return findings + _compare_joint(case, name, actual, wanted, slack, free)
     scale = wanted.scale
-    if signature.function.call is jax_rnnt.log_softmax_pick:
+    if signature.function.is_pick:
         of_sequence, is_free = np.zeros(owner.shape), np.zeros(owner.shape, bool)
     elif name in SHARED:
         of_sequence = np.full(owner.shape, slack.max(initial=0))

@@ -69,6 +69,12 @@ def lattice_align(blank_log_probs, label_log_probs, frames_lengths, labels_lengt
     return -jax_rnnt.lattice_align(*arguments, **options).log_probs
 
 
+def pick_rows(logits, labels, **options):
+    """What log_softmax_pick gives, by the kernel that gives the mass of the rest, too."""
+    rows = jax_rnnt.pick_rows(logits, labels, rest=True, **options)
+    return rows.blank, rows.label
+
+
 @dataclasses.dataclass(frozen=True)
 class Function:
     """A public function in one layout. Arrays are passed by name."""
@@ -99,6 +105,10 @@ class Function:
         """What an error that is about an array names."""
         is_arc = self.call is arcs_cost and array in self.rows
         return {"arcs"} if is_arc else {array}
+
+    @property
+    def is_pick(self) -> bool:
+        return self.call in (jax_rnnt.log_softmax_pick, pick_rows)
 
     @property
     def is_timed(self) -> bool:
@@ -146,6 +156,7 @@ FUNCTIONS = [
     Function(jax_rnnt.tdt_loss_from_logits, ("logits",), ("labels", *_LENGTHS)),
     Function(jax_rnnt.tdt_loss_from_logits, ("logits",), ("labels", *_LENGTHS), compact=True),
     Function(jax_rnnt.log_softmax_pick, ("logits",), ("labels",)),
+    Function(pick_rows, ("logits",), ("labels",)),
     Function(jax_rnnt.lattice_cost, _ARCS, _LENGTHS),
     Function(jax_rnnt.lattice_cost, _ARCS, _LENGTHS, compact=True),
     Function(arcs_cost, _SKIP, _LENGTHS),
@@ -213,7 +224,7 @@ class Signature:
             shapes |= dict.fromkeys(("logits", "log_probs"), (S, width))
             shapes |= dict.fromkeys((*ARCS, "label_bias"), (S,)) | {"blank_bias": (1,)}
             shapes["labels"] = (self.labels_count,)
-        if self.function.call is jax_rnnt.log_softmax_pick:
+        if self.function.is_pick:
             shapes |= {"logits": (*batch, T, V), "labels": (*batch, T)}
         return {name: shapes[name] for name in self.function.arrays}
 
@@ -478,14 +489,14 @@ def draw_cotangents(rng, signature: Signature) -> Any:
     dtype = signature.accumulator
     reduced = dict(signature.options).get("reduction") in ("sum", "mean")
     shape = () if reduced else signature.batch
-    if signature.function.call is jax_rnnt.log_softmax_pick:
+    if signature.function.is_pick:
         shape = (*signature.batch, signature.T)
 
     def one():
         drawn = np.round(rng.standard_normal(shape), 1)
         return np.asarray(drawn * (rng.random(shape) > 0.1), dtype)
 
-    return (one(), one()) if signature.function.call is jax_rnnt.log_softmax_pick else one()
+    return (one(), one()) if signature.function.is_pick else one()
 
 
 def _draw_values(source: Source, signature: Signature) -> Case:
@@ -698,7 +709,7 @@ def fits(signature: Signature, shapes: dict[str, tuple[int, ...]]) -> bool:
     function = signature.function
     first = shapes[function.rows[0]]
     width = 1 + len(signature.durations)
-    if function.call is jax_rnnt.log_softmax_pick:
+    if function.is_pick:
         return len(first) >= 1 and first[-1] >= 1 and shapes["labels"] == first[:-1]
     if function.compact:
         alike = shapes["frames_lengths"] == shapes["labels_lengths"]
@@ -777,6 +788,8 @@ def _draw_shape(source: Source, signature: Signature) -> Case:
     dtype = signature.dtype if name in signature.function.rows else signature.integers
     changed = np.zeros(shape, jnp.dtype(dtype)) + (name == "frames_lengths")
     offending = {name} | _TIED.get(name, set())
+    if name == signature.function.rows[0]:  # what the others must fit
+        offending |= {*signature.function.arrays}
     if _BIASES[0] in signature.function.rows:  # lengths are checked before biases
         offending |= {*_BIASES, *signature.function.integers}
     case = _illegal(source, signature, "shape", name, {name: changed.astype(dtype)}, offending)
