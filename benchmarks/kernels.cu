@@ -11,9 +11,9 @@
 // that are written. The share is that of the bandwidth of a device-to-device copy, measured before.
 //
 // lattice: ArcsCost, ArcsForward and ArcsBackward of four topologies on full lengths in float; both
-// is the last two in turn. The share is that of a copy of the lattice's own bytes: with K arcs 16 K
-// + 32 a cell, each arc read three times and its cotangent written, alpha and beta written and
-// read.
+// is the last two in turn. The share is that of a copy of the least bytes that they move: with K
+// arcs 12 K + 16 a cell, each arc read twice and its cotangent written, alpha written and read.
+// Where beta is stored they move 16 K + 32.
 //
 // align: LatticeAlign and LatticeTrace on full lengths in float, and both in turn. The share is
 // that of a copy of as many bytes as the arcs are.
