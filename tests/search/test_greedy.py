@@ -2,10 +2,12 @@
 
 import functools
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from search_models import (
     FAST,
     Options,
@@ -57,6 +59,30 @@ def test_greedy_is_the_slow_one(case):
     assert len(writes) > 20  # frames that have labels
     if case == "regular":
         assert max(writes) > 2
+
+
+_compiled = functools.cache(searcher)
+
+
+@pytest.mark.parametrize("case", ["regular", "durations"])
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(
+    seed=st.integers(0, 10**6),
+    lengths=st.lists(st.integers(0, 23), min_size=5, max_size=5),
+)
+def test_any_numbers_and_lengths(case, seed, lengths):
+    options = CASES[case]
+    one = of(options)
+    given = problem(seed)._replace(frames_lengths=np.array(lengths, np.int32))
+    result = _compiled(options)(one, *given, start(one, 5, options.blank))
+    for n, frames in enumerate(lengths):
+        expected = slowly(one, given.encoder[n], frames, options)
+        if result.complete[n]:
+            assert_found(result, n, expected)
+        else:
+            room = options.max_labels
+            assert result.labels_lengths[n] == room < len(expected.labels)
+            assert result.labels[n].tolist() == expected.labels[:room]
 
 
 @pytest.mark.parametrize(
