@@ -12,7 +12,7 @@ from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.program import one_program
 from jax_rnnt.lattice import align_kernels
 from jax_rnnt.lattice import compact as compact_form
-from jax_rnnt.lattice.arguments import check_layout
+from jax_rnnt.lattice.arguments import check_two_arcs
 from jax_rnnt.reference.compact import take
 
 
@@ -98,29 +98,18 @@ def lattice_align(
 
     See Graves (2012), "Sequence Transduction with Recurrent Neural Networks", arXiv:1211.3711.
     """
-    blank_log_probs = _checks.floats("blank_log_probs", blank_log_probs)
-    label_log_probs = _checks.floats("label_log_probs", label_log_probs)
-    frames_lengths = _checks.integers("frames_lengths", frames_lengths)
-    labels_lengths = _checks.integers("labels_lengths", labels_lengths)
-    _checks.choice("implementation", implementation, (None, "native", "reference"))
-    compact = _checks.flag("compact", compact)
-    shape = blank_log_probs.shape
-    bound = check_layout(
-        "blank_log_probs",
-        shape,
+    arrays, bound = check_two_arcs(
+        blank_log_probs,
+        label_log_probs,
         frames_lengths,
         labels_lengths,
         compact=compact,
         max_labels=max_labels,
+        implementation=implementation,
     )
     if compact and max_labels is None:
-        bound = largest_length(labels_lengths)
-    _checks.shape("label_log_probs", label_log_probs, shape, "as blank_log_probs")
-    arcs = blank_log_probs, label_log_probs
-    jnp.promote_types(*(x.dtype for x in arcs))  # TypePromotionError where it is strict
-    return _cells(
-        *arcs, frames_lengths, labels_lengths, max_labels=bound, implementation=implementation
-    )
+        bound = largest_length(arrays[-1])
+    return _cells(*arrays, max_labels=bound, implementation=implementation)
 
 
 def largest_length(labels_lengths: _checks.Integers) -> int:

@@ -1,5 +1,9 @@
 """The checks that lattices share: arcs of either layout, and the lengths that go with them."""
 
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
 from jax_rnnt import _checks
 from jax_rnnt._checks import Integers
 from jax_rnnt.lattice import compact as compact_form
@@ -35,3 +39,34 @@ def check_layout(
     _checks.lengths_values("frames_lengths", frames_lengths, 1, T, "T frames")
     _checks.lengths_values("labels_lengths", labels_lengths, 0, U - 1, "U - 1 labels")
     return None
+
+
+def check_two_arcs(
+    blank_log_probs: ArrayLike,
+    label_log_probs: ArrayLike,
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
+    *,
+    compact: bool,
+    max_labels: int | None,
+    implementation: str | None,
+) -> tuple[tuple[jax.Array, jax.Array, Integers, Integers], int | None]:
+    """The arrays of a function of RNN-T's two arcs, and max_labels as `check_layout` gives it."""
+    blank_log_probs = _checks.floats("blank_log_probs", blank_log_probs)
+    label_log_probs = _checks.floats("label_log_probs", label_log_probs)
+    frames_lengths = _checks.integers("frames_lengths", frames_lengths)
+    labels_lengths = _checks.integers("labels_lengths", labels_lengths)
+    _checks.choice("implementation", implementation, (None, "native", "reference"))
+    shape = blank_log_probs.shape
+    bound = check_layout(
+        "blank_log_probs",
+        shape,
+        frames_lengths,
+        labels_lengths,
+        compact=_checks.flag("compact", compact),
+        max_labels=max_labels,
+    )
+    _checks.shape("label_log_probs", label_log_probs, shape, "as blank_log_probs")
+    # TypePromotionError where it is strict.
+    jnp.promote_types(blank_log_probs.dtype, label_log_probs.dtype)
+    return (blank_log_probs, label_log_probs, frames_lengths, labels_lengths), bound

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jax_rnnt import _checks, reference
+from jax_rnnt import reference
 from jax_rnnt._xla.derivatives import custom_vjp
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.primitive import Kernel
@@ -18,7 +18,7 @@ from jax_rnnt._xla.program import one_program
 from jax_rnnt._xla.residuals import to_bits
 from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.lattice import compact as compact_form
-from jax_rnnt.lattice.arguments import check_layout
+from jax_rnnt.lattice.arguments import check_two_arcs
 
 # A dimension of 2 is a pair (mantissa, exponent). A forward keeps three results for its backward:
 # alphas and betas, a pair for each cell, and totals, a pair for each sequence; what of them it
@@ -104,27 +104,16 @@ def lattice_cost(
 
     See Graves (2012), "Sequence Transduction with Recurrent Neural Networks", arXiv:1211.3711.
     """
-    blank_log_probs = _checks.floats("blank_log_probs", blank_log_probs)
-    label_log_probs = _checks.floats("label_log_probs", label_log_probs)
-    frames_lengths = _checks.integers("frames_lengths", frames_lengths)
-    labels_lengths = _checks.integers("labels_lengths", labels_lengths)
-    _checks.choice("implementation", implementation, (None, "native", "reference"))
-    compact = _checks.flag("compact", compact)
-    shape = blank_log_probs.shape
-    max_labels = check_layout(
-        "blank_log_probs",
-        shape,
+    arrays, max_labels = check_two_arcs(
+        blank_log_probs,
+        label_log_probs,
         frames_lengths,
         labels_lengths,
         compact=compact,
         max_labels=max_labels,
+        implementation=implementation,
     )
-    _checks.shape("label_log_probs", label_log_probs, shape, "as blank_log_probs")
-    arcs = blank_log_probs, label_log_probs
-    jnp.promote_types(*(x.dtype for x in arcs))  # TypePromotionError where it is strict
-    return _cells(
-        *arcs, frames_lengths, labels_lengths, max_labels=max_labels, implementation=implementation
-    )
+    return _cells(*arrays, max_labels=max_labels, implementation=implementation)
 
 
 @functools.partial(one_program, static_argnames=("max_labels", "implementation"))
