@@ -10,10 +10,17 @@ from jax_rnnt.lattice.align import Alignment, lattice_align
 from jax_rnnt.lattice.arcs import arcs_cost
 from jax_rnnt.lattice.arcs_align import arcs_align, arcs_posteriors
 from jax_rnnt.lattice.cost import lattice_cost
+from jax_rnnt.lattice.posteriors import (
+    CostAndPosteriors,
+    arcs_cost_and_posteriors,
+    lattice_cost_and_posteriors,
+)
+from jax_rnnt.lattice.ranges import least_prune_width, prune_ranges
 from jax_rnnt.losses.align import rnnt_align
 from jax_rnnt.losses.align_joint import rnnt_align_from_joint
 from jax_rnnt.losses.biases import alignment_window, delay_penalty
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
+from jax_rnnt.losses.pruned import PrunedLosses, pruned_rnnt_loss, simple_arcs
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
 from jax_rnnt.losses.tdt import tdt_loss_from_logits
 from jax_rnnt.rows.pick import log_softmax_pick
@@ -27,11 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alignment",
+    "CostAndPosteriors",
+    "PrunedLosses",
     "Rows",
     "__version__",
     "alignment_window",
     "arcs_align",
     "arcs_cost",
+    "arcs_cost_and_posteriors",
     "arcs_posteriors",
     "beam_search",
     "custom_call_checks",
@@ -39,8 +49,12 @@ __all__ = [
     "greedy_search",
     "lattice_align",
     "lattice_cost",
+    "lattice_cost_and_posteriors",
+    "least_prune_width",
     "log_softmax_pick",
     "pick_rows",
+    "prune_ranges",
+    "pruned_rnnt_loss",
     "reference",
     "register_custom_calls",
     "rnnt_align",
@@ -50,6 +64,7 @@ __all__ = [
     "rnnt_loss_from_logits",
     "search",
     "search_start",
+    "simple_arcs",
     "tdt_loss_from_logits",
 ]
 

@@ -28,7 +28,7 @@ class Build(NamedTuple):
 
 def way_to_run(capability: str, architectures: str) -> Way | None:
     """How a GPU of a compute capability ("9.0") runs the kernels; None if it does not."""
-    gpu = _version(capability)
+    gpu = version(capability)
     ways = [_way_of_entry(gpu, entry) for entry in architectures.split()]
     return next((way for way in ("machine code", "PTX") if way in ways), None)
 
@@ -72,7 +72,8 @@ def _way_of_entry(gpu: Version, entry: str) -> Way | None:
     return "PTX" if kind != "-real" else None
 
 
-def _version(text: str) -> Version:
+def version(text: str) -> Version:
+    """A compute capability or a toolkit's version, "9.0", as numbers."""
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jax_rnnt._xla.architectures import Build, Gpu, why_not
+from jax_rnnt._xla.architectures import Build, Gpu, version, why_not
 from jax_rnnt._xla.elf import is_cut_off
 
 # jax's name of a platform -> (our module, the name that jax.ffi registers under)
@@ -68,6 +68,11 @@ def cuda_devices() -> list[Any]:
         return jax.local_devices(backend="cuda")
     except RuntimeError:
         return []
+
+
+def every_gpu_has(capability: tuple[int, int]) -> bool:
+    """Whether all CUDA devices of this process, if any, are of this compute capability or later."""
+    return all(version(gpu.compute_capability) >= capability for gpu in cuda_devices())
 
 
 def target_name(kernel: str, platform: str) -> str:

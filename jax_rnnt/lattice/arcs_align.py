@@ -11,6 +11,7 @@ from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.program import one_program
 from jax_rnnt.lattice import arcs as arcs_lattice
 from jax_rnnt.lattice.align import Alignment
+from jax_rnnt.lattice.posteriors import with_posteriors
 from jax_rnnt.lattice.topology import Arc
 from jax_rnnt.reference import arcs_align as reference
 
@@ -93,7 +94,8 @@ def arcs_posteriors(
         = -\frac{\partial\, cost}{\partial\, arcs_{dt, du}(t, u)}
 
     The gradient of `arcs_cost` by one call: what the frames of a label could have been, where
-    `arcs_align` says what is the best. Over all arcs that write a label posteriors sum to one; over
+    `arcs_align` says what is the best. A loss that trains on these costs as well takes
+    `arcs_cost_and_posteriors`. Over all arcs that write a label posteriors sum to one; over
     all that pass a frame too, unless `initial` or `final` lets alignments begin or end elsewhere.
 
     Args:
@@ -155,9 +157,7 @@ def _posteriors(arcs, frames_lengths, labels_lengths, ends, *, last, max_labels,
         options = dict(last=last, max_labels=max_labels, implementation=implementation)
         return arcs_lattice.cells(arcs, *lengths, ends, **options)
 
-    costs, vjp = jax.vjp(solve, arcs)
-    (gradients,) = vjp(jnp.ones_like(costs))
-    return costs, {key: -x for key, x in gradients.items()}
+    return with_posteriors(solve, arcs)
 
 
 @functools.partial(one_program, static_argnames=("last",))

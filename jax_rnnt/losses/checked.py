@@ -54,7 +54,7 @@ def checked_loss(
         biases: arrays by their names that broadcast to the cells, or None.
         durations: how many entries of a row stand behind its V symbols.
     """
-    _checks.choice("reduction", reduction, tuple(_REDUCTIONS))
+    check_reduction(reduction)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     compact = _checks.flag("compact", compact)
     average_frames = _checks.flag("average_frames", average_frames)
@@ -64,10 +64,10 @@ def checked_loss(
     check = layouts.check_compact if compact else layouts.check_padded
     where = None if where is None else _checks.mask("where", where)
     check(name, rows, labels, frames_lengths, labels_lengths, where, durations)
-    options = {name: _optional_number(name, value) for name, value in numbers.items()}
+    options = {name: optional_number(name, value) for name, value in numbers.items()}
     cells = layouts.cells_axes(compact), tuple(rows.shape[:-1])
     options |= {name: optional_bias(name, value, *cells) for name, value in biases.items()}
-    return _loss(
+    return loss(
         rows,
         labels,
         frames_lengths,
@@ -85,7 +85,13 @@ def checked_loss(
     )
 
 
-def _optional_number(name: str, value: ArrayLike) -> jax.Array | None:
+def check_reduction(reduction: str | None) -> None:
+    """ValueError if there is no such reduction."""
+    _checks.choice("reduction", reduction, tuple(_REDUCTIONS))
+
+
+def optional_number(name: str, value: ArrayLike) -> jax.Array | None:
+    """A number as an array; None for the Python number 0, which is not given."""
     is_zero = type(value) in (int, float) and value == 0
     return None if is_zero else _checks.number(name, value)
 
@@ -112,7 +118,7 @@ def optional_bias(name, value, axes: str, shape: tuple[int, ...]) -> jax.Array |
         "implementation",
     ),
 )
-def _loss(
+def loss(
     rows,
     labels,
     frames_lengths,
@@ -129,6 +135,7 @@ def _loss(
     compact,
     implementation,
 ):
+    """checked_loss on checked arguments."""
     layout = layouts.of_compact if compact else layouts.of_padded
     row_labels, sensible, arcs_to_costs = layout(
         rows, labels, frames_lengths, labels_lengths, where, durations
@@ -136,9 +143,7 @@ def _loss(
     blank_log_probs, label_log_probs, *heads = rows_to_picks(
         rows, row_labels, blank=blank, implementation=implementation
     )
-    if options["fastemit_lambda"] is not None:
-        scale = 1 + jnp.asarray(options["fastemit_lambda"], label_log_probs.dtype)
-        label_log_probs = _scale_gradient(*vary_alike(label_log_probs, scale))
+    label_log_probs = emitted_fast(label_log_probs, options["fastemit_lambda"])
     # A sequence whose lengths or labels make no sense gets 0 frames, for which the cost is NaN.
     frames_lengths = jnp.where(sensible, frames_lengths, 0)
 
@@ -146,12 +151,31 @@ def _loss(
         return arcs_to_costs(arcs, frames_lengths, labels_lengths, last, implementation)
 
     costs = picks_to_costs((blank_log_probs, label_log_probs, *heads), options, solve)
+    return reduced(costs, frames_lengths, where, average_frames, reduction)
+
+
+def reduced(
+    costs: jax.Array,
+    frames_lengths: jax.Array,
+    where: jax.Array | None,
+    average_frames: bool,
+    reduction: str | None,
+) -> jax.Array:
+    """What a loss returns of its costs (...)."""
     if average_frames:
         costs = costs / jnp.maximum(frames_lengths, 1).astype(costs.dtype)
     if where is not None:
         costs = jnp.where(where, costs, 0)  # costs left out are NaN, with zero gradients
     reduce = _REDUCTIONS[reduction]
     return costs if reduce is None else reduce(costs, where=where)
+
+
+def emitted_fast(label_log_probs: jax.Array, fastemit_lambda: jax.Array | None) -> jax.Array:
+    """Labels' log-probabilities, whose gradients are multiplied by 1 + lambda if one is given."""
+    if fastemit_lambda is None:
+        return label_log_probs
+    scale = 1 + jnp.asarray(fastemit_lambda, label_log_probs.dtype)
+    return _scale_gradient(*vary_alike(label_log_probs, scale))
 
 
 @jax.custom_jvp

@@ -1,21 +1,26 @@
 """From a batch's labels and lengths to the arguments of rows and lattice, in either layout.
 
 Only here do labels meet frames: each row gets the one label that may leave it, and sequences whose
-lengths or labels make no sense are found.
+lengths or labels make no sense are found. A band of columns is the padded layout, of which some
+rows exist: those of cells outside of it have arcs of -inf.
 """
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_rnnt import _checks, reference
-from jax_rnnt.lattice import arcs, compact, cost
+from jax_rnnt.lattice import arcs, compact
+from jax_rnnt.lattice.bands import band_to_lattice
+from jax_rnnt.lattice.posteriors import STANDARD, padded_cost
 from jax_rnnt.reference import compact as packing
 from jax_rnnt.reference.axes import positions
-from jax_rnnt.rows import pick
-
-# The arcs of the standard lattice, which has kernels of its own: blank, then label.
-_STANDARD = (1, 0), (0, 1)
+from jax_rnnt.rows import joint_band, pick
 
 
 def cells_axes(compact: bool) -> str:
@@ -92,14 +97,7 @@ def of_padded(rows, labels, frames_lengths, labels_lengths, where, durations):
     column_labels = jnp.where(column == last, reference.NO_LABEL, jnp.pad(labels, last_column))
     column_labels = jnp.where(column > last, reference.PADDING_ROW, column_labels)
     frames = jnp.where(sensible, frames_lengths, 0)
-    return pick.ColumnLabels(column_labels, frames), sensible, _padded_costs
-
-
-def _padded_costs(lattice, frames, label_counts, last, implementation):
-    if lattice.keys() == set(_STANDARD):
-        blank, label = (lattice[arc] for arc in _STANDARD)
-        return cost.padded_cells(blank, label, frames, label_counts, implementation)
-    return arcs.padded_arcs(lattice, frames, label_counts, last=last, implementation=implementation)
+    return pick.ColumnLabels(column_labels, frames), sensible, padded_cost
 
 
 def of_compact(rows, labels, frames_lengths, labels_lengths, where, durations):
@@ -113,8 +111,8 @@ def of_compact(rows, labels, frames_lengths, labels_lengths, where, durations):
 
     def arcs_to_costs(lattice, frames, label_counts, last, implementation):
         places = frames, label_counts, offsets, max_labels
-        if lattice.keys() == set(_STANDARD):
-            blank, label = (lattice[arc] for arc in _STANDARD)
+        if lattice.keys() == set(STANDARD):
+            blank, label = (lattice[arc] for arc in STANDARD)
             return compact.cells(blank, label, *places, implementation)
         return arcs.compact_arcs(lattice, *places, last=last, implementation=implementation)
 
@@ -154,3 +152,65 @@ def _compact_row_labels(
     padding = ~packing.take(sensible, sequence, False)
     own = jnp.where(last, reference.NO_LABEL, own)
     return jnp.where(padding, reference.PADDING_ROW, own).astype(jnp.int32), sensible
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["rows", "columns"], meta_fields=["U"]
+)
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """Rows (..., T, S, V) of columns[..., t] + [0, S), that stand for those of all U columns."""
+
+    rows: Any
+    columns: jax.Array  # (..., T) int32
+    U: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *leading, _, width = self.rows.shape
+        return *leading, self.U, width
+
+
+@dataclasses.dataclass(frozen=True)
+class BandPicks:
+    """`rows_to_picks`, a function of labels by row, as one of a `Band` and labels by column."""
+
+    rows_to_picks: Callable
+
+    def __call__(self, band, labels, *, blank, implementation):
+        row_labels = joint_band.band_labels(labels, band.columns, band.rows.shape[-2])
+        picks = self.rows_to_picks(
+            band.rows, row_labels, blank=blank, implementation=implementation
+        )
+        return tuple(band_to_lattice(x, band.columns, band.U, implementation) for x in picks)
+
+
+def band_of(name, rows, columns, labels, frames_lengths, where, compact: bool) -> Band:
+    """The band of rows (..., T, S, V) and their columns; ValueError if they do not fit.
+
+    Columns of frames beyond the lengths, and of sequences that do not count, may be anything.
+    """
+    if _checks.flag("compact", compact):
+        raise ValueError("columns are not for the compact form, whose rows are those of all cells.")
+    columns = _checks.integers("columns", columns)
+    labels = _checks.integers("labels", labels)
+    if not labels.ndim:
+        raise ValueError(f"labels must have shape (..., U - 1), got {labels.shape}.")
+    U = labels.shape[-1] + 1
+    if len(rows.shape) < 3 or 0 in rows.shape[-3:]:
+        raise ValueError(
+            f"{name} must have shape (..., T, S, V) with T, S and V at least 1, got {rows.shape}."
+        )
+    *leading, S, _ = rows.shape
+    _checks.shape("columns", columns, tuple(leading), f"(..., T) for {name} {rows.shape}")
+    if S > U:
+        raise ValueError(f"{name} must have at most U = {U} columns a frame, got S = {S}.")
+    frames_lengths = _checks.integers("frames_lengths", frames_lengths)
+    known = _checks.concrete(frames_lengths)
+    if known is not None and known.shape == columns.shape[:-1]:
+        used = np.arange(columns.shape[-1]) < known[..., None]
+        counted = True if where is None else _checks.concrete(_checks.mask("where", where))
+        if counted is not None and np.shape(counted) in ((), known.shape):
+            used &= np.asarray(counted)[..., None]
+            _checks.lengths_values("columns", columns, 0, U - S, f"U - S = {U - S}", used)
+    return Band(rows, jnp.asarray(columns), U)

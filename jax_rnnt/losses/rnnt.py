@@ -6,7 +6,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
-from jax_rnnt.losses import topologies
+from jax_rnnt.losses import layouts, topologies
 from jax_rnnt.losses.checked import checked_loss
 from jax_rnnt.rows import pick, pick_rows
 
@@ -138,6 +138,7 @@ def rnnt_loss_from_logits(
     normalize: str = "softmax",
     label_bias: ArrayLike | None = None,
     blank_bias: ArrayLike | None = None,
+    columns: ArrayLike | None = None,
     compact: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
@@ -151,7 +152,8 @@ def rnnt_loss_from_logits(
     Args:
         logits: (..., T, U, V), float32, bfloat16, float16 or float64, not normalised; U = longest
             label sequence + 1. Compact: (S, V), the rows of one sequence after the other,
-            T_n (U_n + 1) each, frame by frame; rows beyond their sum are padding.
+            T_n (U_n + 1) each, frame by frame; rows beyond their sum are padding. With `columns`:
+            (..., T, S, V).
         labels: (..., U - 1) integers, padded with anything. Compact: (L,), one sequence's labels
             after the other's, L >= sum U_n.
         frames_lengths: (...) integers T_n in [1, T]. Compact: (N,).
@@ -174,6 +176,9 @@ def rnnt_loss_from_logits(
             log-probabilities; -inf forbids. Minus its gradient is the posterior probability that
             the label is written there, without FastEmit's factor.
         blank_bias: the same of the blanks.
+        columns: (..., T) integers in [0, U - S], the first of the S columns that the logits hold of
+            each frame, as `prune_ranges` gives them. Nothing leaves a cell outside of the band; U
+            is that of the labels, and biases broadcast to (..., T, U) all the same. Not compact.
         compact: whether logits and labels are packed; lengths may be traced all the same.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX (differentiable twice where not compact).
@@ -203,16 +208,20 @@ def rnnt_loss_from_logits(
 
     See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148; RNA: Sak et
     al. (2017); the monotonic RNN-T: Tripathi et al. (2019); HAT: Variani et al. (2020),
-    arXiv:2003.07705.
+    arXiv:2003.07705; bands of columns: Kuang et al. (2022), arXiv:2206.13236.
     """
     _checks.choice("normalize", normalize, tuple(ROWS))
+    rows, rows_to_picks = _checks.floats("logits", logits), ROWS[normalize]
+    if columns is not None:
+        rows = layouts.band_of("logits", rows, columns, labels, frames_lengths, where, compact)
+        rows_to_picks = layouts.BandPicks(rows_to_picks)
     return checked_loss(
         "logits",
-        _checks.floats("logits", logits),
+        rows,
         labels,
         frames_lengths,
         labels_lengths,
-        rows_to_picks=ROWS[normalize],
+        rows_to_picks=rows_to_picks,
         picks_to_costs=topologies.costs_of(rnnt_type),
         numbers={"fastemit_lambda": fastemit_lambda},
         biases={"label_bias": label_bias, "blank_bias": blank_bias},

@@ -34,10 +34,14 @@ def _next_column(x):
 
 
 def _costs(topology, picks, options, solve):
+    return solve(_arcs(topology, picks, options))
+
+
+def _arcs(topology, picks, options):
     blank, label = picks
     blank = biased(blank, options["blank_bias"])
     label = biased(label, options["label_bias"])
-    return solve(topology(blank, label))
+    return topology(blank, label)
 
 
 def biased(log_probs, bias):
@@ -48,13 +52,17 @@ def biased(log_probs, bias):
     return log_probs + jnp.expand_dims(bias, leading).astype(log_probs.dtype)
 
 
-_COSTS = types.MappingProxyType(
-    {
-        "regular": functools.partial(_costs, _regular),
-        "modified": functools.partial(_costs, _modified),
-        "constrained": functools.partial(_costs, _constrained),
-    }
+_TOPOLOGIES = types.MappingProxyType(
+    {"regular": _regular, "modified": _modified, "constrained": _constrained}
 )
+_COSTS = types.MappingProxyType(
+    {name: functools.partial(_costs, topology) for name, topology in _TOPOLOGIES.items()}
+)
+
+
+def arcs_of(rnnt_type: str, picks, options) -> dict:
+    """A type's arcs from both log-probabilities and the biases among a loss's options."""
+    return _arcs(_TOPOLOGIES[rnnt_type], picks, options)
 
 
 def costs_of(rnnt_type: str) -> functools.partial:

@@ -1,0 +1,355 @@
+"""The pruned RNN-T: a cheap joint that finds a band of columns, and the real joint on the band."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jax_rnnt import _checks
+from jax_rnnt._xla.program import one_program
+from jax_rnnt.lattice import ranges
+from jax_rnnt.lattice.posteriors import padded_cost_and_posteriors
+from jax_rnnt.losses import checked, layouts, topologies
+from jax_rnnt.losses.joint import make_joint
+from jax_rnnt.losses.rnnt import ROWS
+from jax_rnnt.rows import joint_band, simple
+
+
+class PrunedLosses(NamedTuple):
+    """What :func:`pruned_rnnt_loss` returns: two losses to be weighed and added."""
+
+    simple: jax.Array
+    """(...) nats or, after a reduction, (): of the simple joint, over all columns."""
+    pruned: jax.Array
+    """The same of the real joint, over the columns of the band."""
+
+
+def simple_arcs(
+    encoder: ArrayLike,
+    predictor: ArrayLike,
+    labels: ArrayLike,
+    frames_lengths: ArrayLike | None = None,
+    labels_lengths: ArrayLike | None = None,
+    *,
+    blank: int = 0,
+    lm_scale: float = 0.25,
+) -> tuple[jax.Array, jax.Array]:
+    r"""Both arcs of a joint network that is no more than a sum, without an array of T U V.
+
+    .. math::
+        joint(t, u, v) &= \log softmax_v(encoder_t + predictor_u), \\
+        arc(t, u, v) &= (1 - lm\_scale) \, joint(t, u, v) + lm\_scale \log softmax_v(predictor_u)
+
+    k2's `rnnt_loss_smoothed` without its `am_scale`; with lm_scale 0 `rnnt_loss_simple`. A lattice
+    of these arcs tells cheaply where the alignments of the real joint will be: see
+    `prune_ranges`. Arcs of lm_scale above 0 are no distribution.
+
+    Two matrix products take the place of the array, one in the forward and two in the gradient,
+    exact to float32; cells where no symbol is likely in both, of which such a product loses all
+    terms, are computed one by one. Sums have a fixed order: the same inputs give the same bits.
+
+    Args:
+        encoder: (..., T, V) nats, the encoder's output projected to symbols ("am"); float32,
+            bfloat16, float16 or float64.
+        predictor: (..., U, V), the predictor's ("lm"), U = longest label sequence + 1. Projections
+            are best not rounded to 16 bits: that alone moves posteriors by 0.2.
+        labels: (..., U - 1) integers, padded with anything.
+        frames_lengths: (...) integers T_n in [1, T]; None: all T.
+        labels_lengths: (...) integers U_n in [0, U - 1]; None: all U - 1.
+        blank: index of the blank; negative counts from the end.
+        lm_scale: in [0, 1), known in advance; how much of the weights is the predictor's alone.
+
+    Returns:
+        (blank, label), each (..., T, U) nats, float32 (float64 if any input is), as
+        `log_softmax_pick` gives them: -inf where there is no such arc, NaN where NaN or +inf stands
+        within the lengths, or where traced lengths or labels make no sense. Differentiable once
+        with respect to encoder and predictor.
+
+    Raises:
+        TypeError: If encoder or predictor are not floats, or labels or lengths not integers.
+        ValueError: If shapes do not fit, lm_scale is not in [0, 1), or concrete lengths or labels
+            are out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jax_rnnt
+        >>> am, lm = jnp.zeros((2, 5)), jnp.zeros((3, 5))  # two frames, two labels, five symbols
+        >>> blank, label = jax_rnnt.simple_arcs(am, lm, jnp.array([1, 2]))
+        >>> print(label[0], f"{jax_rnnt.lattice_cost(blank, label, 2, 2):.4f}")
+        [-1.609438 -1.609438      -inf] 5.3391
+
+    See Kuang et al. (2022), "Pruned RNN-T for fast, memory-efficient ASR training",
+    arXiv:2206.13236.
+    """
+    joint = _make_simple("encoder", encoder, "predictor", predictor)
+    *batch, T, U, V = joint.shape
+    if frames_lengths is None:
+        frames_lengths = jnp.full(tuple(batch), T, jnp.int32)
+    if labels_lengths is None:
+        labels_lengths = jnp.full(tuple(batch), U - 1, jnp.int32)
+    arrays = _check_batch(joint, labels, frames_lengths, labels_lengths, None)
+    return _simple_arcs(
+        joint, *arrays, lm_scale=_check_lm_scale(lm_scale), blank=_checks.blank_index(blank, V)
+    )
+
+
+@functools.partial(one_program, static_argnames=("lm_scale", "blank"))
+def _simple_arcs(joint, labels, frames_lengths, labels_lengths, *, lm_scale, blank):
+    row_labels, sensible, _ = layouts.of_padded(
+        joint, labels, frames_lengths, labels_lengths, None, 0
+    )
+    arcs = simple.joint_to_arcs(
+        joint, row_labels, lm_scale=lm_scale, blank=blank, implementation=None
+    )
+    return tuple(jnp.where(sensible[..., None, None], x, jnp.nan) for x in arcs)
+
+
+def pruned_rnnt_loss(
+    encoder: ArrayLike,
+    predictor: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    simple_encoder: ArrayLike,
+    simple_predictor: ArrayLike,
+    labels: ArrayLike,
+    frames_lengths: ArrayLike,
+    labels_lengths: ArrayLike,
+    *,
+    width: int = 5,
+    lm_scale: float = 0.25,
+    activation: str | Callable[[jax.Array], jax.Array] | None = "tanh",
+    average_frames: bool = False,
+    reduction: str | None = None,
+    blank: int = 0,
+    fastemit_lambda: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    rnnt_type: str = "regular",
+    normalize: str = "softmax",
+    label_bias: ArrayLike | None = None,
+    blank_bias: ArrayLike | None = None,
+    implementation: str | None = None,
+) -> PrunedLosses:
+    r"""k2's pruned recipe: the loss of a simple joint, and that of the real one where it matters.
+
+    .. math::
+        simple_n &= lattice\_cost(simple\_arcs(simple\_encoder, simple\_predictor)), \\
+        columns &= prune\_ranges(\text{posteriors of the simple arcs}), \\
+        logits_{n,t,i} &= activation(encoder_{n,t} + predictor_{n, columns_{n,t} + i}) \, kernel
+            + bias, \quad 0 \le i < S, \\
+        pruned_n &= \text{the RNN-T loss of } logits \text{, with nothing leaving the band}
+
+    An approximation of `rnnt_loss_from_joint`, from above, for a part of its time: of each frame
+    the joint sees S = min(width, U) columns. Its two losses are added with weights, as in icefall's
+    recipes ``0.5 * losses.simple + losses.pruned`` after a warm-up; without the simple loss, of
+    which the columns know what they know, it does not train.
+
+    Matrix products of the real joint take the promoted dtype of encoder, predictor, kernel and
+    bias, and so do the logits, an array (..., T, S, V); those of the simple joint are exact to
+    float32. Columns have no gradient. All sums are taken in one order.
+
+    Args:
+        encoder: (..., T, H), float32, bfloat16, float16 or float64.
+        predictor: (..., U, H), U = longest label sequence + 1.
+        kernel: (H, V).
+        bias: (V,), or None for none.
+        simple_encoder: (..., T, V) nats, the encoder's output projected to symbols.
+        simple_predictor: (..., U, V), the predictor's; best in float32, as `simple_arcs` says.
+        labels: (..., U - 1) integers, padded with anything.
+        frames_lengths: (...) integers T_n in [1, T].
+        labels_lengths: (...) integers U_n in [0, U - 1].
+        width: how many columns a frame has, at least 2, or 1 for "modified". An utterance that
+            needs more ("regular", more than (width - 1) T_n labels; see `least_prune_width`) has a
+            pruned loss of +inf with a gradient of zero.
+        lm_scale: in [0, 1), of the simple joint; see `simple_arcs`.
+        activation: as in `rnnt_loss_from_joint`.
+        average_frames: divide each cost by its number of frames.
+        reduction: None or "none", "sum" or "mean" over the batch.
+        blank: index of the blank; negative counts from the end.
+        fastemit_lambda: FastEmit, of both losses; may be traced.
+        where: (...) booleans, None for all true: sequences for which it is false are left out of
+            value, gradient and mean of both.
+        rnnt_type: "regular", "modified" or "constrained", of both losses.
+        normalize: "softmax" or "hat", of the real joint; the simple one has a softmax.
+        label_bias: floats that broadcast to (..., T, U), added to the labels' log-probabilities of
+            both losses; `delay_penalty` is one.
+        blank_bias: the same of the blanks.
+        implementation: None for the native kernels where there are some, "native" to insist on
+            them, "reference" for plain JAX, with the simple joint's logits as an array.
+
+    Returns:
+        :class:`PrunedLosses`, each (...) nats or, after a reduction, (); float32 (float64 for
+        float64 operands). +inf and NaN, each with zero gradients, as in `rnnt_loss_from_joint`.
+        What stands beyond a sequence's lengths has no effect, and its gradient is zero.
+
+    Raises:
+        TypeError: If operands or biases are not floats, labels or lengths not integers, or
+            activation not hashable.
+        ValueError: If shapes do not fit, concrete lengths or labels are out of range, an option is
+            none of its values, or activation closes over arrays.
+        NotImplementedError: If implementation="native" and the platform has no kernels, or if a
+            size is symbolic.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import jax_rnnt
+        >>> encoder, predictor = jnp.ones((1, 4, 6)), jnp.ones((1, 4, 6))  # four frames, 3 labels
+        >>> kernel, bias = jnp.ones((6, 5)), jnp.zeros(5)  # six hidden units, five symbols
+        >>> am, lm = jnp.zeros((1, 4, 5)), jnp.zeros((1, 4, 5))
+        >>> labels, frames, lengths = jnp.array([[1, 2, 3]]), jnp.array([4]), jnp.array([3])
+        >>> losses = jax_rnnt.pruned_rnnt_loss(
+        ...     encoder, predictor, kernel, bias, am, lm, labels, frames, lengths, width=2)
+        >>> print(losses.simple, losses.pruned)  # of 20 alignments two are within the band
+        [8.270333] [10.572918]
+
+    See Kuang et al. (2022), "Pruned RNN-T for fast, memory-efficient ASR training",
+    arXiv:2206.13236.
+    """
+    joint = make_joint(encoder, predictor, kernel, bias, activation)
+    simple_joint = _make_simple(
+        "simple_encoder", simple_encoder, "simple_predictor", simple_predictor
+    )
+    if simple_joint.shape != joint.shape:
+        *batch, T, U, V = joint.shape
+        raise ValueError(
+            "simple_encoder and simple_predictor must have shapes (..., T, V) and (..., U, V) = "
+            f"{(*batch, T, V)} and {(*batch, U, V)}, got {simple_joint.encoder.shape} and "
+            f"{simple_joint.predictor.shape}."
+        )
+    _checks.choice("normalize", normalize, tuple(ROWS))
+    _checks.choice("implementation", implementation, (None, "native", "reference"))
+    checked.check_reduction(reduction)
+    width = ranges.check_width(width, rnnt_type)
+    where = None if where is None else _checks.mask("where", where)
+    arrays = _check_batch(joint, labels, frames_lengths, labels_lengths, where)
+    cells = layouts.cells_axes(compact=False), tuple(joint.shape[:-1])
+    biases = {"label_bias": label_bias, "blank_bias": blank_bias}
+    options = {name: checked.optional_bias(name, x, *cells) for name, x in biases.items()}
+    options["fastemit_lambda"] = checked.optional_number("fastemit_lambda", fastemit_lambda)
+    return _losses(
+        joint.weights,
+        simple_joint,
+        *arrays,
+        where,
+        options,
+        activation=joint.activation,
+        width=width,
+        lm_scale=_check_lm_scale(lm_scale),
+        blank=_checks.blank_index(blank, joint.shape[-1]),
+        average_frames=_checks.flag("average_frames", average_frames),
+        reduction=reduction,
+        rnnt_type=rnnt_type,
+        normalize=normalize,
+        implementation=implementation,
+    )
+
+
+@functools.partial(
+    one_program,
+    static_argnames=(
+        "activation",
+        "width",
+        "lm_scale",
+        "blank",
+        "average_frames",
+        "reduction",
+        "rnnt_type",
+        "normalize",
+        "implementation",
+    ),
+)
+def _losses(
+    weights,
+    simple_joint,
+    labels,
+    frames_lengths,
+    labels_lengths,
+    where,
+    options,
+    *,
+    activation,
+    width,
+    lm_scale,
+    blank,
+    average_frames,
+    reduction,
+    rnnt_type,
+    normalize,
+    implementation,
+):
+    batch = labels, frames_lengths, labels_lengths
+    row_labels, sensible, _ = layouts.of_padded(simple_joint, *batch, where, 0)
+    blanks, own = simple.joint_to_arcs(
+        simple_joint, row_labels, lm_scale=lm_scale, blank=blank, implementation=implementation
+    )
+    own = checked.emitted_fast(own, options["fastemit_lambda"])
+    arcs = topologies.arcs_of(rnnt_type, (blanks, own), options)
+    lengths = jnp.where(sensible, frames_lengths, 0), jnp.asarray(labels_lengths)
+    costs, posteriors = padded_cost_and_posteriors(
+        arcs, *lengths, last=None, implementation=implementation
+    )
+    both_posteriors = (posteriors[arc] for arc in arcs)  # the blank's, then the label's
+    columns = ranges.first_columns(*both_posteriors, *lengths, width=width, rnnt_type=rnnt_type)
+    U = simple_joint.predictor.shape[-2]
+    rows = joint_band.BandJoint(weights, columns, ranges.band_width(width, U), activation)
+    pruned = checked.loss(
+        layouts.Band(rows, columns, U),
+        *batch,
+        where,
+        options,
+        rows_to_picks=layouts.BandPicks(joint_band.JointPicks(ROWS[normalize])),
+        picks_to_costs=topologies.costs_of(rnnt_type),
+        durations=0,
+        average_frames=average_frames,
+        reduction=reduction,
+        blank=blank,
+        compact=False,
+        implementation=implementation,
+    )
+    return PrunedLosses(
+        checked.reduced(costs, lengths[0], where, average_frames, reduction), pruned
+    )
+
+
+def _make_simple(encoder_name, encoder, predictor_name, predictor) -> simple.SimpleJoint:
+    """The simple joint of a caller's arguments; TypeError or ValueError if they do not make one."""
+    encoder = _checks.floats(encoder_name, encoder)
+    predictor = _checks.floats(predictor_name, predictor)
+    if encoder.ndim < 2 or 0 in encoder.shape[-2:]:
+        raise ValueError(
+            f"{encoder_name} must have shape (..., T, V) with T and V at least 1, "
+            f"got {encoder.shape}."
+        )
+    *batch, _, V = encoder.shape
+    U = predictor.shape[-2] if predictor.ndim >= 2 else 0
+    if predictor.shape != (*batch, U, V) or not U:
+        raise ValueError(
+            f"{predictor_name} must have shape (..., U, V) = "
+            f"({', '.join(map(str, (*batch, 'U', V)))}) with U at least 1 for {encoder_name} "
+            f"{encoder.shape}, got {predictor.shape}."
+        )
+    jnp.promote_types(encoder.dtype, predictor.dtype)  # TypePromotionError where it is strict
+    return simple.SimpleJoint(encoder, predictor)
+
+
+def _check_batch(rows, labels, frames_lengths, labels_lengths, where):
+    arrays = [
+        _checks.integers(name, value)
+        for name, value in (
+            ("labels", labels),
+            ("frames_lengths", frames_lengths),
+            ("labels_lengths", labels_lengths),
+        )
+    ]
+    layouts.check_padded("logits", rows, *arrays, where, 0)
+    return arrays
+
+
+def _check_lm_scale(value) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"lm_scale must be a number known in advance, got {value!r}.")
+    if not 0 <= value < 1:
+        raise ValueError(f"lm_scale must be in [0, 1), got {value!r}.")
+    return float(value)
