@@ -20,8 +20,9 @@ from jax_rnnt.losses.align import rnnt_align
 from jax_rnnt.losses.align_joint import rnnt_align_from_joint
 from jax_rnnt.losses.biases import alignment_window, delay_penalty
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
-from jax_rnnt.losses.pruned import PrunedLosses, pruned_rnnt_loss, simple_arcs
+from jax_rnnt.losses.pruned import PrunedLosses, pruned_rnnt_loss
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
+from jax_rnnt.losses.simple import simple_arcs
 from jax_rnnt.losses.tdt import tdt_loss_from_logits
 from jax_rnnt.rows.pick import log_softmax_pick
 from jax_rnnt.rows.pick_rows import Rows, pick_rows

@@ -15,6 +15,7 @@ from jax_rnnt.lattice.posteriors import padded_cost_and_posteriors
 from jax_rnnt.losses import checked, layouts, topologies
 from jax_rnnt.losses.joint import make_joint
 from jax_rnnt.losses.rnnt import ROWS
+from jax_rnnt.losses.simple import check_batch, check_lm_scale, make_simple
 from jax_rnnt.rows import joint_band, simple
 
 
@@ -25,86 +26,6 @@ class PrunedLosses(NamedTuple):
     """(...) nats or, after a reduction, (): of the simple joint, over all columns."""
     pruned: jax.Array
     """The same of the real joint, over the columns of the band."""
-
-
-def simple_arcs(
-    encoder: ArrayLike,
-    predictor: ArrayLike,
-    labels: ArrayLike,
-    frames_lengths: ArrayLike | None = None,
-    labels_lengths: ArrayLike | None = None,
-    *,
-    blank: int = 0,
-    lm_scale: float = 0.25,
-) -> tuple[jax.Array, jax.Array]:
-    r"""Both arcs of a joint network that is no more than a sum, without an array of T U V.
-
-    .. math::
-        joint(t, u, v) &= \log softmax_v(encoder_t + predictor_u), \\
-        arc(t, u, v) &= (1 - lm\_scale) \, joint(t, u, v) + lm\_scale \log softmax_v(predictor_u)
-
-    k2's `rnnt_loss_smoothed` without its `am_scale`; with lm_scale 0 `rnnt_loss_simple`. A lattice
-    of these arcs tells cheaply where the alignments of the real joint will be: see
-    `prune_ranges`. Arcs of lm_scale above 0 are no distribution.
-
-    Two matrix products take the place of the array, one in the forward and two in the gradient,
-    exact to float32; cells where no symbol is likely in both, of which such a product loses all
-    terms, are computed one by one. Sums have a fixed order: the same inputs give the same bits.
-
-    Args:
-        encoder: (..., T, V) nats, the encoder's output projected to symbols ("am"); float32,
-            bfloat16, float16 or float64.
-        predictor: (..., U, V), the predictor's ("lm"), U = longest label sequence + 1. Projections
-            are best not rounded to 16 bits: that alone moves posteriors by 0.2.
-        labels: (..., U - 1) integers, padded with anything.
-        frames_lengths: (...) integers T_n in [1, T]; None: all T.
-        labels_lengths: (...) integers U_n in [0, U - 1]; None: all U - 1.
-        blank: index of the blank; negative counts from the end.
-        lm_scale: in [0, 1), known in advance; how much of the weights is the predictor's alone.
-
-    Returns:
-        (blank, label), each (..., T, U) nats, float32 (float64 if any input is), as
-        `log_softmax_pick` gives them: -inf where there is no such arc, NaN where NaN or +inf stands
-        within the lengths, or where traced lengths or labels make no sense. Differentiable once
-        with respect to encoder and predictor.
-
-    Raises:
-        TypeError: If encoder or predictor are not floats, or labels or lengths not integers.
-        ValueError: If shapes do not fit, lm_scale is not in [0, 1), or concrete lengths or labels
-            are out of range.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jax_rnnt
-        >>> am, lm = jnp.zeros((2, 5)), jnp.zeros((3, 5))  # two frames, two labels, five symbols
-        >>> blank, label = jax_rnnt.simple_arcs(am, lm, jnp.array([1, 2]))
-        >>> print(label[0], f"{jax_rnnt.lattice_cost(blank, label, 2, 2):.4f}")
-        [-1.609438 -1.609438      -inf] 5.3391
-
-    See Kuang et al. (2022), "Pruned RNN-T for fast, memory-efficient ASR training",
-    arXiv:2206.13236.
-    """
-    joint = _make_simple("encoder", encoder, "predictor", predictor)
-    *batch, T, U, V = joint.shape
-    if frames_lengths is None:
-        frames_lengths = jnp.full(tuple(batch), T, jnp.int32)
-    if labels_lengths is None:
-        labels_lengths = jnp.full(tuple(batch), U - 1, jnp.int32)
-    arrays = _check_batch(joint, labels, frames_lengths, labels_lengths, None)
-    return _simple_arcs(
-        joint, *arrays, lm_scale=_check_lm_scale(lm_scale), blank=_checks.blank_index(blank, V)
-    )
-
-
-@functools.partial(one_program, static_argnames=("lm_scale", "blank"))
-def _simple_arcs(joint, labels, frames_lengths, labels_lengths, *, lm_scale, blank):
-    row_labels, sensible, _ = layouts.of_padded(
-        joint, labels, frames_lengths, labels_lengths, None, 0
-    )
-    arcs = simple.joint_to_arcs(
-        joint, row_labels, lm_scale=lm_scale, blank=blank, implementation=None
-    )
-    return tuple(jnp.where(sensible[..., None, None], x, jnp.nan) for x in arcs)
 
 
 def pruned_rnnt_loss(
@@ -208,7 +129,7 @@ def pruned_rnnt_loss(
     arXiv:2206.13236.
     """
     joint = make_joint(encoder, predictor, kernel, bias, activation)
-    simple_joint = _make_simple(
+    simple_joint = make_simple(
         "simple_encoder", simple_encoder, "simple_predictor", simple_predictor
     )
     if simple_joint.shape != joint.shape:
@@ -223,7 +144,7 @@ def pruned_rnnt_loss(
     checked.check_reduction(reduction)
     width = ranges.check_width(width, rnnt_type)
     where = None if where is None else _checks.mask("where", where)
-    arrays = _check_batch(joint, labels, frames_lengths, labels_lengths, where)
+    arrays = check_batch(joint, labels, frames_lengths, labels_lengths, where)
     cells = layouts.cells_axes(compact=False), tuple(joint.shape[:-1])
     biases = {"label_bias": label_bias, "blank_bias": blank_bias}
     options = {name: checked.optional_bias(name, x, *cells) for name, x in biases.items()}
@@ -236,7 +157,7 @@ def pruned_rnnt_loss(
         options,
         activation=joint.activation,
         width=width,
-        lm_scale=_check_lm_scale(lm_scale),
+        lm_scale=check_lm_scale(lm_scale),
         blank=_checks.blank_index(blank, joint.shape[-1]),
         average_frames=_checks.flag("average_frames", average_frames),
         reduction=reduction,
@@ -311,45 +232,3 @@ def _losses(
     return PrunedLosses(
         checked.reduced(costs, lengths[0], where, average_frames, reduction), pruned
     )
-
-
-def _make_simple(encoder_name, encoder, predictor_name, predictor) -> simple.SimpleJoint:
-    """The simple joint of a caller's arguments; TypeError or ValueError if they do not make one."""
-    encoder = _checks.floats(encoder_name, encoder)
-    predictor = _checks.floats(predictor_name, predictor)
-    if encoder.ndim < 2 or 0 in encoder.shape[-2:]:
-        raise ValueError(
-            f"{encoder_name} must have shape (..., T, V) with T and V at least 1, "
-            f"got {encoder.shape}."
-        )
-    *batch, _, V = encoder.shape
-    U = predictor.shape[-2] if predictor.ndim >= 2 else 0
-    if predictor.shape != (*batch, U, V) or not U:
-        raise ValueError(
-            f"{predictor_name} must have shape (..., U, V) = "
-            f"({', '.join(map(str, (*batch, 'U', V)))}) with U at least 1 for {encoder_name} "
-            f"{encoder.shape}, got {predictor.shape}."
-        )
-    jnp.promote_types(encoder.dtype, predictor.dtype)  # TypePromotionError where it is strict
-    return simple.SimpleJoint(encoder, predictor)
-
-
-def _check_batch(rows, labels, frames_lengths, labels_lengths, where):
-    arrays = [
-        _checks.integers(name, value)
-        for name, value in (
-            ("labels", labels),
-            ("frames_lengths", frames_lengths),
-            ("labels_lengths", labels_lengths),
-        )
-    ]
-    layouts.check_padded("logits", rows, *arrays, where, 0)
-    return arrays
-
-
-def _check_lm_scale(value) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"lm_scale must be a number known in advance, got {value!r}.")
-    if not 0 <= value < 1:
-        raise ValueError(f"lm_scale must be in [0, 1), got {value!r}.")
-    return float(value)

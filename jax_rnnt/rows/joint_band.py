@@ -95,9 +95,8 @@ def band_logits(
     activations, finite = _activations(
         *vary_alike(*operands), joint.width, joint.activation, weights.dtype
     )
-    contract = (activations.ndim - 1,), (0,)
-    logits = joint_network.product(activations, weights.kernel.astype(weights.dtype), contract)
-    return _add_bias(*vary_alike(logits, weights.bias)), finite
+    kernel, bias = weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
+    return _project(*vary_alike(activations, kernel, bias)), finite
 
 
 def _sums(encoder, predictor, columns, width, dtype):
@@ -155,18 +154,26 @@ _activations.defvjp(_activations_forward, _activations_backward)
 
 
 @custom_vjp()
-def _add_bias(logits, bias):
-    """logits + bias in the dtype of logits; the bias' gradient is summed in the accumulator's."""
-    return logits + jnp.expand_dims(bias.astype(logits.dtype), range(logits.ndim - 1))
+def _project(activations, kernel, bias):
+    """Logits (..., V) of activations (..., H), all in one dtype."""
+    contract = (activations.ndim - 1,), (0,)
+    logits = joint_network.product(activations, kernel, contract)
+    return logits + jnp.expand_dims(bias, range(logits.ndim - 1))
 
 
-def _add_bias_forward(logits, bias):
-    return _add_bias(logits, bias), bias[:0]
+def _project_forward(activations, kernel, bias):
+    return _project(activations, kernel, bias), (activations, kernel)
 
 
-def _add_bias_backward(empty, cotangents):
+def _project_backward(residuals, cotangents):
+    activations, kernel = residuals
+    contract = (activations.ndim - 1,), (0,)
+    # Logits of a weight that is no number have no gradient, and 0 times it would be none either.
+    finite = jnp.where(jnp.isfinite(kernel), kernel, 0)
+    _, pull = jax.vjp(lambda *x: joint_network.product(*x, contract), activations, finite)
     wide = cotangents.astype(accumulator_dtype(cotangents.dtype))
-    return cotangents, wide.sum(range(wide.ndim - 1)).astype(empty.dtype)
+    to_bias = wide.sum(range(wide.ndim - 1))
+    return *pull(cotangents), to_bias.astype(kernel.dtype)
 
 
-_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+_project.defvjp(_project_forward, _project_backward)
