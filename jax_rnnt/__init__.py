@@ -14,8 +14,10 @@ from jax_rnnt.losses.align import rnnt_align
 from jax_rnnt.losses.align_joint import rnnt_align_from_joint
 from jax_rnnt.losses.biases import alignment_window, delay_penalty
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
+from jax_rnnt.losses.joint_rows import pick_rows_from_joint
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
 from jax_rnnt.losses.tdt import tdt_loss_from_logits
+from jax_rnnt.losses.tdt_joint import tdt_loss_from_joint
 from jax_rnnt.rows.pick import log_softmax_pick
 from jax_rnnt.rows.pick_rows import Rows, pick_rows
 from jax_rnnt.search.beam import beam_search
@@ -41,6 +43,7 @@ __all__ = [
     "lattice_cost",
     "log_softmax_pick",
     "pick_rows",
+    "pick_rows_from_joint",
     "reference",
     "register_custom_calls",
     "rnnt_align",
@@ -50,6 +53,7 @@ __all__ = [
     "rnnt_loss_from_logits",
     "search",
     "search_start",
+    "tdt_loss_from_joint",
     "tdt_loss_from_logits",
 ]
 

@@ -36,6 +36,7 @@ def checked_loss(
     numbers: Mapping[str, ArrayLike],
     biases: Mapping[str, ArrayLike | None] = _NO_BIASES,
     durations: int = 0,
+    clamped: bool = False,
 ) -> jax.Array:
     """Check the arguments and compute the loss of any source of rows and any lattice over them.
 
@@ -53,6 +54,8 @@ def checked_loss(
             0 is not given, and costs nothing.
         biases: arrays by their names that broadcast to the cells, or None.
         durations: how many entries of a row stand behind its V symbols.
+        clamped: whether rows_to_picks gives, behind the picks, a zero for each sequence, which is
+            added to its cost and so tells it the cost's cotangent.
     """
     _checks.choice("reduction", reduction, tuple(_REDUCTIONS))
     _checks.choice("implementation", implementation, (None, "native", "reference"))
@@ -82,6 +85,7 @@ def checked_loss(
         rows_to_picks=rows_to_picks,
         picks_to_costs=picks_to_costs,
         durations=durations,
+        clamped=clamped,
     )
 
 
@@ -105,6 +109,7 @@ def optional_bias(name, value, axes: str, shape: tuple[int, ...]) -> jax.Array |
         "rows_to_picks",
         "picks_to_costs",
         "durations",
+        "clamped",
         "average_frames",
         "reduction",
         "blank",
@@ -123,6 +128,7 @@ def _loss(
     rows_to_picks,
     picks_to_costs,
     durations,
+    clamped,
     average_frames,
     reduction,
     blank,
@@ -133,9 +139,9 @@ def _loss(
     row_labels, sensible, arcs_to_costs = layout(
         rows, labels, frames_lengths, labels_lengths, where, durations
     )
-    blank_log_probs, label_log_probs, *heads = rows_to_picks(
-        rows, row_labels, blank=blank, implementation=implementation
-    )
+    picks = rows_to_picks(rows, row_labels, blank=blank, implementation=implementation)
+    picks, unit = picks if clamped else (picks, None)
+    blank_log_probs, label_log_probs, *heads = picks
     if options["fastemit_lambda"] is not None:
         scale = 1 + jnp.asarray(options["fastemit_lambda"], label_log_probs.dtype)
         label_log_probs = _scale_gradient(*vary_alike(label_log_probs, scale))
@@ -146,6 +152,8 @@ def _loss(
         return arcs_to_costs(arcs, frames_lengths, labels_lengths, last, implementation)
 
     costs = picks_to_costs((blank_log_probs, label_log_probs, *heads), options, solve)
+    if unit is not None:
+        costs = costs + unit
     if average_frames:
         costs = costs / jnp.maximum(frames_lengths, 1).astype(costs.dtype)
     if where is not None:

@@ -9,19 +9,12 @@ from jax_rnnt import _checks
 from jax_rnnt.losses import topologies
 from jax_rnnt.losses.checked import checked_loss
 from jax_rnnt.rows import pick, pick_rows
+from jax_rnnt.rows.normalise import Picking
 
 
 def _hat_arcs(logits, labels, *, blank, implementation):
-    rows = pick_rows.row_arcs(
-        logits,
-        labels,
-        blank=blank,
-        others=(),
-        rest=False,
-        normalize="hat",
-        durations=0,
-        implementation=implementation,
-    )
+    picking = Picking(blank, normalize="hat")
+    rows = pick_rows.row_arcs(logits, labels, picking, implementation)
     return rows.blank, rows.label
 
 
