@@ -20,10 +20,12 @@ from jax_rnnt.losses.align import rnnt_align
 from jax_rnnt.losses.align_joint import rnnt_align_from_joint
 from jax_rnnt.losses.biases import alignment_window, delay_penalty
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
+from jax_rnnt.losses.joint_rows import pick_rows_from_joint
 from jax_rnnt.losses.pruned import PrunedLosses, pruned_rnnt_loss
 from jax_rnnt.losses.rnnt import rnnt_loss, rnnt_loss_from_logits
 from jax_rnnt.losses.simple import simple_arcs
 from jax_rnnt.losses.tdt import tdt_loss_from_logits
+from jax_rnnt.losses.tdt_joint import tdt_loss_from_joint
 from jax_rnnt.rows.pick import log_softmax_pick
 from jax_rnnt.rows.pick_rows import Rows, pick_rows
 from jax_rnnt.search.beam import beam_search
@@ -54,6 +56,7 @@ __all__ = [
     "least_prune_width",
     "log_softmax_pick",
     "pick_rows",
+    "pick_rows_from_joint",
     "prune_ranges",
     "pruned_rnnt_loss",
     "reference",
@@ -66,6 +69,7 @@ __all__ = [
     "search",
     "search_start",
     "simple_arcs",
+    "tdt_loss_from_joint",
     "tdt_loss_from_logits",
 ]
 

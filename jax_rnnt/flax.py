@@ -1,5 +1,6 @@
 """A joint network as a Flax NNX module; the only module here that needs the extra `flax`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
+from jax_rnnt import _checks
 from jax_rnnt.losses.joint import rnnt_loss_from_joint
+from jax_rnnt.losses.tdt_joint import tdt_loss_from_joint
 from jax_rnnt.rows.activations import resolve_activation
 
 try:
@@ -40,15 +43,21 @@ class RNNTJoint(nnx.Module):
     Attributes:
         encoder_projection: nnx.Linear from E to H features, W_e and b_e.
         predictor_projection: nnx.Linear from P to H features, W_p and b_p.
-        kernel: nnx.Param (H, V).
-        bias: nnx.Param (V,), or None for none.
+        kernel: nnx.Param (H, V), or (H, V + D).
+        bias: nnx.Param (V,) or (V + D,), or None for none.
+        dropout: nnx.Dropout, which `train()` and `eval()` switch, or None for none.
 
     Args:
         encoder_features: E, of the encoder's output.
         predictor_features: P, of the predictor's output.
         hidden_features: H, between the projections and the logits.
         vocabulary: V, the blank included.
-        activation: "tanh", "relu", "silu", "gelu", None for none, or an elementwise JAX function.
+        durations: None, or the frames of the D durations of a token-and-duration transducer (TDT):
+            logits have V + D entries, and `loss` is `tdt_loss_from_joint`.
+        activation: "tanh", "relu", "silu", "gelu", "sigmoid", None for none, or an elementwise JAX
+            function.
+        dropout_rate: of the activations between the projections and the logits, in `loss` alone;
+            its keys are drawn from the stream `dropout`.
         use_bias: whether there are biases: of both projections and of the logits.
         dtype: of the computation; None for what inputs and parameters promote to.
         param_dtype: of the parameters.
@@ -85,7 +94,9 @@ class RNNTJoint(nnx.Module):
         hidden_features: int,
         vocabulary: int,
         *,
+        durations: tuple[int, ...] | None = None,
         activation: str | Callable[[jax.Array], jax.Array] | None = "tanh",
+        dropout_rate: float = 0.0,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -109,14 +120,17 @@ class RNNTJoint(nnx.Module):
 
         self.encoder_projection = projection(encoder_features)
         self.predictor_projection = projection(predictor_features)
-        self.kernel = nnx.Param(
-            kernel_init(rngs.params(), (hidden_features, vocabulary), param_dtype)
-        )
+        if durations is not None:
+            durations = _checks.durations("durations", durations)
+        width = vocabulary + len(durations or ())
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (hidden_features, width), param_dtype))
         self.bias: nnx.Param[jax.Array] | None
         if use_bias:
-            self.bias = nnx.Param(bias_init(rngs.params(), (vocabulary,), param_dtype))
+            self.bias = nnx.Param(bias_init(rngs.params(), (width,), param_dtype))
         else:
             self.bias = nnx.data(None)
+        self.dropout = nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else nnx.data(None)
+        self.durations = durations
         self.activation = activation
         self.use_bias = use_bias
         self.dtype = dtype
@@ -191,27 +205,40 @@ class RNNTJoint(nnx.Module):
     ) -> jax.Array:
         """`rnnt_loss_from_joint` of the projected inputs: the logits never exist as an array.
 
-        The loss and the gradients of `rnnt_loss_from_logits(joint(encoder, predictor), ...)`.
+        The loss and the gradients of `rnnt_loss_from_logits(joint(encoder, predictor), ...)`, but
+        for dropout; with durations, those of `tdt_loss_from_logits`.
 
         Args:
             encoder: (..., T, E).
-            predictor: (..., U, P), the same leading axes; U = longest label sequence + 1.
-            labels: (..., U - 1) integers, padded with anything.
+            predictor: (..., U, P), the same leading axes; U = longest label sequence + 1. Of K
+                hypotheses (..., K, U, P).
+            labels: (..., U - 1) integers, padded with anything; (..., K, U - 1) of hypotheses.
             frames_lengths: (...) integers T_n in [1, T].
-            labels_lengths: (...) integers U_n in [0, U - 1].
-            **options: the options of `rnnt_loss_from_joint` except `activation`: `average_frames`,
-                `reduction`, `blank`, `fastemit_lambda`, `where`, `rnnt_type`, `label_bias`,
-                `blank_bias`, `min_posterior`, `tile` and `implementation`.
+            labels_lengths: (...) integers U_n in [0, U - 1]; (..., K) of hypotheses.
+            **options: the options of `rnnt_loss_from_joint` except `activation` and
+                `dropout_rate`: `average_frames`, `reduction`, `blank`, `fastemit_lambda`, `where`,
+                `rnnt_type`, `normalize`, `label_bias`, `blank_bias`, `dropout_key` (instead of one
+                of the module's own), `clamp`, `min_posterior`, `tile` and `implementation`. With
+                durations, those of `tdt_loss_from_joint`: `sigma` and `omega`, but no `rnnt_type`,
+                `normalize` or biases.
 
         Returns:
-            (...) nats, or () after a reduction.
+            (...) nats, (..., K) of hypotheses, or () after a reduction.
 
         Raises:
             TypeError: If labels or lengths are not integers.
             ValueError: If shapes do not fit, or concrete lengths or labels are out of range.
             NotImplementedError: If implementation="native" and the platform has no kernels.
         """
-        return rnnt_loss_from_joint(
+        dropout = self.dropout
+        if dropout is not None and not dropout.deterministic:
+            options["dropout_rate"] = dropout.rate
+            if "dropout_key" not in options and dropout.rngs is not None:
+                options["dropout_key"] = dropout.rngs()
+        loss = rnnt_loss_from_joint
+        if self.durations is not None:
+            loss = functools.partial(tdt_loss_from_joint, durations=self.durations)
+        return loss(
             *self._with_parameters(*self._both_projected(encoder, predictor)),
             labels,
             frames_lengths,

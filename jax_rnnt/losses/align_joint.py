@@ -19,7 +19,7 @@ from jax_rnnt.lattice import align_kernels
 from jax_rnnt.lattice.align import Alignment
 from jax_rnnt.losses import layouts, topologies
 from jax_rnnt.losses.align import align_picks, left_out
-from jax_rnnt.losses.joint import make_joint
+from jax_rnnt.losses.joint_arguments import make_joint
 from jax_rnnt.reference.align import FRAMES_PER_WORD
 from jax_rnnt.reference.path_scores import start
 from jax_rnnt.rows import joint_arcs, pick

@@ -36,6 +36,7 @@ def checked_loss(
     numbers: Mapping[str, ArrayLike],
     biases: Mapping[str, ArrayLike | None] = _NO_BIASES,
     durations: int = 0,
+    clamped: bool = False,
 ) -> jax.Array:
     """Check the arguments and compute the loss of any source of rows and any lattice over them.
 
@@ -53,6 +54,8 @@ def checked_loss(
             0 is not given, and costs nothing.
         biases: arrays by their names that broadcast to the cells, or None.
         durations: how many entries of a row stand behind its V symbols.
+        clamped: whether rows_to_picks gives, behind the picks, a zero for each sequence, which is
+            added to its cost and so tells it the cost's cotangent.
     """
     check_reduction(reduction)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
@@ -82,6 +85,7 @@ def checked_loss(
         rows_to_picks=rows_to_picks,
         picks_to_costs=picks_to_costs,
         durations=durations,
+        clamped=clamped,
     )
 
 
@@ -111,6 +115,7 @@ def optional_bias(name, value, axes: str, shape: tuple[int, ...]) -> jax.Array |
         "rows_to_picks",
         "picks_to_costs",
         "durations",
+        "clamped",
         "average_frames",
         "reduction",
         "blank",
@@ -129,6 +134,7 @@ def loss(
     rows_to_picks,
     picks_to_costs,
     durations,
+    clamped,
     average_frames,
     reduction,
     blank,
@@ -140,9 +146,9 @@ def loss(
     row_labels, sensible, arcs_to_costs = layout(
         rows, labels, frames_lengths, labels_lengths, where, durations
     )
-    blank_log_probs, label_log_probs, *heads = rows_to_picks(
-        rows, row_labels, blank=blank, implementation=implementation
-    )
+    picks = rows_to_picks(rows, row_labels, blank=blank, implementation=implementation)
+    picks, unit = picks if clamped else (picks, None)
+    blank_log_probs, label_log_probs, *heads = picks
     label_log_probs = emitted_fast(label_log_probs, options["fastemit_lambda"])
     # A sequence whose lengths or labels make no sense gets 0 frames, for which the cost is NaN.
     frames_lengths = jnp.where(sensible, frames_lengths, 0)
@@ -151,6 +157,8 @@ def loss(
         return arcs_to_costs(arcs, frames_lengths, labels_lengths, last, implementation)
 
     costs = picks_to_costs((blank_log_probs, label_log_probs, *heads), options, solve)
+    if unit is not None:
+        costs = costs + unit
     return reduced(costs, frames_lengths, where, average_frames, reduction)
 
 

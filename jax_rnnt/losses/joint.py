@@ -3,16 +3,12 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from jax_rnnt import _checks
 from jax_rnnt.losses import topologies
 from jax_rnnt.losses.checked import checked_loss
-from jax_rnnt.rows import joint_arcs
-from jax_rnnt.rows.activations import resolve_activation
-from jax_rnnt.rows.joint_grid import Tile
+from jax_rnnt.losses.joint_arguments import JointPicks, make_joint, of_each_hypothesis
+from jax_rnnt.losses.joint_bands import band_of_joint, band_picks
 
 
 def rnnt_loss_from_joint(
@@ -31,8 +27,14 @@ def rnnt_loss_from_joint(
     fastemit_lambda: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     rnnt_type: str = "regular",
+    normalize: str = "softmax",
     label_bias: ArrayLike | None = None,
     blank_bias: ArrayLike | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    clamp: float | None = None,
+    columns: ArrayLike | None = None,
+    width: int | None = None,
     min_posterior: float | None = None,
     tile: tuple[int, int, int] | None = None,
     implementation: str | None = None,
@@ -68,15 +70,17 @@ def rnnt_loss_from_joint(
 
     Args:
         encoder: (..., T, H), float32, bfloat16, float16 or float64.
-        predictor: (..., U, H), U = longest label sequence + 1.
+        predictor: (..., U, H), U = longest label sequence + 1. Of K hypotheses of what was said
+            in the same frames: (..., K, U, H); no copies of the encoder are made, and its gradient
+            is the sum over them.
         kernel: (H, V).
         bias: (V,), or None for none.
-        labels: (..., U - 1) integers, padded with anything.
+        labels: (..., U - 1) integers, padded with anything; (..., K, U - 1) of hypotheses.
         frames_lengths: (...) integers T_n in [1, T].
-        labels_lengths: (...) integers U_n in [0, U - 1].
-        activation: "tanh", "relu", "silu", "gelu" (by tanh), None for none, or an elementwise JAX
-            function of one array that closes over no array; hashable, and every new function
-            object is compiled anew.
+        labels_lengths: (...) integers U_n in [0, U - 1]; (..., K) of hypotheses.
+        activation: "tanh", "relu", "silu", "gelu" (by tanh), "sigmoid", None for none, or an
+            elementwise JAX function of one array that closes over no array; hashable, and every new
+            function object is compiled anew.
         average_frames: divide each cost by its number of frames.
         reduction: None or "none", "sum" or "mean" over the batch.
         blank: index of the blank; negative counts from the end.
@@ -88,31 +92,48 @@ def rnnt_loss_from_joint(
         rnnt_type: "regular"; "modified": each frame takes one arc, the blank's or a label's, and is
             left by it (RNA, the monotonic RNN-T); "constrained": at most one label a frame, and
             each frame ends with a blank.
+        normalize: "softmax" of all symbols, or "hat": a sigmoid of the blank's own logit, and a
+            softmax among the others for the rest.
         label_bias: floats that broadcast to (..., T, U), added to the labels'
             log-probabilities; -inf forbids. Minus its gradient is the posterior probability that
             the label is written there, without FastEmit's factor.
         blank_bias: the same of the blanks.
+        dropout_rate: in [0, 1), rounded to a multiple of 2^-16: that part of the activations is
+            zero, and the others are divided by what is left. A number known in advance.
+        dropout_key: a key of `jax.random`, for a rate above 0. The mask is a function of the key,
+            the sequence's place in the batch, frame, column and hidden unit alone: it is never
+            stored, and the same in forward and backward, whatever the tiles and the device.
+        clamp: each entry of the gradient of a cost with respect to the logits is clamped to
+            [-clamp, clamp], before it is weighed by the cost's own cotangent; None for not.
+        columns: (..., T) integers, (..., K, T) of hypotheses: the first of the columns that each
+            frame's band holds, as `prune_ranges` gives them. The joint computes no others, and
+            nothing leaves a cell outside of the band. Its logits (..., T, S, V) are an array, in
+            the dtype of the matrix products; nothing is left out of its gradients.
+        width: with `columns`, how many columns a band holds: S = min(width, U). `columns` are in
+            [0, U - S].
         min_posterior: instead of the rule above, the backward visits the tiles that hold a cell
             whose posterior probability is higher than this, label arcs counted 1 + fastemit_lambda
-            times; 0 means every cell that has one.
+            times; 0 means every cell that has one. With "hat", of its derivative with respect to
+            the entries' logits.
         tile: (frames, labels, tiles at once) of the walk, by default from the shapes. A step holds
             frames x labels x tiles rows of logits, on several devices for each part of the batch.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX on logits as an array (differentiable twice).
 
     Returns:
-        (...) nats, or () after a reduction; float32 (float64 for float64). +inf with zero gradients
-        where no alignment is possible. NaN with zero gradients where NaN or +inf stands in the
-        logits within a sequence's lengths and, under jit, where its lengths or labels make no
-        sense; the other sequences are untouched. What stands beyond a sequence's lengths has no
-        effect, and its gradient is zero.
+        (...) nats, (..., K) of hypotheses, or () after a reduction; float32 (float64 for float64).
+        +inf with zero gradients where no alignment is possible. NaN with zero gradients where NaN
+        or +inf stands in the logits within a sequence's lengths and, under jit, where its lengths
+        or labels make no sense; the other sequences are untouched. What stands beyond a sequence's
+        lengths has no effect, and its gradient is zero.
 
     Raises:
         TypeError: If encoder, predictor, kernel, bias or biases are not floats, labels or lengths
-            not integers, or activation not hashable.
-        ValueError: If shapes do not fit, concrete lengths or labels are out of range, activation
-            closes over arrays, or dtypes differ under jax_numpy_dtype_promotion="strict" (JAX's own
-            TypePromotionError).
+            not integers, activation not hashable, or dropout_key no key.
+        ValueError: If shapes do not fit, concrete lengths, labels or columns are out of range,
+            activation closes over arrays, a rate is out of range or lacks its key, columns come
+            without a width or with an option of tiles, or dtypes differ under
+            jax_numpy_dtype_promotion="strict" (JAX's own TypePromotionError).
         NotImplementedError: If implementation="native" and the platform has no kernels, or if a
             size is symbolic.
 
@@ -129,19 +150,37 @@ def rnnt_loss_from_joint(
         >>> print(jax.grad(loss, argnums=2)(encoder, predictor, kernel, bias).shape)
         (4, 5)
 
-    See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148.
+    See Graves (2012), arXiv:1211.3711; FastEmit: Yu et al. (2020), arXiv:2010.11148; HAT: Variani
+    et al. (2020), arXiv:2003.07705; the dropout's generator, Philox4x32-7: Salmon et al. (2011).
     """
     joint = make_joint(
-        encoder, predictor, kernel, bias, activation, min_posterior=min_posterior, tile=tile
+        encoder,
+        predictor,
+        kernel,
+        bias,
+        activation,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+        clamp=clamp,
+        min_posterior=min_posterior,
+        tile=tile,
     )
+    frames_lengths = of_each_hypothesis(joint, frames_lengths)
+    rows, picks = joint, JointPicks(normalize)
+    if columns is not None or width is not None:
+        rows, picks = (
+            band_of_joint(joint, columns, width, frames_lengths, where),
+            band_picks(normalize),
+        )
     return checked_loss(
         "logits",
-        joint,
+        rows,
         labels,
         frames_lengths,
         labels_lengths,
-        rows_to_picks=joint_arcs.joint_to_arcs,
+        rows_to_picks=picks,
         picks_to_costs=topologies.costs_of(rnnt_type),
+        clamped=True,
         numbers={"fastemit_lambda": fastemit_lambda},
         biases={"label_bias": label_bias, "blank_bias": blank_bias},
         average_frames=average_frames,
@@ -151,82 +190,3 @@ def rnnt_loss_from_joint(
         compact=False,
         implementation=implementation,
     )
-
-
-def make_joint(
-    encoder: ArrayLike,
-    predictor: ArrayLike,
-    kernel: ArrayLike,
-    bias: ArrayLike | None,
-    activation: str | Callable[[jax.Array], jax.Array] | None,
-    *,
-    min_posterior: float | None = None,
-    tile: tuple[int, int, int] | None = None,
-) -> joint_arcs.Joint:
-    """The joint of a caller's arguments; TypeError or ValueError if they do not make one."""
-    joint = joint_arcs.Joint(
-        encoder=_checks.floats("encoder", encoder),
-        predictor=_checks.floats("predictor", predictor),
-        kernel=_checks.floats("kernel", kernel),
-        bias=None if bias is None else _checks.floats("bias", bias),
-        activation=resolve_activation(activation),
-        min_posterior=_check_min_posterior(min_posterior),
-        tile=None if tile is None else _check_tile(tile),
-    )
-    _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
-    operands = joint.encoder, joint.predictor, joint.kernel, joint.bias
-    # An error where jax_numpy_dtype_promotion does not let them be promoted.
-    jnp.result_type(*(x.dtype for x in operands if x is not None))
-    return joint
-
-
-def _check_shapes(encoder, predictor, kernel, bias):
-    sizes = *encoder.shape, *predictor.shape, *kernel.shape
-    if not all(isinstance(size, int) for size in sizes):
-        raise NotImplementedError(
-            "rnnt_loss_from_joint takes no symbolic sizes, got encoder "
-            f"{encoder.shape}, predictor {predictor.shape} and kernel {kernel.shape}."
-        )
-    if encoder.ndim < 2 or 0 in encoder.shape[-2:]:
-        raise ValueError(
-            f"encoder must have shape (..., T, H) with T and H at least 1, got {encoder.shape}."
-        )
-    *batch, _, H = encoder.shape
-    if predictor.ndim != encoder.ndim or (*predictor.shape[:-2], predictor.shape[-1]) != (
-        *batch,
-        H,
-    ):
-        raise ValueError(
-            f"predictor must have shape (..., U, H) = ({', '.join(map(str, (*batch, 'U', H)))}) "
-            f"for encoder {encoder.shape}, got {predictor.shape}."
-        )
-    if kernel.ndim != 2 or kernel.shape[0] != H or not kernel.shape[1]:
-        raise ValueError(
-            f"kernel must have shape (H, V) = ({H}, V) with V at least 1, got {kernel.shape}."
-        )
-    if not predictor.shape[-2]:
-        raise ValueError(f"predictor must have U at least 1, got {predictor.shape}.")
-    if bias is not None:
-        _checks.shape("bias", bias, kernel.shape[1:], "(V,) of the kernel")
-
-
-def _check_min_posterior(value) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, int | float | np.floating | np.integer):
-        raise TypeError(f"min_posterior must be a number known in advance, got {value!r}.")
-    if not 0 <= value < 1:
-        raise ValueError(f"min_posterior must be in [0, 1), got {value!r}.")
-    return float(value)
-
-
-def _check_tile(value) -> Tile:
-    try:
-        sizes = [_checks.index("tile", size) for size in value]
-    except TypeError:
-        sizes = []
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise ValueError(
-            f"tile must be three positive integers (frames, labels, tiles at once), got {value!r}."
-        )
-    return Tile(*sizes)

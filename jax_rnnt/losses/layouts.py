@@ -173,30 +173,30 @@ class Band:
 
 @dataclasses.dataclass(frozen=True)
 class BandPicks:
-    """`rows_to_picks`, a function of labels by row, as one of a `Band` and labels by column."""
+    """`rows_to_picks`, a function of labels by row, as one of a `Band` and labels by column.
+
+    clamped: as in `checked_loss`.
+    """
 
     rows_to_picks: Callable
+    clamped: bool = False
 
     def __call__(self, band, labels, *, blank, implementation):
         row_labels = joint_band.band_labels(labels, band.columns, band.rows.shape[-2])
         picks = self.rows_to_picks(
             band.rows, row_labels, blank=blank, implementation=implementation
         )
-        return tuple(band_to_lattice(x, band.columns, band.U, implementation) for x in picks)
+        picks, unit = picks if self.clamped else (picks, None)
+        spread = [band_to_lattice(x, band.columns, band.U, implementation) for x in picks]
+        return (spread, unit) if self.clamped else spread
 
 
-def band_of(name, rows, columns, labels, frames_lengths, where, compact: bool) -> Band:
+def band_of(name, rows, columns, U: int, frames_lengths, where) -> Band:
     """The band of rows (..., T, S, V) and their columns; ValueError if they do not fit.
 
     Columns of frames beyond the lengths, and of sequences that do not count, may be anything.
     """
-    if _checks.flag("compact", compact):
-        raise ValueError("columns are not for the compact form, whose rows are those of all cells.")
     columns = _checks.integers("columns", columns)
-    labels = _checks.integers("labels", labels)
-    if not labels.ndim:
-        raise ValueError(f"labels must have shape (..., U - 1), got {labels.shape}.")
-    U = labels.shape[-1] + 1
     if len(rows.shape) < 3 or 0 in rows.shape[-3:]:
         raise ValueError(
             f"{name} must have shape (..., T, S, V) with T, S and V at least 1, got {rows.shape}."

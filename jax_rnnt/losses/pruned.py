@@ -13,10 +13,11 @@ from jax_rnnt._xla.program import one_program
 from jax_rnnt.lattice import ranges
 from jax_rnnt.lattice.posteriors import padded_cost_and_posteriors
 from jax_rnnt.losses import checked, layouts, topologies
-from jax_rnnt.losses.joint import make_joint
-from jax_rnnt.losses.rnnt import ROWS
+from jax_rnnt.losses.joint_arguments import make_joint
+from jax_rnnt.losses.joint_bands import band_picks, traced_band
 from jax_rnnt.losses.simple import check_batch, check_lm_scale, make_simple
-from jax_rnnt.rows import joint_band, simple
+from jax_rnnt.rows import simple
+from jax_rnnt.rows.normalise import NORMALISATIONS
 
 
 class PrunedLosses(NamedTuple):
@@ -51,6 +52,9 @@ def pruned_rnnt_loss(
     normalize: str = "softmax",
     label_bias: ArrayLike | None = None,
     blank_bias: ArrayLike | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    clamp: float | None = None,
     implementation: str | None = None,
 ) -> PrunedLosses:
     r"""k2's pruned recipe: the loss of a simple joint, and that of the real one where it matters.
@@ -97,6 +101,9 @@ def pruned_rnnt_loss(
         label_bias: floats that broadcast to (..., T, U), added to the labels' log-probabilities of
             both losses; `delay_penalty` is one.
         blank_bias: the same of the blanks.
+        dropout_rate: of the real joint's activations, as in `rnnt_loss_from_joint`: the same mask.
+        dropout_key: its key.
+        clamp: of the real joint's logits, as in `rnnt_loss_from_joint`.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX, with the simple joint's logits as an array.
 
@@ -110,8 +117,8 @@ def pruned_rnnt_loss(
             activation not hashable.
         ValueError: If shapes do not fit, concrete lengths or labels are out of range, an option is
             none of its values, or activation closes over arrays.
-        NotImplementedError: If implementation="native" and the platform has no kernels, or if a
-            size is symbolic.
+        NotImplementedError: If implementation="native" and the platform has no kernels, if a size
+            is symbolic, or if there are several hypotheses of one encoder.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -128,7 +135,22 @@ def pruned_rnnt_loss(
     See Kuang et al. (2022), "Pruned RNN-T for fast, memory-efficient ASR training",
     arXiv:2206.13236.
     """
-    joint = make_joint(encoder, predictor, kernel, bias, activation)
+    joint = make_joint(
+        encoder,
+        predictor,
+        kernel,
+        bias,
+        activation,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+        clamp=clamp,
+    )
+    if joint.has_hypotheses:
+        raise NotImplementedError(
+            "pruned_rnnt_loss takes no hypotheses, predictors (..., K, U, H) of one encoder, got "
+            f"predictor {joint.predictor.shape}: repeat the encoder, or give columns (..., K, T) "
+            "to rnnt_loss_from_joint."
+        )
     simple_joint = make_simple(
         "simple_encoder", simple_encoder, "simple_predictor", simple_predictor
     )
@@ -139,7 +161,7 @@ def pruned_rnnt_loss(
             f"{(*batch, T, V)} and {(*batch, U, V)}, got {simple_joint.encoder.shape} and "
             f"{simple_joint.predictor.shape}."
         )
-    _checks.choice("normalize", normalize, tuple(ROWS))
+    _checks.choice("normalize", normalize, NORMALISATIONS)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     checked.check_reduction(reduction)
     width = ranges.check_width(width, rnnt_type)
@@ -150,12 +172,11 @@ def pruned_rnnt_loss(
     options = {name: checked.optional_bias(name, x, *cells) for name, x in biases.items()}
     options["fastemit_lambda"] = checked.optional_number("fastemit_lambda", fastemit_lambda)
     return _losses(
-        joint.weights,
+        joint,
         simple_joint,
         *arrays,
         where,
         options,
-        activation=joint.activation,
         width=width,
         lm_scale=check_lm_scale(lm_scale),
         blank=_checks.blank_index(blank, joint.shape[-1]),
@@ -170,7 +191,6 @@ def pruned_rnnt_loss(
 @functools.partial(
     one_program,
     static_argnames=(
-        "activation",
         "width",
         "lm_scale",
         "blank",
@@ -182,7 +202,7 @@ def pruned_rnnt_loss(
     ),
 )
 def _losses(
-    weights,
+    joint,
     simple_joint,
     labels,
     frames_lengths,
@@ -190,7 +210,6 @@ def _losses(
     where,
     options,
     *,
-    activation,
     width,
     lm_scale,
     blank,
@@ -213,15 +232,14 @@ def _losses(
     )
     both_posteriors = (posteriors[arc] for arc in arcs)  # the blank's, then the label's
     columns = ranges.first_columns(*both_posteriors, *lengths, width=width, rnnt_type=rnnt_type)
-    U = simple_joint.predictor.shape[-2]
-    rows = joint_band.BandJoint(weights, columns, ranges.band_width(width, U), activation)
     pruned = checked.loss(
-        layouts.Band(rows, columns, U),
+        traced_band(joint, columns, width),
         *batch,
         where,
         options,
-        rows_to_picks=layouts.BandPicks(joint_band.JointPicks(ROWS[normalize])),
+        rows_to_picks=band_picks(normalize),
         picks_to_costs=topologies.costs_of(rnnt_type),
+        clamped=True,
         durations=0,
         average_frames=average_frames,
         reduction=reduction,

@@ -9,19 +9,12 @@ from jax_rnnt import _checks
 from jax_rnnt.losses import layouts, topologies
 from jax_rnnt.losses.checked import checked_loss
 from jax_rnnt.rows import pick, pick_rows
+from jax_rnnt.rows.normalise import Picking
 
 
 def _hat_arcs(logits, labels, *, blank, implementation):
-    rows = pick_rows.row_arcs(
-        logits,
-        labels,
-        blank=blank,
-        others=(),
-        rest=False,
-        normalize="hat",
-        durations=0,
-        implementation=implementation,
-    )
+    picking = Picking(blank, normalize="hat")
+    rows = pick_rows.row_arcs(logits, labels, picking, implementation)
     return rows.blank, rows.label
 
 
@@ -213,7 +206,13 @@ def rnnt_loss_from_logits(
     _checks.choice("normalize", normalize, tuple(ROWS))
     rows, rows_to_picks = _checks.floats("logits", logits), ROWS[normalize]
     if columns is not None:
-        rows = layouts.band_of("logits", rows, columns, labels, frames_lengths, where, compact)
+        if compact:
+            raise ValueError("columns are not for the compact form, whose rows are all cells'.")
+        labels = _checks.integers("labels", labels)
+        if not labels.ndim:
+            raise ValueError(f"labels must have shape (..., U - 1), got {labels.shape}.")
+        U = labels.shape[-1] + 1
+        rows = layouts.band_of("logits", rows, columns, U, frames_lengths, where)
         rows_to_picks = layouts.BandPicks(rows_to_picks)
     return checked_loss(
         "logits",

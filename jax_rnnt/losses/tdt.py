@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jax_rnnt import _checks
 from jax_rnnt.losses.checked import checked_loss
 from jax_rnnt.rows import pick_rows
+from jax_rnnt.rows.normalise import Picking
 
 
 def tdt_loss_from_logits(
@@ -92,7 +93,7 @@ def tdt_loss_from_logits(
     See Xu et al. (2023), arXiv:2304.06795; FastEmit: Yu et al. (2020), arXiv:2010.11148.
     """
     durations = _checks.durations("durations", durations)
-    _check_omega(omega)
+    check_omega(omega)
     return checked_loss(
         "logits",
         _checks.floats("logits", logits),
@@ -100,7 +101,7 @@ def tdt_loss_from_logits(
         frames_lengths,
         labels_lengths,
         rows_to_picks=_TwoHeads(len(durations)),
-        picks_to_costs=_Costs(durations),
+        picks_to_costs=TdtCosts(durations),
         durations=len(durations),
         numbers={"fastemit_lambda": fastemit_lambda, "sigma": sigma, "omega": omega},
         average_frames=average_frames,
@@ -119,21 +120,15 @@ class _TwoHeads:
     durations: int
 
     def __call__(self, logits, labels, *, blank, implementation):
-        rows = pick_rows.row_arcs(
-            logits,
-            labels,
-            blank=blank,
-            others=(),
-            rest=False,
-            normalize="softmax",
-            durations=self.durations,
-            implementation=implementation,
-        )
+        picking = Picking(blank, durations=self.durations)
+        rows = pick_rows.row_arcs(logits, labels, picking, implementation)
         return rows.blank, rows.label, rows.durations
 
 
 @dataclasses.dataclass(frozen=True)
-class _Costs:
+class TdtCosts:
+    """From both heads' log-probabilities to the costs of the lattice that skips frames."""
+
     durations: tuple[int, ...]
 
     def __call__(self, picks, options, solve):
@@ -168,7 +163,7 @@ def _expectation(first, second, omega):
     return jnp.where(bad, jax.lax.stop_gradient(worst), mixed)
 
 
-def _check_omega(omega) -> None:
+def check_omega(omega) -> None:
     """ValueError if the value of omega is known and not in [0, 1]."""
     _checks.number("omega", omega)
     # A number is known under jit, too, where an array made of it is not.

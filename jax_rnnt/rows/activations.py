@@ -22,6 +22,7 @@ ACTIVATIONS: Mapping[str | None, Callable[..., jax.Array]] = types.MappingProxyT
         "relu": jax.nn.relu,
         "silu": jax.nn.silu,
         "gelu": jax.nn.gelu,
+        "sigmoid": jax.nn.sigmoid,
     }
 )
 

@@ -7,6 +7,7 @@ the logits, which is why the sum may leave entries out and why entries may lie b
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jax_rnnt import reference
 from jax_rnnt._xla.derivatives import custom_vjp
@@ -27,6 +28,15 @@ class Selection(NamedTuple):
     without_label: bool
     picks: tuple[int, ...]
 
+    def in_core(self, column: int | jax.Array, labels: jax.Array) -> jax.Array:
+        """Whether the sums of rows with these labels count a column."""
+        counted = jnp.asarray(column < self.tokens)
+        if self.without_blank:
+            counted &= column != self.blank
+        if self.without_label:
+            counted &= column != labels
+        return counted
+
     def attributes(self) -> dict:
         """The attributes of a kernel, numbers and tuples of numbers."""
         numbers = {
@@ -44,6 +54,11 @@ class Entries(NamedTuple):
     blank: jax.Array
     label: jax.Array
     picks: tuple[jax.Array, ...]
+
+
+def cotangents_of(row: Entries) -> tuple[jax.Array, ...]:
+    """The cotangents that count, in the order of the kernels."""
+    return row.log_sums, row.blank, row.label, *row.picks
 
 
 _BY_ROW = Kernels(
@@ -66,7 +81,7 @@ _BY_ROW = Kernels(
         ],
     ),
 )
-_BY_COLUMN = Kernels(
+BY_COLUMN = Kernels(
     Kernel(
         "entries_forward_columns",
         operands=("RCV", "C", ""),
@@ -114,7 +129,7 @@ def _entries(logits, labels, selection, insist):
 
 
 def _entries_forward(logits, labels, selection, insist):
-    kernels = _BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
+    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
     maxima, log_sums, blank, label, *picks = kernels.forward(
         logits,
         *jax.tree.leaves(labels),
@@ -128,15 +143,12 @@ def _entries_forward(logits, labels, selection, insist):
 
 def _entries_backward(selection, insist, residuals, cotangents):
     logits, labels, *sums = residuals
-    kernels = _BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
+    kernels = BY_COLUMN if isinstance(labels, ColumnLabels) else _BY_ROW
     (logits_cotangents,) = kernels.backward(
         logits,
         *jax.tree.leaves(labels),
         *sums,
-        cotangents.log_sums,
-        cotangents.blank,
-        cotangents.label,
-        *cotangents.picks,
+        *cotangents_of(cotangents),
         insist=insist,
         **selection.attributes(),
     )

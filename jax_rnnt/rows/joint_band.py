@@ -2,15 +2,17 @@
 
 A band is `columns` (..., T): frame t holds the columns columns[t] + [0, S) of the predictor. With a
 few columns a frame the logits (..., T, S, V) are an array as any other, in the dtype of the matrix
-products; a walk over tiles would take twice the time (`joint_tiles`), for less memory.
+products; a walk over tiles would take twice the time, for less memory (see `joint_tiles`).
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jax_rnnt import reference
@@ -20,42 +22,51 @@ from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.reference.axes import positions
 from jax_rnnt.rows import joint_network
 from jax_rnnt.rows.activations import check_closure
+from jax_rnnt.rows.dropout import Dropout
+from jax_rnnt.rows.joint_entries import Joint
 from jax_rnnt.rows.pick import ColumnLabels
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["weights", "columns"],
-    meta_fields=["width", "activation"],
+    jax.tree_util.register_dataclass, data_fields=["joint", "columns"], meta_fields=["width"]
 )
 @dataclasses.dataclass(frozen=True)
 class BandJoint:
-    """What the rows (..., T, S, V) of a band are computed from."""
+    """What the rows (..., T, S, V) of a band are computed from, or (..., K, T, S, V)."""
 
-    weights: joint_network.Weights
-    columns: jax.Array  # (..., T) int32
+    joint: Joint
+    columns: jax.Array  # (..., T) int32, or (..., K, T) of K hypotheses
     width: int  # S
-    activation: Callable[[jax.Array], jax.Array]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return *self.weights.encoder.shape[:-1], self.width, self.weights.kernel.shape[-1]
+        *leading, _, V = self.joint.shape
+        return *leading, self.width, V
 
 
 @dataclasses.dataclass(frozen=True)
-class JointPicks:
-    """`pick`, a function from logits and labels by row to log-probabilities, of a joint's band."""
+class BandJointPicks:
+    """`pick`, a function from logits and labels by row to log-probabilities, of a joint's band.
+
+    Gives the units of `joint_network.clamp_gradient` as well, None without a clamp.
+    """
 
     pick: Callable
 
     def __call__(
-        self, joint: BandJoint, labels: jax.Array, *, blank: int, implementation: str | None
-    ) -> tuple[jax.Array, ...]:
-        inside = reference.is_read(labels, joint.shape[-1])
-        logits, finite = band_logits(joint, inside, implementation)
+        self, band: BandJoint, labels: jax.Array, *, blank: int, implementation: str | None
+    ) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
+        inside = reference.is_read(labels, band.shape[-1])
+        logits, broken = _band_logits(band, inside, implementation)
+        clamp, unit = band.joint.clamp, None
+        if clamp is not None:
+            dtype = accumulator_dtype(logits.dtype)
+            zeros = jnp.zeros_like(logits, shape=logits.shape[:-3], dtype=dtype)
+            logits, unit = joint_network.clamp_gradient(logits, zeros, clamp)
         picks = self.pick(logits, labels, blank=blank, implementation=implementation)
-        # Logits of activations that are no numbers are none either; they were left out of products.
-        return tuple(jnp.where(finite | ~inside, x, jnp.nan) for x in picks)
+        if broken is not None:
+            picks = tuple(jnp.where(broken, jnp.nan, x) for x in picks)
+        return tuple(picks), unit
 
 
 def band_labels(labels: ColumnLabels, columns: jax.Array, width: int) -> jax.Array:
@@ -73,81 +84,113 @@ def band_columns(columns: jax.Array, width: int) -> jax.Array:
     return columns[..., None] + positions(width, columns.ndim + 1, -1)
 
 
-def band_logits(
-    joint: BandJoint, inside: jax.Array, implementation: str | None
-) -> tuple[jax.Array, jax.Array]:
-    """Logits (..., T, S, V) of a band, and which rows (..., T, S) have finite activations.
+def _band_logits(
+    band: BandJoint, inside: jax.Array, implementation: str | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Logits (..., T, S, V), and which rows (..., T, S) have activations that are no numbers.
 
-    Rows without, and those not `inside`, have the logits of activations that are 0, and add nothing
-    to any gradient.
+    Those rows, and rows not `inside`, have the logits of activations that are 0, and add nothing to
+    any gradient. None: the logits say it themselves.
     """
+    joint, columns = band.joint, band.columns
+    if not joint.has_hypotheses:
+        columns, inside = columns[..., None, :], inside[..., None, :, :]
     weights = joint.weights
-    dtype = accumulator_dtype(weights.dtype)
-    operands = weights.encoder, weights.predictor, joint.columns, inside
+    dropout = joint.dropout_of(weights)
+    rows = _Rows(weights.encoder, weights.predictor, columns, inside, dropout[:2])
+    how = _How(band.width, joint.activation, dropout.threshold, weights.dtype)
     if implementation == "reference":
-        sums = _sums(*operands[:3], joint.width, dtype)
-        values = lax.stop_gradient(joint.activation(sums)).astype(weights.dtype)
-        finite = inside & jnp.isfinite(values).all(-1)
-        sums = jnp.where(finite[..., None], sums, 0)
-        activations = jnp.where(finite[..., None], joint.activation(sums), 0)
-        return weights.project(activations), finite
-    check_closure(joint.activation, dtype)
-    activations, finite = _activations(
-        *vary_alike(*operands), joint.width, joint.activation, weights.dtype
-    )
-    kernel, bias = weights.kernel.astype(weights.dtype), weights.bias.astype(weights.dtype)
-    return _project(*vary_alike(activations, kernel, bias)), finite
+        activate = functools.partial(_activate, rows, how)
+        logits = joint_network.logits_of_sums(weights, _sums(rows, how), inside, activate)
+        broken = None
+    else:
+        check_closure(joint.activation, accumulator_dtype(weights.dtype))
+        leaves, tree = jax.tree.flatten(rows)
+        activations, finite = _activations(jax.tree.unflatten(tree, vary_alike(*leaves)), how)
+        kernel, bias = weights.kernel.astype(how.dtype), weights.bias.astype(how.dtype)
+        logits = _project(*vary_alike(activations, kernel, bias))
+        broken = inside & ~finite
+    if joint.has_hypotheses:
+        return logits, broken
+    return logits.squeeze(-4), None if broken is None else broken.squeeze(-3)
 
 
-def _sums(encoder, predictor, columns, width, dtype):
-    """(..., T, S, H), of the encoder's rows and the predictor's that the band has."""
-    flat = _flat_columns(columns, width)[..., None]
-    rows = jnp.take_along_axis(predictor, flat, -2, mode="clip")
-    rows = rows.reshape(*columns.shape, width, predictor.shape[-1])
-    return encoder[..., None, :].astype(dtype) + rows.astype(dtype)
+class _Rows(NamedTuple):
+    """What activations (..., K, T, S, H) are computed from, of K predictors of one encoder."""
+
+    encoder: jax.Array  # (..., T, H)
+    predictor: jax.Array  # (..., K, U, H)
+    columns: jax.Array  # (..., K, T)
+    inside: jax.Array  # (..., K, T, S)
+    dropout: tuple[jax.Array, jax.Array]  # its seed and sequences (..., K)
+
+
+class _How(NamedTuple):
+    width: int  # S
+    activation: Callable
+    dropout: int  # the threshold
+    dtype: np.dtype  # of the products
+
+    @property
+    def wide(self) -> np.dtype:
+        return accumulator_dtype(self.dtype)
+
+
+def _sums(rows: _Rows, how: _How) -> jax.Array:
+    """(..., K, T, S, H), of the encoder's rows and those of the predictor that the band has."""
+    flat = _flat_columns(rows.columns, how.width)[..., None]
+    found = jnp.take_along_axis(rows.predictor, flat, -2, mode="clip")
+    found = found.reshape(*rows.columns.shape, how.width, found.shape[-1])
+    encoder = rows.encoder[..., None, :, None, :]
+    return encoder.astype(how.wide) + found.astype(how.wide)
+
+
+def _activate(rows: _Rows, how: _How, sums: jax.Array) -> jax.Array:
+    column = band_columns(rows.columns, how.width)
+    _, sequences = rows.dropout
+    places = sequences[..., None, None], positions(column.shape[-2], column.ndim, -2), column
+    return Dropout(*rows.dropout, how.dropout).apply(how.activation(sums), *places)
 
 
 def _flat_columns(columns, width):
-    column = band_columns(columns, width)
-    return column.reshape(*columns.shape[:-1], columns.shape[-1] * width)
+    """(..., T S), columns of all rows of all frames."""
+    return band_columns(columns, width).reshape(*columns.shape[:-1], columns.shape[-1] * width)
 
 
-@custom_vjp(4, 5, 6)
-def _activations(encoder, predictor, columns, inside, width, activation, dtype):
-    """(..., T, S, H) in the products' dtype, and (..., T, S), which are numbers; others are 0."""
-    sums = _sums(encoder, predictor, columns, width, accumulator_dtype(dtype))
-    values = activation(sums).astype(dtype)
-    finite = inside & jnp.isfinite(values).all(-1)
+@custom_vjp(1)
+def _activations(rows, how):
+    """(..., K, T, S, H) in the products' dtype, and which rows are numbers; the others are 0."""
+    values = _activate(rows, how, _sums(rows, how)).astype(how.dtype)
+    finite = rows.inside & jnp.isfinite(values).all(-1)
     return jnp.where(finite[..., None], values, 0), finite
 
 
-def _activations_forward(encoder, predictor, columns, inside, *options):
-    values, finite = _activations(encoder, predictor, columns, inside, *options)
-    return (values, finite), (encoder, predictor, columns, finite)
+def _activations_forward(rows, how):
+    values, finite = _activations(rows, how)
+    return (values, finite), rows._replace(inside=finite)
 
 
-def _activations_backward(width, activation, dtype, residuals, cotangents):
-    encoder, predictor, columns, finite = residuals
-    # Sums are computed again, and not kept in the accumulator's dtype.
-    encoder, predictor = lax.optimization_barrier((encoder, predictor))
-    sums = _sums(encoder, predictor, columns, width, accumulator_dtype(dtype))
-    usable = finite[..., None]
-    _, pull = jax.vjp(activation, jnp.where(usable, sums, 0))
-    (slopes,) = pull(cotangents[0].astype(sums.dtype))
-    to_sums = jnp.where(usable, slopes, 0)
-    to_encoder = to_sums.sum(-2)
-    # A product with ones: each sum is over its rows in one order, in the accumulator's dtype.
-    flat = _flat_columns(columns, width)
+def _activations_backward(how, rows, cotangents):
+    # Sums are computed again, instead of being kept in the accumulator's dtype.
+    encoder, predictor = lax.optimization_barrier((rows.encoder, rows.predictor))
+    rows, usable = rows._replace(encoder=encoder, predictor=predictor), rows.inside[..., None]
+    sums = jnp.where(usable, _sums(rows, how), 0)
+    _, pull = jax.vjp(functools.partial(_activate, rows, how), sums)
+    (to_sums,) = pull(cotangents[0].astype(sums.dtype))
+    to_sums = jnp.where(usable, to_sums, 0)
+    to_encoder = to_sums.sum((-4, -2))
+    # A product with ones, so that each column's rows are summed in one order.
+    flat = _flat_columns(rows.columns, how.width)
     is_own = flat[..., None] == positions(predictor.shape[-2], flat.ndim + 1, -1)
-    rows = to_sums.astype(dtype).reshape(*flat.shape, predictor.shape[-1])
     to_predictor = jnp.einsum(
         "...ru,...rh->...uh",
-        is_own.astype(dtype),
-        rows,
+        is_own.astype(how.dtype),
+        to_sums.astype(how.dtype).reshape(*flat.shape, predictor.shape[-1]),
         precision=lax.Precision.HIGHEST,
-        preferred_element_type=sums.dtype,
+        preferred_element_type=how.wide,
     )
-    return to_encoder.astype(encoder.dtype), to_predictor.astype(predictor.dtype), None, None
+    gradients = to_encoder.astype(encoder.dtype), to_predictor.astype(predictor.dtype)
+    return (_Rows(*gradients, None, None, None),)
 
 
 _activations.defvjp(_activations_forward, _activations_backward)

@@ -7,75 +7,120 @@ kernel. The plain walk over tiles (`joint_tiles`) computes the same anywhere.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jax_rnnt._xla import ffi
 from jax_rnnt._xla.primitive import Kernel
-from jax_rnnt.rows import pick
+from jax_rnnt.rows import entries, joint_tiles, pick
 from jax_rnnt.rows.activations import name_of
+from jax_rnnt.rows.dropout import Dropout
+from jax_rnnt.rows.entries import Entries, Selection
 from jax_rnnt.rows.joint_grid import WHOLE_TILE
-from jax_rnnt.rows.joint_network import Rows, Weights
+from jax_rnnt.rows.joint_network import Weights
 from jax_rnnt.rows.joint_tiles import Cells
 
 _CAPABILITY = "9.0"
 _DTYPES = "bfloat16", "float16"
 
 
-def fits(H: int, V: int, dtype: np.dtype, activation: Callable) -> bool:
+def fits(H: int, W: int, dtype: np.dtype, activation: Callable) -> bool:
     """Whether every CUDA device of this process runs the kernels on such operands."""
     return (
         dtype.name in _DTYPES
         and name_of(activation) is not None
         and _has_hopper()
-        and _packed_sizes(H, V) is not None
+        and _packed_sizes(H, W) is not None
     )
 
 
-def wave(H: int, V: int, dtype: np.dtype, activation: Callable) -> int | None:
+def wave(H: int, W: int, dtype: np.dtype, activation: Callable) -> int | None:
     """How many tiles a device works on at a time, one on each multiprocessor; None if none fit."""
-    if not fits(H, V, dtype, activation):
+    if not fits(H, W, dtype, activation):
         return None
     return min(device.core_count for device in jax.local_devices(backend="cuda"))
 
 
 def forward(
-    weights: Weights, labels: pick.ColumnLabels, *, activation: Callable, blank: int
-) -> Rows:
+    weights: Weights,
+    labels: pick.ColumnLabels,
+    dropout: Dropout,
+    *,
+    activation: Callable,
+    selection: Selection,
+) -> Entries:
     """`joint_tiles.forward`."""
-    encoder, predictor, kernel, bias = (x.astype(weights.dtype) for x in weights)
-    packed = _pack(kernel, bias, insist=True)
-    name = name_of(activation)
-    operands = encoder, predictor, kernel, *packed, *labels
-    return Rows(*_forward(*operands, insist=True, activation=name, blank=blank))
+    joint = _Operands(weights, labels, dropout, activation, selection)
+    maxima, log_sums, blank, label, *picks = _forward(
+        *joint.arrays, insist=True, repeats=len(selection.picks), **joint.options
+    )
+    return Entries(maxima, log_sums, blank, label, tuple(picks))
 
 
-class FusedCells(Cells):
-    """A step's cells computed by one kernel before the matrix products and one after them.
+def backward(weights: Weights, *operands: Any, activation: Callable, **options: Any) -> Weights:
+    """`joint_tiles.backward` of tiles of WHOLE_TILE cells."""
+    make_cells = functools.partial(_Cells, activation=activation)
+    padded = joint_tiles.backward(_padded(weights), *operands, make_cells=make_cells, **options)
+    W = weights.kernel.shape[1]
+    return padded._replace(kernel=padded.kernel[:, :W], bias=padded.bias[:W])
 
-    The tiles are of WHOLE_TILE cells.
+
+def _padded(weights: Weights) -> Weights:
+    """Weights with columns up to a multiple of a granule's, whose rows the products then take fast.
+
+    No selection has them among its tokens or picks.
     """
+    behind = -weights.kernel.shape[1] % _GRANULE
+    return weights._replace(
+        kernel=jnp.pad(weights.kernel, ((0, 0), (0, behind))),
+        bias=jnp.pad(weights.bias, (0, behind)),
+    )
 
-    def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation):
+
+class _Operands:
+    """What the kernels take of a joint: arrays, the first of them in the dtype of the products."""
+
+    def __init__(self, weights, labels, dropout, activation, selection):
+        self.encoder, self.predictor, self.kernel, bias = (x.astype(weights.dtype) for x in weights)
+        packed = _pack(self.kernel, bias, insist=True)
+        seed = lax.bitcast_convert_type(dropout.seed, jnp.int32)
+        self.labels, self.places = labels, (dropout.sequences, seed)
+        self.arrays = self.encoder, self.predictor, self.kernel, *packed, *labels, *self.places
+        self.own = {"activation": name_of(activation), "dropout": dropout.threshold}
+        self.options = {**self.own, **selection.attributes()}
+
+
+class _Cells(Cells):
+    """A step's cells computed by one kernel before the matrix products and one after them."""
+
+    def __init__(
+        self, grid, weights, labels, dropout, rows, cotangents, bounds, selection, *, activation
+    ):
         del grid
-        encoder, predictor, kernel, bias = (x.astype(weights.dtype) for x in weights)
-        self._encoder, self._predictor = encoder, predictor
-        packed = _pack(kernel, bias, insist=True)
-        self._operands = encoder, predictor, kernel, *packed, *labels
-        self._rows = rows.maxima, rows.log_sums, *cotangents
-        self._name, self._blank = name_of(activation), blank
+        self._joint = _Operands(weights, labels, dropout, activation, selection)
+        if bounds is None:
+            bounds = jnp.full_like(labels.counts, np.inf, dtype=jnp.float32)
+        self._rows = bounds, rows.maxima, rows.log_sums, *entries.cotangents_of(cotangents)
+        self._tokens = selection.tokens
 
     def gradients(self, tiles):
-        operands = *self._operands, tiles, *self._rows
-        options = {"activation": self._name, "blank": self._blank}
-        activations, gradients, bias_parts = _gradients(*operands, insist=True, **options)
+        operands = *self._joint.arrays, tiles, *self._rows
+        activations, gradients, bias_parts = _gradients(
+            *operands, insist=True, **self._joint.options
+        )
         return activations, gradients, bias_parts.sum((0, 1))
 
     def hidden(self, tiles, gradients):
-        operands = gradients, self._encoder, self._predictor, *self._operands[5:], tiles
-        options = {"activation": self._name, "symbols": self._operands[2].shape[-1]}
-        encoder_parts, predictor_parts = _hidden(*operands, insist=True, **options)
+        joint = self._joint
+        inputs = gradients, joint.encoder, joint.predictor
+        operands = *inputs, *joint.labels, tiles, *joint.places
+        encoder_parts, predictor_parts = _hidden(
+            *operands, insist=True, symbols=self._tokens, **joint.own
+        )
         return encoder_parts, predictor_parts
 
 
@@ -86,47 +131,51 @@ def _has_hopper() -> bool:
     return {device.compute_capability for device in ffi.cuda_devices()} == {_CAPABILITY}
 
 
-def _packed_sizes(H: int, V: int) -> tuple[int, int] | None:
-    """Bytes of a packed kernel (H, V) and bias (V,), None for sizes that `_pack` refuses."""
+def _packed_sizes(H: int, W: int) -> tuple[int, int] | None:
+    """Bytes of a packed kernel (H, W) and bias (W,), None for sizes that `_pack` refuses."""
     module = ffi.native_module("cuda")
-    return None if module is None else module.joint_packed_sizes(H, V)
+    return None if module is None else module.joint_packed_sizes(H, W)
 
 
 def _packed_size(index, sizes):
-    packed = _packed_sizes(sizes["H"], sizes["V"])
+    packed = _packed_sizes(sizes["H"], sizes["W"])
     assert packed is not None
     return packed[index] // 4
 
 
+# Elements of 16 bits in 16 bytes.
+_GRANULE = 8
 # The packed kernel and bias are bytes in the order in which the other kernels read them.
 _pack = Kernel(
     "joint_pack",
-    operands=("HV", "V"),
+    operands=("HW", "W"),
     results=(functools.partial(_packed_size, 0), functools.partial(_packed_size, 1)),
     result_dtype="accumulator",
     kept=(0, 1),
     platforms=("cuda",),
 )
-_JOINT = "NTH", "NUH", "HV", "P", "Q", "NU", "N"  # with the labels by column and their counts
+_PLACES = "N", "S"  # the sequences' numbers, and the seed
+# With the labels by column and their counts. E sequences of frames, N of labels.
+_JOINT = "ETH", "NUH", "HW", "P", "Q", "NU", "N", *_PLACES
 _TILE = "R", *WHOLE_TILE
 _forward = Kernel(
     "joint_forward",
     operands=_JOINT,
-    results=("NTU",) * 4,
+    results=("NTU", "NTU", "NTU", "NTU", "NTU*"),
     result_dtype="accumulator",
     platforms=("cuda",),
 )
 _gradients = Kernel(
     "joint_gradients",
-    operands=(*_JOINT, "R", "NTU", "NTU", "NTU", "NTU"),
-    results=((*_TILE, "H"), (*_TILE, "V"), "R8V"),
+    operands=(*_JOINT, "R", "N", "NTU", "NTU", "NTU", "NTU", "NTU", "NTU*"),
+    results=((*_TILE, "H"), (*_TILE, "W"), "R8W"),
     result_dtype="operand",
     accumulated=(2,),
     platforms=("cuda",),
 )
 _hidden = Kernel(
     "joint_hidden",
-    operands=("RFCH", "NTH", "NUH", "NU", "N", "R"),
+    operands=("RFCH", "ETH", "NUH", "NU", "N", "R", *_PLACES),
     results=("RFH", "RCH"),
     result_dtype="accumulator",
     platforms=("cuda",),

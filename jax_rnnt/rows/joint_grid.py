@@ -14,6 +14,7 @@ from jax import lax
 from jax_rnnt import reference
 from jax_rnnt._xla.dtypes import accumulator_dtype
 from jax_rnnt._xla.sharding import vary_alike
+from jax_rnnt.reference.axes import positions
 from jax_rnnt.rows import pick
 from jax_rnnt.rows.joint_network import Weights
 
@@ -75,13 +76,14 @@ class Grid:
     n is (n * frames + i) * labels + j.
     """
 
-    def __init__(self, weights: Weights, labels: pick.ColumnLabels, tile: Tile):
+    def __init__(self, weights: Weights, labels: pick.ColumnLabels, tokens: int, tile: Tile):
         self.encoder = _blocks(weights.encoder, tile.frames)
         self.predictor = _blocks(weights.predictor, tile.labels)
         self._labels = _blocks(labels.labels, tile.labels, reference.PADDING_ROW)
         self._counts = labels.counts
-        self._symbols = weights.kernel.shape[-1]
-        self._sequences, self._T, self._U = *weights.encoder.shape[:2], weights.predictor.shape[1]
+        self._tokens, self._hypotheses = tokens, weights.hypotheses
+        self._sequences, self._U = weights.predictor.shape[:2]
+        self._T = weights.encoder.shape[1]
         self.frames = math.ceil(self._T / tile.frames)
         self.labels = math.ceil(self._U / tile.labels)
         self.size = self._sequences * self.frames * self.labels
@@ -109,11 +111,25 @@ class Grid:
         steps = -(-wanted.sum(dtype=jnp.int32) // self.tile.at_once)
         return listed, lax.pmax(steps, parts) if parts else steps, places
 
+    def sequence(self, tiles):
+        return tiles // (self.frames * self.labels)
+
+    def _frame_block(self, tiles):
+        return tiles // self.labels % self.frames
+
     def encoder_block(self, tiles):
-        return tiles // self.labels
+        return self.sequence(tiles) // self._hypotheses * self.frames + self._frame_block(tiles)
 
     def predictor_block(self, tiles):
-        return tiles // (self.frames * self.labels) * self.labels + tiles % self.labels
+        return self.sequence(tiles) * self.labels + tiles % self.labels
+
+    def places(self, tiles):
+        """Frame and column of each cell, which broadcast to (R, tile.frames, tile.labels)."""
+        first_frame = self.tile.frames * self._frame_block(tiles)[:, None, None]
+        first_column = self.tile.labels * (tiles % self.labels)[:, None, None]
+        return first_frame + positions(self.tile.frames, 3, -2), first_column + positions(
+            self.tile.labels, 3, -1
+        )
 
     def sums(self, tiles, dtype):
         """encoder + predictor of the tiles, (R, tile.frames, tile.labels, H)."""
@@ -124,13 +140,13 @@ class Grid:
     def clear_padding(self, tiles, cells):
         """The same (R, tile.frames, tile.labels, ...) with zeros in padding, whatever was there."""
         labels = self.labels_of(tiles).of_rows(self.tile.frames)
-        return jnp.where(reference.is_read(labels, self._symbols)[..., None], cells, 0)
+        return jnp.where(reference.is_read(labels, self._tokens)[..., None], cells, 0)
 
     def labels_of(self, tiles) -> pick.ColumnLabels:
         """The tiles' labels by column, all padding behind the last tile."""
-        block = self.encoder_block(tiles)
-        counts = take(self._counts, block // self.frames)
-        counts = jnp.clip(counts - block % self.frames * self.tile.frames, 0, self.tile.frames)
+        counts = take(self._counts, self.sequence(tiles))
+        first_frame = self._frame_block(tiles) * self.tile.frames
+        counts = jnp.clip(counts - first_frame, 0, self.tile.frames)
         counts = jnp.where(tiles < self.size, counts, 0)
         return pick.ColumnLabels(take(self._labels, self.predictor_block(tiles)), counts)
 

@@ -1,11 +1,13 @@
 """Which tiles of a joint's lattices the backward visits, and which it leaves out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_rnnt.rows.entries import Entries, Selection
 from jax_rnnt.rows.joint_grid import Grid
-from jax_rnnt.rows.joint_network import Rows
 
 
 def left_out(dtype) -> float:
@@ -18,56 +20,71 @@ def left_out(dtype) -> float:
 
 def visited(
     grid: Grid,
-    rows: Rows,
+    rows: Entries,
     labels: jax.Array,
-    blank_cotangents: jax.Array,
-    label_cotangents: jax.Array,
+    cotangents: Entries,
     *,
     dtype: np.dtype,
-    blank: int,
+    selection: Selection,
     min_posterior: float | None,
 ) -> jax.Array:
     """(N, frames, labels), whether the backward visits each tile of the grid.
 
     Args:
         grid: the tiles.
-        rows: what the forward kept, (N, T, U).
+        rows: what the forward kept, (N, T, U) each.
         labels: (N, U), by column.
-        blank_cotangents, label_cotangents: of both arcs, (N, T, U).
+        cotangents: of the sums and entries, (N, T, U) each; those of maxima mean nothing.
         dtype: of the matrix products.
-        blank: the blank's index.
+        selection: what the rows' sums count and which entries there are.
         min_posterior: as of the loss.
     """
     if min_posterior is None:
-        norms = _gradient_norms(rows, labels, blank_cotangents, label_cotangents, blank=blank)
+        norms = _gradient_norms(rows, labels, cotangents, selection)
         norms, part = grid.tiles(norms).sum((-2, -1)), left_out(dtype)
         return _enough(norms, part, axis=1) | _enough(norms, part, axis=2)
-    posteriors = jnp.abs(blank_cotangents) + jnp.abs(label_cotangents)
-    # The last blank arc of a sequence is taken with certainty: no other is above it.
-    certain = jnp.abs(blank_cotangents).max((-2, -1))
+    symbols = [x for x, v in zip(cotangents.picks, selection.picks) if v < selection.tokens]
+    posteriors = sum(map(jnp.abs, (cotangents.blank, cotangents.label, *symbols)))
+    # The last arc of a sequence is taken with certainty, and none is above it: where labels have a
+    # distribution of their own, a sum's cotangent is that of their arcs.
+    certain = cotangents.log_sums if selection.without_blank else cotangents.blank
+    certain = jnp.abs(certain).max((-2, -1))
     highest = grid.tiles(posteriors).max((-2, -1))
     return ~(highest <= min_posterior * certain[:, None, None]) | ~jnp.isfinite(highest)
 
 
-def _gradient_norms(rows, labels, blank_cotangents, label_cotangents, *, blank):
+def _gradient_norms(rows, labels, cotangents, selection):
     """(N, T, U), the L1 norm of each row of the logits' gradient, known without the logits.
 
-    |c_blank - s P_blank| + |c_label - s P_label| + |s| (1 - P_blank - P_label) with s = c_blank +
-    c_label. The first two are written such that nothing cancels where a model is confident.
+    With c_s the cotangent of the log-sum, c_i those of the entries and P the softmax over what is
+    summed, |c_i + c_s P_i| of each entry and |c_s| (1 - sum P_i) of all others. Where two entries
+    are the same symbol this is no less than the norm.
     """
-    same = labels[:, None] == blank
-    blank_cotangents += jnp.where(same, label_cotangents, 0)
-    label_cotangents = jnp.where(same, 0, label_cotangents)
-    label_log_probs = jnp.where(same, -jnp.inf, rows.label_log_probs)
-    blank_probs, label_probs = jnp.exp(rows.blank_log_probs), jnp.exp(label_log_probs)
-    not_blank, not_label = -jnp.expm1(rows.blank_log_probs), -jnp.expm1(label_log_probs)
-    total = blank_cotangents + label_cotangents
-    norms = (
-        jnp.abs(blank_cotangents * not_blank - label_cotangents * blank_probs)
-        + jnp.abs(label_cotangents * not_label - blank_cotangents * label_probs)
-        + jnp.abs(total) * jnp.maximum(not_blank - label_probs, 0)
-    )
-    return jnp.where((blank_cotangents != 0) | (label_cotangents != 0), norms, 0)
+    labels = labels[:, None]
+    total = cotangents.log_sums
+
+    def share(logits, column):
+        """P of an entry; 0 where it is not in the sum."""
+        in_core = selection.in_core(column, labels)
+        found = jnp.exp((logits - rows.maxima) - rows.log_sums)
+        return jnp.where(in_core & jnp.isfinite(rows.log_sums), found, 0)
+
+    same = labels == selection.blank
+    label_cotangents = jnp.where(labels >= 0, cotangents.label, 0)
+    blank_cotangents = cotangents.blank + jnp.where(same, label_cotangents, 0)
+    shares = [share(rows.blank, selection.blank)]
+    norms = jnp.abs(blank_cotangents + total * shares[0])
+    shares.append(jnp.where(same, 0, share(rows.label, labels)))
+    norms += jnp.where(same, 0, jnp.abs(label_cotangents + total * shares[1]))
+    picks = zip(selection.picks, rows.picks, cotangents.picks, strict=True)
+    for i, (column, logits, own) in enumerate(picks):
+        known = column in (selection.blank, *selection.picks[:i])
+        shares.append(jnp.where(known | (labels == column), 0, share(logits, column)))
+        norms += jnp.abs(own + total * shares[-1])
+    norms += jnp.abs(total) * jnp.maximum(1 - sum(shares), 0)
+    inputs = total, cotangents.blank, cotangents.label, *cotangents.picks
+    has_gradient = functools.reduce(jnp.logical_or, (x != 0 for x in inputs))
+    return jnp.where(has_gradient, norms, 0)
 
 
 def _enough(norms, part, axis):

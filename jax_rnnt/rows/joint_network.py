@@ -1,8 +1,11 @@
 """The joint network: what its logits are computed from, and all of them as one array.
 
-logits[n, t, u] = activation(encoder[n, t] + predictor[n, u]) @ kernel + bias
+logits[n, t, u] = dropout(activation(encoder[n // K, t] + predictor[n, u])) @ kernel + bias
+
+K sequences share the frames of an encoder: one, or several hypotheses of what was said.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,15 +16,17 @@ from jax import lax
 
 from jax_rnnt import reference
 from jax_rnnt._xla.dtypes import accumulator_dtype
+from jax_rnnt.reference.axes import positions
+from jax_rnnt.rows.dropout import Dropout
 
 
 class Weights(NamedTuple):
-    """The joint's operands; H hidden units."""
+    """The joint's operands; H hidden units, W logits a row."""
 
-    encoder: jax.Array  # (N, T, H)
+    encoder: jax.Array  # (N / K, T, H)
     predictor: jax.Array  # (N, U, H)
-    kernel: jax.Array  # (H, V)
-    bias: jax.Array  # (V,)
+    kernel: jax.Array  # (H, W)
+    bias: jax.Array  # (W,)
 
     @property
     def dtype(self) -> np.dtype:
@@ -33,8 +38,13 @@ class Weights(NamedTuple):
         with jax.numpy_dtype_promotion("standard"):
             return jnp.result_type(*(x.dtype for x in self))
 
+    @property
+    def hypotheses(self) -> int:
+        """K."""
+        return self.predictor.shape[0] // max(self.encoder.shape[0], 1)
+
     def project(self, activations: jax.Array) -> jax.Array:
-        """Logits (..., V) of activations (..., H), in the accumulator's dtype.
+        """Logits (..., W) of activations (..., H), in the accumulator's dtype.
 
         If they were rounded to a half dtype, forward and backward would have to round them alike:
         the gradient at a symbol of probability near 1 is what two numbers leave of each other.
@@ -46,33 +56,46 @@ class Weights(NamedTuple):
         return product(*operands, contract, dtype) + bias
 
 
-class Rows(NamedTuple):
-    """What is kept of each row of logits, all (N, T, U)."""
-
-    blank_log_probs: jax.Array
-    label_log_probs: jax.Array
-    maxima: jax.Array
-    log_sums: jax.Array
-
-
 def logits(
-    weights: Weights, labels: jax.Array, activation: Callable[[jax.Array], jax.Array]
+    weights: Weights,
+    labels: jax.Array,
+    activation: Callable[[jax.Array], jax.Array],
+    dropout: Dropout,
+    tokens: int,
 ) -> jax.Array:
-    """All logits (..., T, U, V), for weights of any number of batch dimensions.
+    """All logits (..., K, T, U, W), for weights of any number of batch dimensions.
 
     Args:
-        weights: the operands.
-        labels: (..., T, U), each row's own; rows of padding have any logits and no gradient.
+        weights: the operands, encoder (..., T, H) and predictor (..., K, U, H).
+        labels: (..., K, T, U), each row's own; rows of padding have any logits and no gradient.
         activation: elementwise.
+        dropout: of the activations; its sequences are (..., K).
+        tokens: labels are in [0, tokens).
     """
     dtype = accumulator_dtype(weights.dtype)
     encoder, predictor = weights.encoder.astype(dtype), weights.predictor.astype(dtype)
-    sums = encoder[..., None, :] + predictor[..., None, :, :]
-    inside = reference.is_read(labels, weights.kernel.shape[-1])[..., None]
+    sums = encoder[..., None, :, None, :] + predictor[..., None, :, :]
+    rank, (T, U) = labels.ndim, labels.shape[-2:]
+    places = dropout.sequences[..., None, None], positions(T, rank, -2), positions(U, rank, -1)
+
+    def activate(sums):
+        return dropout.apply(activation(sums), *places)
+
+    return logits_of_sums(weights, sums, reference.is_read(labels, tokens), activate)
+
+
+def logits_of_sums(
+    weights: Weights,
+    sums: jax.Array,
+    inside: jax.Array,
+    activate: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Logits (..., W) of sums (..., H), of which those not `inside` (...) are padding."""
+    inside = inside[..., None]
     # A row without a gradient adds none to the kernel's, which it shares with the others.
-    values = jnp.where(inside, lax.stop_gradient(activation(sums)), 0)
+    values = jnp.where(inside, lax.stop_gradient(activate(sums)), 0)
     usable = inside & jnp.isfinite(values.astype(weights.dtype)).all(-1, keepdims=True)
-    activations = jnp.where(usable, activation(jnp.where(usable, sums, 0)), values)
+    activations = jnp.where(usable, activate(jnp.where(usable, sums, 0)), values)
     return _project_usable(weights, activations, usable)
 
 
@@ -92,6 +115,31 @@ def _project_usable_jvp(primals, tangents):
     tangent = zero_bias.project(activations_tangents)
     tangent += weights_tangents.project(usable_activations)
     return _project_usable(*primals), tangent
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def clamp_gradient(logits: jax.Array, unit: jax.Array, clamp: float) -> tuple[jax.Array, jax.Array]:
+    """Logits (..., T, U, W) whose gradient is clamped, and `unit` (...), which is zeros.
+
+    Whoever adds `unit` to the costs says with its cotangent g how the costs are weighed: logits'
+    gradients are clamped to [-clamp |g|, clamp |g|], those of a cost to [-clamp, clamp].
+    """
+    del clamp
+    return logits, unit
+
+
+def _clamp_forward(logits, unit, clamp):
+    return clamp_gradient(logits, unit, clamp), None
+
+
+def _clamp_backward(clamp, _, cotangents):
+    gradients, unit = cotangents
+    bounds = jnp.expand_dims(clamp * jnp.abs(unit), range(unit.ndim, gradients.ndim))
+    bounds = bounds.astype(gradients.dtype)
+    return lax.clamp(*jnp.broadcast_arrays(-bounds, gradients, bounds)), unit
+
+
+clamp_gradient.defvjp(_clamp_forward, _clamp_backward)
 
 
 def product(a, b, contract, dtype=None):

@@ -1,4 +1,4 @@
-"""The joint network over tiles of (frames x labels) cells: its rows' arcs, and their gradients.
+"""The joint network over tiles of (frames x labels) cells: its rows' entries, and gradients.
 
 Tiles that are wanted are listed, and a loop takes `at_once` of them at a time through matrix
 products and the row kernels, so that logits exist for one step's cells only. A step writes to no
@@ -15,32 +15,35 @@ from jax import lax
 
 from jax_rnnt import reference
 from jax_rnnt._xla.dtypes import accumulator_dtype
-from jax_rnnt.rows import pick
+from jax_rnnt.rows import entries, pick
 from jax_rnnt.rows.add_blocks import add_blocks
+from jax_rnnt.rows.dropout import Dropout
+from jax_rnnt.rows.entries import Entries, Selection
 from jax_rnnt.rows.joint_grid import Grid, Tile, take, unblocked, varying_as
 from jax_rnnt.rows.joint_left_out import visited
-from jax_rnnt.rows.joint_network import Rows, Weights, product
+from jax_rnnt.rows.joint_network import Weights, product
 
 
 def forward(
     weights: Weights,
     labels: pick.ColumnLabels,
+    dropout: Dropout,
     *,
     activation: Callable[[jax.Array], jax.Array],
     tile: Tile,
-    blank: int,
+    selection: Selection,
     insist: bool,
     parts: tuple[str, ...] = (),
-) -> Rows:
-    """The arcs and the normalisers of every row that is not padding.
+) -> Entries:
+    """The sums and entries (N, T, U) of every row that is not padding.
 
     `parts`: names of the axes over which this is mapped, each a cut of the batch. The loop takes as
     many steps in every part.
     """
-    grid = Grid(weights, labels, tile)
+    grid = Grid(weights, labels, selection.tokens, tile)
     tile = grid.tile
     _, U, _ = weights.predictor.shape
-    wanted = reference.is_read(labels.labels, weights.kernel.shape[-1])
+    wanted = reference.is_read(labels.labels, selection.tokens)
     columns = jnp.max(jnp.where(wanted, jnp.arange(1, U + 1, dtype=jnp.int32), 0), -1)
     frame = tile.frames * jnp.arange(grid.frames, dtype=jnp.int32)
     column = tile.labels * jnp.arange(grid.labels, dtype=jnp.int32)
@@ -48,52 +51,66 @@ def forward(
     inside &= column[None, None] < columns[:, None, None]
     listed, steps, places = grid.list(inside, parts)
     dtype = accumulator_dtype(weights.dtype)
+    activate = _Activate(grid, activation, dropout, dtype)
 
     def step(i, kept):
         tiles = _at(listed, i, tile.at_once)
-        logits = weights.project(activation(grid.sums(tiles, dtype)))
-        rows = pick.BY_COLUMN.forward(logits, *grid.labels_of(tiles), insist=insist, blank=blank)
+        rows = entries.BY_COLUMN.forward(
+            weights.project(activate(tiles, activate.sums(tiles))),
+            *grid.labels_of(tiles),
+            insist=insist,
+            repeats=len(selection.picks),
+            **selection.attributes(),
+        )
         start = i * tile.at_once
         return [lax.dynamic_update_slice_in_dim(k, r, start, 0) for k, r in zip(kept, rows)]
 
     shape = (listed.size, tile.frames, tile.labels)
-    empty = varying_as(listed, *(jnp.zeros(shape, dtype) for _ in Rows._fields))
+    padding = 0, 0, *(-np.inf,) * (2 + len(selection.picks))  # what the row kernels write there
+    empty = varying_as(listed, *(jnp.zeros(shape, dtype) for _ in padding))
     kept = lax.fori_loop(0, steps, step, empty)
-    padding = -np.inf, -np.inf, 0, 0  # what the row kernels write in padding
-    return Rows(*(grid.cells(k, places, fill) for k, fill in zip(kept, padding)))
+    maxima, log_sums, blank, label, *picks = (
+        grid.cells(k, places, fill) for k, fill in zip(kept, padding)
+    )
+    return Entries(maxima, log_sums, blank, label, tuple(picks))
 
 
 def backward(
     weights: Weights,
     labels: pick.ColumnLabels,
-    rows: Rows,
-    blank_cotangents: jax.Array,
-    label_cotangents: jax.Array,
+    dropout: Dropout,
+    rows: Entries,
+    cotangents: Entries,
+    bounds: jax.Array | None,
     *,
     tile: Tile,
-    blank: int,
+    selection: Selection,
     min_posterior: float | None,
     make_cells: "Callable[..., Cells]",
     parts: tuple[str, ...] = (),
 ) -> Weights:
-    """The gradients of all four operands, in the accumulator's dtype, from the arcs' (N, T, U).
+    """The gradients of all four operands, in the accumulator's dtype.
 
-    `make_cells`: a subclass of Cells with its own options bound. `parts`: as of `forward`.
+    Args:
+        rows: what the forward gave.
+        cotangents: of its sums and entries, (N, T, U) each.
+        bounds: (N,), of each entry of the logits' gradients; None for none.
+        make_cells: a subclass of Cells with its own options bound.
+        parts: as of `forward`.
     """
-    grid = Grid(weights, labels, tile)
+    grid = Grid(weights, labels, selection.tokens, tile)
     tile = grid.tile
-    cotangents = blank_cotangents, label_cotangents
     wanted = visited(
         grid,
         rows,
         labels.labels,
-        *cotangents,
+        cotangents,
         dtype=weights.dtype,
-        blank=blank,
+        selection=selection,
         min_posterior=min_posterior,
     )
     listed, steps, _ = grid.list(wanted, parts)
-    cells = make_cells(grid, weights, labels, rows, cotangents, blank)
+    cells = make_cells(grid, weights, labels, dropout, rows, cotangents, bounds, selection)
     dtype = accumulator_dtype(weights.dtype)
     kernel = weights.kernel.astype(weights.dtype)
 
@@ -120,19 +137,34 @@ def backward(
     )
 
 
+class _Activate:
+    """Activations of a step's tiles, from sums of encoder and predictor."""
+
+    def __init__(self, grid: Grid, activation: Callable, dropout: Dropout, dtype: np.dtype):
+        self._grid, self._activation = grid, activation
+        self._dropout, self._dtype = dropout, dtype
+
+    def sums(self, tiles):
+        return self._grid.sums(tiles, self._dtype)
+
+    def __call__(self, tiles, sums):
+        """(R, frames, labels, H)."""
+        sequences = take(self._dropout.sequences, self._grid.sequence(tiles))[:, None, None]
+        return self._dropout.apply(self._activation(sums), sequences, *self._grid.places(tiles))
+
+
 class Cells:
     """What the backward computes of a step's cells beside the matrix products.
 
-    Args of the constructor: the grid, the operands, the labels, what the forward kept of the rows,
-    both arcs' cotangents (N, T, U), and the blank's index.
+    Args of the constructor: the grid, and the operands of `backward` with its selection.
     """
 
     def gradients(self, tiles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What the products and the bias need of the cells of tiles (R,).
 
         Returns:
-            (R, frames, labels, H), the activations, and (R, frames, labels, V), the logits'
-            gradients, both in the dtype of the products and zero in padding; (V,), the sum of the
+            (R, frames, labels, H), the activations, and (R, frames, labels, W), the logits'
+            gradients, both in the dtype of the products and zero in padding; (W,), the sum of the
             latter, in the accumulator's dtype.
         """
         raise NotImplementedError
@@ -154,33 +186,49 @@ class Cells:
 class PlainCells(Cells):
     """A step's cells computed by XLA and the row kernels."""
 
-    def __init__(self, grid, weights, labels, rows, cotangents, blank, *, activation, insist):
+    def __init__(
+        self,
+        grid,
+        weights,
+        labels,
+        dropout,
+        rows,
+        cotangents,
+        bounds,
+        selection,
+        *,
+        activation,
+        insist,
+    ):
         del labels
-        self._grid, self._weights = grid, weights
-        kept = (grid.tiles(x) for x in (rows.maxima, rows.log_sums, *cotangents))
-        self._rows = [x.reshape(-1, *x.shape[-2:]) for x in kept]
-        self._activation = activation
-        self._options = {"blank": blank, "insist": insist}
+        self._grid, self._weights, self._bounds = grid, weights, bounds
+        kept = rows.maxima, rows.log_sums, *entries.cotangents_of(cotangents)
+        blocks = (grid.tiles(x) for x in kept)
+        self._rows = [x.reshape(-1, *x.shape[-2:]) for x in blocks]
+        self._activate = _Activate(grid, activation, dropout, accumulator_dtype(weights.dtype))
+        self._options = {"insist": insist, **selection.attributes()}
 
     def gradients(self, tiles):
-        activations = self._grid.clear_padding(tiles, self._activation(self._sums(tiles)))
-        (gradients,) = pick.BY_COLUMN.backward(
+        activations = self._activate(tiles, self._activate.sums(tiles))
+        activations = self._grid.clear_padding(tiles, activations)
+        (gradients,) = entries.BY_COLUMN.backward(
             self._weights.project(activations),
             *self._grid.labels_of(tiles),
             *(take(x, tiles) for x in self._rows),
             **self._options,
         )
+        if self._bounds is not None:
+            bounds = take(self._bounds, self._grid.sequence(tiles))[:, None, None, None]
+            gradients = lax.clamp(*jnp.broadcast_arrays(-bounds, gradients, bounds))
         dtype = self._weights.dtype
         return activations.astype(dtype), gradients.astype(dtype), gradients.sum((0, 1, 2))
 
     def hidden(self, tiles, gradients):
-        values, pull_back = jax.vjp(self._activation, self._sums(tiles))
+        activate = functools.partial(self._activate, tiles)
+        values, pull_back = jax.vjp(activate, self._activate.sums(tiles))
         (gradients,) = pull_back(gradients.astype(values.dtype))
         gradients = self._grid.clear_padding(tiles, gradients)
         return gradients.sum(2), gradients.sum(1)
-
-    def _sums(self, tiles):
-        return self._grid.sums(tiles, accumulator_dtype(self._weights.dtype))
 
 
 def _at(listed, i, count):

@@ -1,21 +1,17 @@
-"""Rows: from W logits to log-probabilities, whatever the normalisation.
-
-The kernels give each row's log-sum and single logits; everything here is elementwise on arrays of
-one number a row.
-"""
+"""Rows: from W logits, which exist as an array, to log-probabilities."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
-from jax_rnnt import _checks, reference
+from jax_rnnt import _checks
 from jax_rnnt._xla.program import one_program
 from jax_rnnt.rows.entries import MAX_PICKS, Selection, entries
+from jax_rnnt.rows.normalise import NORMALISATIONS, Picking, Planes, planes_of
 from jax_rnnt.rows.pick import ColumnLabels, each_row
 
 
@@ -32,16 +28,6 @@ class Rows(NamedTuple):
     """(...), of all symbols but the blank and the own label together, or None if not asked for."""
     durations: jax.Array | None
     """(..., D), of the durations, or None if there are none."""
-
-
-class Planes(NamedTuple):
-    """Rows with an array (...) for each of the others and of the durations."""
-
-    blank: jax.Array
-    label: jax.Array
-    others: tuple[jax.Array, ...]
-    rest: jax.Array | None
-    durations: tuple[jax.Array, ...]
 
 
 def pick_rows(
@@ -122,9 +108,7 @@ def pick_rows(
     """
     logits = _checks.floats("logits", logits)
     labels = _checks.integers("labels", labels)
-    durations = _checks.index("durations", durations)
-    if durations < 0:
-        raise ValueError(f"durations must not be negative, got {durations}.")
+    durations = durations_count(durations)
     V = logits.shape[-1] - durations if logits.ndim else 0
     if V < 1 or labels.shape != logits.shape[:-1]:
         raise ValueError(
@@ -132,19 +116,34 @@ def pick_rows(
             f"got labels of shape {labels.shape} and logits of shape {logits.shape} with "
             f"D = {durations} durations."
         )
-    _checks.choice("normalize", normalize, ("softmax", "hat"))
+    picking = make_picking(blank, others, rest, normalize, durations, logits.shape[-1])
     _checks.choice("implementation", implementation, (None, "native", "reference"))
-    blank = _checks.symbol("blank", blank, V)
     return _pick_rows(
         logits,
         jnp.asarray(labels),
-        blank=blank,
-        others=other_symbols(others, blank, V),
-        rest=_checks.flag("rest", rest),
-        normalize=normalize,
-        durations=durations,
+        picking=picking,
         implementation=implementation,
     )
+
+
+def make_picking(
+    blank: int, others: Iterable[int], rest: bool, normalize: str, durations: int, width: int
+) -> Picking:
+    """The options of rows of so many logits; TypeError or ValueError if they make no sense."""
+    durations = durations_count(durations)
+    _checks.choice("normalize", normalize, tuple(NORMALISATIONS))
+    V = width - durations
+    blank = _checks.blank_index(blank, V)
+    others = other_symbols(others, blank, V)
+    return Picking(blank, others, _checks.flag("rest", rest), normalize, durations)
+
+
+def durations_count(value: int) -> int:
+    """value as the number of durations, or TypeError, ValueError."""
+    durations = _checks.index("durations", value)
+    if durations < 0:
+        raise ValueError(f"durations must not be negative, got {durations}.")
+    return durations
 
 
 def other_symbols(others: Iterable[int], blank: int, vocabulary: int) -> tuple[int, ...]:
@@ -159,113 +158,38 @@ def other_symbols(others: Iterable[int], blank: int, vocabulary: int) -> tuple[i
     return symbols
 
 
-_OPTIONS = ("blank", "others", "rest", "normalize", "durations", "implementation")
+@functools.partial(one_program, static_argnames=("picking", "implementation"))
+def _pick_rows(logits, labels, *, picking, implementation):
+    return stacked(row_arcs(logits, labels, picking, implementation))
 
 
-@functools.partial(one_program, static_argnames=_OPTIONS)
-def _pick_rows(logits, labels, **options):
-    planes = row_arcs(logits, labels, **options)
-    return Rows(
-        planes.blank, planes.label, _stack(planes.others), planes.rest, _stack(planes.durations)
+def stacked(planes: Planes) -> Rows:
+    """Rows, whose others and durations are one array each."""
+    others, durations = (
+        jnp.stack(several, -1) if several else None for several in (planes.others, planes.durations)
     )
-
-
-def _stack(planes):
-    return jnp.stack(planes, -1) if planes else None
+    return Rows(planes.blank, planes.label, others, planes.rest, durations)
 
 
 def row_arcs(
     logits: jax.Array,
     labels: jax.Array | ColumnLabels,
-    *,
-    blank: int,
-    others: tuple[int, ...] = (),
-    rest: bool = False,
-    normalize: str = "softmax",
-    durations: int = 0,
+    picking: Picking,
     implementation: str | None,
 ) -> Planes:
     """pick_rows on checked arguments, with labels by row or by column."""
-    is_hat, V = normalize == "hat", logits.shape[-1] - durations
-    picks = (*others, *range(V, V + durations))
-    if len(picks) > MAX_PICKS:
-        if implementation == "native":
-            raise NotImplementedError(
-                f"implementation='native': kernels take at most {MAX_PICKS} others and durations "
-                f"together, got {len(picks)}."
-            )
-        implementation = "reference"
-    selection = Selection(blank, V, is_hat or rest, rest, picks)
-    row = entries(logits, labels, selection, implementation)
-    own = each_row(logits, labels)
-    is_read, own_is_blank = reference.is_read(own, V), own == blank
-    has_label = is_read & (own >= 0) & ~(own_is_blank & is_hat)
-    # NaN and +inf are taken out, so that no derivative meets them.
-    sensible = (row.log_sums < jnp.inf) & (row.blank < jnp.inf) & (row.label < jnp.inf)
-    missing = jnp.where(sensible, -jnp.inf, jnp.nan).astype(row.blank.dtype)
-    core = _Sum(row.maxima, jnp.where(sensible, row.log_sums, -jnp.inf))
-    blank_logits = jnp.where(sensible, row.blank, -jnp.inf)
-    label_logits = jnp.where(sensible & has_label, row.label, -jnp.inf)
-    # What is normalised together: all symbols, or all labels. The core lacks what the rest lacks.
-    whole = core
-    if rest:
-        apart = jnp.where(own_is_blank, -jnp.inf, label_logits)
-        whole = _add([apart] if is_hat else [apart, blank_logits], core)
-    usable = is_read & (whole.logs > -jnp.inf)
-    # `total`: the log-probability of all that is normalised together, where it is not zero.
-    blank_log_probs = total = None
-    if is_hat:
-        has_blank = is_read & ((blank_logits > -jnp.inf) | usable)
-        log_odds = jnp.where(has_blank, blank_logits, 0)
-        blank_log_probs = jnp.where(has_blank, jax.nn.log_sigmoid(log_odds), missing)
-        total = jax.nn.log_sigmoid(-log_odds)
-
-    def log_probs(relative, exist=usable):
-        """Of numbers relative to whole.maxima, where they exist."""
-        normalised = relative - whole.logs
-        return jnp.where(exist, normalised if total is None else normalised + total, missing)
-
-    rest_log_probs = None
-    if rest:
-        relative = core.maxima - whole.maxima + core.logs
-        rest_log_probs = log_probs(relative, usable & (core.logs > -jnp.inf))
-    if blank_log_probs is None:
-        blank_log_probs = log_probs(blank_logits - whole.maxima)
-    return Planes(
-        blank_log_probs,
-        jnp.where(has_label, log_probs(label_logits - whole.maxima), -jnp.inf),
-        tuple(log_probs(x - whole.maxima) for x in row.picks[: len(others)]),
-        rest_log_probs,
-        _log_softmax(row.picks[len(others) :], is_read),
-    )
+    selection = picking.selection(logits.shape[-1])
+    row = entries(logits, labels, selection, with_kernels_for(selection, implementation))
+    return planes_of(row, each_row(logits, labels), picking, selection.tokens)
 
 
-class _Sum(NamedTuple):
-    """exp(maxima + logs) of each row: two terms, because one would round what is left of maxima."""
-
-    maxima: jax.Array  # a constant to derivatives
-    logs: jax.Array  # -inf for a sum of nothing
-
-
-def _add(logits: Sequence[jax.Array], *sums: _Sum) -> _Sum:
-    """The sum of exp(logits) and sums; logits may be -inf, but not NaN or +inf."""
-    tops = [*logits, *(jnp.where(s.logs > -jnp.inf, s.maxima, -jnp.inf) for s in sums)]
-    maxima = lax.stop_gradient(functools.reduce(jnp.maximum, tops))
-    possible = maxima > -jnp.inf
-    maxima = jnp.where(possible, maxima, 0)
-    terms = [x - maxima for x in logits] + [(s.maxima - maxima) + s.logs for s in sums]
-    total = functools.reduce(jnp.add, map(jnp.exp, terms))
-    logs = jnp.log(jnp.where(possible, total, 1))
-    return _Sum(maxima, jnp.where(possible, logs, -jnp.inf))
-
-
-def _log_softmax(logits: Sequence[jax.Array], is_read: jax.Array) -> tuple[jax.Array, ...]:
-    """The log-softmax over arrays, -inf where a row is not read."""
-    if not logits:
-        return ()
-    sensible = functools.reduce(jnp.logical_and, [x < jnp.inf for x in logits])
-    missing = jnp.where(sensible, -jnp.inf, jnp.nan).astype(logits[0].dtype)
-    logits = [jnp.where(sensible, x, -jnp.inf) for x in logits]
-    whole = _add(logits)
-    usable = is_read & (whole.logs > -jnp.inf)
-    return tuple(jnp.where(usable, (x - whole.maxima) - whole.logs, missing) for x in logits)
+def with_kernels_for(selection: Selection, implementation: str | None) -> str | None:
+    """The implementation, "reference" where the kernels pick fewer entries than are asked for."""
+    if len(selection.picks) <= MAX_PICKS:
+        return implementation
+    if implementation == "native":
+        raise NotImplementedError(
+            f"implementation='native': kernels take at most {MAX_PICKS} others and durations "
+            f"together, got {len(selection.picks)}."
+        )
+    return "reference"

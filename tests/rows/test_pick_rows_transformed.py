@@ -21,6 +21,7 @@ from support import collectives, needs_native, precision
 from tolerances import assert_costs
 
 import jax_rnnt
+from jax_rnnt.rows.normalise import Picking
 from jax_rnnt.rows.pick_rows import row_arcs
 
 NORMALIZE = ["softmax", "hat"]
@@ -48,7 +49,7 @@ def _by_column(logits, labels):
     """All that row_arcs gives of labels by column, and the gradient of their sum."""
 
     def pick(x):
-        return row_arcs(x, labels, rest=True, implementation=None, **options_of_seven("hat", 2, 2))
+        return row_arcs(x, labels, Picking(rest=True, **options_of_seven("hat", 2, 2)), None)
 
     planes, vjp = jax.vjp(pick, logits)
     return jax.tree.leaves((planes, vjp(jax.tree.map(jnp.ones_like, planes))))

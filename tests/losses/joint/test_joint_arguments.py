@@ -73,7 +73,7 @@ _GOOD = {
         ("labels", np.full((2, 2), 5, np.int32), ValueError),
         ("frames_lengths", np.array([4, 5]), ValueError),
         ("labels_lengths", np.array([2, 3]), ValueError),
-        ("activation", "sigmoid", ValueError),
+        ("activation", "swish", ValueError),
         ("min_posterior", -0.1, ValueError),
         ("min_posterior", 1.0, ValueError),
         ("min_posterior", "low", TypeError),

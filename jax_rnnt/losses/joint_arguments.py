@@ -1,0 +1,153 @@
+"""A joint network of a caller's arguments."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jax_rnnt import _checks
+from jax_rnnt.rows import dropout
+from jax_rnnt.rows.activations import resolve_activation
+from jax_rnnt.rows.joint_arcs import joint_rows
+from jax_rnnt.rows.joint_entries import Joint
+from jax_rnnt.rows.joint_grid import Tile
+from jax_rnnt.rows.normalise import NORMALISATIONS, Picking
+
+
+def make_joint(
+    encoder: ArrayLike,
+    predictor: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    activation: str | Callable[[jax.Array], jax.Array] | None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: ArrayLike | None = None,
+    clamp: float | None = None,
+    min_posterior: float | None = None,
+    tile: tuple[int, int, int] | None = None,
+) -> Joint:
+    """The joint of a caller's arguments; TypeError or ValueError if they do not make one."""
+    threshold = dropout.threshold_of(_in_range("dropout_rate", dropout_rate, high=1))
+    if threshold and dropout_key is None:
+        raise ValueError(f"dropout_rate={dropout_rate!r} needs a dropout_key.")
+    if clamp is not None and not _in_range("clamp", clamp) > 0:
+        raise ValueError(f"clamp must be above 0, or None for none, got {clamp!r}.")
+    joint = Joint(
+        encoder=_checks.floats("encoder", encoder),
+        predictor=_checks.floats("predictor", predictor),
+        kernel=_checks.floats("kernel", kernel),
+        bias=None if bias is None else _checks.floats("bias", bias),
+        seed=dropout.seed_of(_key(dropout_key)) if threshold else None,
+        activation=resolve_activation(activation),
+        dropout=threshold,
+        clamp=None if clamp is None else float(clamp),
+        min_posterior=(
+            None if min_posterior is None else _in_range("min_posterior", min_posterior, high=1)
+        ),
+        tile=None if tile is None else _check_tile(tile),
+    )
+    _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
+    operands = joint.encoder, joint.predictor, joint.kernel, joint.bias
+    # An error where jax_numpy_dtype_promotion does not let them be promoted.
+    jnp.result_type(*(x.dtype for x in operands if x is not None))
+    return joint
+
+
+@dataclasses.dataclass(frozen=True)
+class JointPicks:
+    """From a joint to its rows' log-probabilities, as `checked_loss` takes them, and the units."""
+
+    normalize: str = "softmax"
+    durations: int = 0
+
+    def __post_init__(self):
+        _checks.choice("normalize", self.normalize, NORMALISATIONS)
+
+    def __call__(self, joint, labels, *, blank, implementation):
+        picking = Picking(blank, normalize=self.normalize, durations=self.durations)
+        planes, unit = joint_rows(joint, labels, picking, implementation)
+        heads = (planes.durations,) if self.durations else ()
+        return (planes.blank, planes.label, *heads), unit
+
+
+def of_each_hypothesis(joint: Joint, frames_lengths: ArrayLike) -> Any:
+    """Lengths (..., K) of an encoder's frames (...), where there are K hypotheses; else as given.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If they are not one for each encoder.
+    """
+    lengths = _checks.integers("frames_lengths", frames_lengths)
+    if not joint.has_hypotheses:
+        return lengths
+    batch = joint.encoder.shape[:-2]
+    _checks.shape("frames_lengths", lengths, batch, "one for each encoder (..., T, H)")
+    numpy = jnp if isinstance(lengths, jax.Array) else np
+    return numpy.broadcast_to(lengths[..., None], (*batch, joint.predictor.shape[-3]))
+
+
+def _check_shapes(encoder, predictor, kernel, bias):
+    sizes = *encoder.shape, *predictor.shape, *kernel.shape
+    if not all(isinstance(size, int) for size in sizes):
+        raise NotImplementedError(
+            "a joint network takes no symbolic sizes, got encoder "
+            f"{encoder.shape}, predictor {predictor.shape} and kernel {kernel.shape}."
+        )
+    if encoder.ndim < 2 or 0 in encoder.shape[-2:]:
+        raise ValueError(
+            f"encoder must have shape (..., T, H) with T and H at least 1, got {encoder.shape}."
+        )
+    *batch, _, H = encoder.shape
+    leading = predictor.shape[: len(batch)], predictor.shape[-1:]
+    if predictor.ndim - encoder.ndim not in (0, 1) or leading != (tuple(batch), (H,)):
+        own, of_hypotheses = (
+            f"({', '.join(map(str, (*batch, *axes, H)))})" for axes in (("U",), ("K", "U"))
+        )
+        raise ValueError(
+            f"predictor must have shape (..., U, H) = {own}, or of K hypotheses {of_hypotheses}, "
+            f"for encoder {encoder.shape}, got {predictor.shape}."
+        )
+    if kernel.ndim != 2 or kernel.shape[0] != H or not kernel.shape[1]:
+        raise ValueError(
+            f"kernel must have shape (H, V) = ({H}, V) with V at least 1, got {kernel.shape}."
+        )
+    if not predictor.shape[-2]:
+        raise ValueError(f"predictor must have U at least 1, got {predictor.shape}.")
+    if bias is not None:
+        _checks.shape("bias", bias, kernel.shape[1:], "(V,) of the kernel")
+
+
+def _in_range(name, value, high: float = np.inf) -> float:
+    """A number known in advance that is in [0, high)."""
+    if not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"{name} must be a number known in advance, got {value!r}.")
+    if not 0 <= value < high:
+        raise ValueError(f"{name} must be in [0, {high}), got {value!r}.")
+    return float(value)
+
+
+def _key(value) -> jax.Array:
+    """A JAX key, typed or of integers; TypeError otherwise."""
+    is_key = isinstance(value, jax.Array) and (
+        jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.dtype == np.uint32
+    )
+    if not is_key:
+        raise TypeError(f"dropout_key must be a key of jax.random, got {type(value).__name__}.")
+    return value
+
+
+def _check_tile(value) -> Tile:
+    try:
+        sizes = [_checks.index("tile", size) for size in value]
+    except TypeError:
+        sizes = []
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(
+            f"tile must be three positive integers (frames, labels, tiles at once), got {value!r}."
+        )
+    return Tile(*sizes)
