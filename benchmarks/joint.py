@@ -1,6 +1,7 @@
 """The loss of a joint network beside that of its materialised logits: `python -m benchmarks.joint`.
 
-Forward and backward of the mean cost with respect to encoder, predictor, kernel and bias.
+Forward and backward of the mean cost with respect to encoder, predictor, kernel and bias; and the
+pruned recipe by its parts, of the summed costs.
 """
 
 import argparse
@@ -31,10 +32,21 @@ CASES = (
     ((64, 700, 150, H, 4096), "confident"),
 )
 CPU_CASES = (((4, 100, 30, 128, 512), "random"), ((4, 100, 30, 128, 512), "confident"))
+PRUNED_CASES = {
+    "gpu": (
+        (32, 400, 100, H, V),
+        (16, 400, 100, H, 4096),
+        (64, 700, 150, H, 4096),
+    ),
+    "cpu": ((4, 200, 50, 320, 512),),
+}
 # The matrix products whose rates are measured: a square one of this size, and for each H and V
 # one of this many rows of logits.
 SQUARE = {"gpu": 8192, "cpu": 1024}
 ROWS = {"gpu": 1 << 16, "cpu": 1 << 12}
+PRUNED = "pruned"
+# Its parts, as `running.on_pruned` describes them.
+PARTS = ("joint", "whole", "simple", "ranges", "pruned", "band lattice", "full lattice")
 PLUGINS = ("benchmarks.contenders.joint_paths",)
 # Matrix products of H x V a cell: forward; backward, on the cells that it takes.
 PRODUCTS = {JOINT: (1, 3), MATERIALISED: (1, 2)}
@@ -51,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results, cases = _start(options, utterances)
         for group in _groups(cases):
             _measure(group, results, options)
+            write(options.json, results)
+        if PRUNED in options.cases:
+            _measure_pruned(results, options)
             write(options.json, results)
     except processes.MissingError as error:
         raise SystemExit(f"The joint's loss does not run here: {error}") from None
@@ -91,6 +106,7 @@ def _start(
         "products": rates,
         "rows": [],
         "cases": [],
+        "pruned": [],
     }
     return results, cases
 
@@ -179,6 +195,23 @@ def _measure(group: Sequence[JointCase], results: dict, options: argparse.Namesp
             results["cases"].append(common)
 
 
+def _measure_pruned(results: dict, options: argparse.Namespace) -> None:
+    """Enters the figures of each part of the pruned recipe."""
+    for sizes in options.shapes or PRUNED_CASES[results["platform"]]:
+        N, T, U, units, symbols = sizes
+        full = shapes.full(N, T, U, symbols)
+        case = JointCase.of(full, units, symbols, "random", options.scale)
+        tasks = [
+            {"kind": "measure_pruned", "arguments": {"case": vars(case), "part": part}}
+            for part in PARTS
+        ]
+        _, _, answers = _run(JOINT, lambda _, tasks=tasks: tasks, options)
+        results["pruned"] += [
+            in_mib({**case.key, "part": part, **answer})
+            for part, answer in zip(PARTS, answers, strict=True)
+        ]
+
+
 def _answers(
     path: str, tasks: processes.Tasks, options: argparse.Namespace
 ) -> dict[str, processes.Tasks]:
@@ -238,7 +271,7 @@ def _tile(text: str) -> tuple[int, ...]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    kinds = ("random", "confident", "librispeech")
+    kinds = ("random", "confident", "librispeech", PRUNED)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.joint", description=__doc__)
     parser.add_argument("--json", default="benchmark_joint.json", help="file (%(default)s)")
     parser.add_argument("--dtype", default="bfloat16", choices=ITEM_BYTES)

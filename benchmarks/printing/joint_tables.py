@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, PATHS
+from benchmarks.printing import pruned_tables
 from benchmarks.printing.markdown import grid, heading, number
 from benchmarks.problems import shapes
 
@@ -27,6 +28,10 @@ def markdown(results: dict) -> str:
         key = own if case["group"] == shapes.SYNTHETIC else (case["group"],)
         groups.setdefault(key, []).append((case, *both))
     sums = [_Sum(list(group), results) for group in groups.values()]
+    pruned = results.get("pruned")
+    more = [f"## Pruned\n\n{pruned_tables.markdown(pruned, results['platform'])}"] if pruned else []
+    if not groups:
+        return "\n\n".join([_header(results), *more])
     return "\n\n".join(
         [
             _header(results),
@@ -50,6 +55,7 @@ def markdown(results: dict) -> str:
             "## Precision",
             "Largest relative error among the four gradients; costs in nats.",
             _precision(sums),
+            *more,
         ]
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.measuring import timing, traces
 from benchmarks.problems import joint_models
 from benchmarks.problems.shapes import JointCase
-from benchmarks.running import on_jax
+from benchmarks.running import on_jax, on_pruned
 from jax_rnnt.rows import joint_entries, joint_left_out
 
 
@@ -67,6 +67,10 @@ class Framework(on_jax.Device):
         seconds = timing.measure(lambda _: product(a, b), jax.block_until_ready)
         return {"flops_per_second": 2 * rows * inner * columns / seconds}
 
+    def measure_pruned(self, case: dict, part: str) -> dict:
+        """Time and temporary memory of a part of the pruned recipe."""
+        return on_pruned.row(_case(case), part, self.dtype)
+
     def describe_posterior(self, case: dict, options: dict, gradients: str) -> dict:
         """Where the posterior is, which cells a backward needs, and the truth in float32."""
         problem = _case(case)
@@ -76,7 +80,9 @@ class Framework(on_jax.Device):
         posteriors = np.where(inside, cells.blank_posteriors + cells.label_posteriors, 0)
         norms = np.where(inside, joint_models.gradient_norms(cells), 0)
         sizes = problem.T, problem.U, problem.H, problem.V, problem.N
-        *tile, at_once = options.get("tile") or joint_entries.choose_tile(*sizes, self.dtype, jnp.tanh)
+        *tile, at_once = options.get("tile") or joint_entries.choose_tile(
+            *sizes, self.dtype, jnp.tanh
+        )
         if (least := options.get("min_posterior")) is None:
             taken = joint_models.kept_tiles(norms, tile, joint_left_out.left_out(self.dtype))
         else:
