@@ -218,7 +218,8 @@ class RNNTJoint(nnx.Module):
             **options: the options of `rnnt_loss_from_joint` except `activation` and
                 `dropout_rate`: `average_frames`, `reduction`, `blank`, `fastemit_lambda`, `where`,
                 `rnnt_type`, `normalize`, `label_bias`, `blank_bias`, `dropout_key` (instead of one
-                of the module's own), `clamp`, `min_posterior`, `tile` and `implementation`. With
+                of the module's own), `clamp`, `columns` with `width`, `min_posterior`, `tile` and
+                `implementation`. With
                 durations, those of `tdt_loss_from_joint`: `sigma` and `omega`, but no `rnnt_type`,
                 `normalize` or biases.
 

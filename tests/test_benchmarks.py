@@ -240,7 +240,7 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     joint.main(
         [
             *("--json", str(path), "--dtype", "float32", "--platform", "cpu"),
-            *("--shapes", "2,30,10,16,12", "--cases", "confident", "librispeech"),
+            *("--shapes", "2,30,10,16,12", "--cases", "confident", "librispeech", "pruned"),
             *("--librispeech", librispeech, "--librispeech-batches", "1"),
         ]
     )
@@ -259,8 +259,12 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     for row in results["rows"]:
         assert max(row["relative_from_truth"].values()) < 1e-4
 
+    assert [row["part"] for row in results["pruned"]] == list(joint.PARTS)
+    assert all(row["forward_backward_ms"] > 0 for row in results["pruned"])
+
     text = capsys.readouterr().out
     assert "| (2, 30, 10, 16, 12) | confident | joint |" in text
+    assert "| (2, 30, 10, 16, 12) | band lattice |" in text
     assert "LibriSpeech, 1 x 32 in file order" in text
     failed = results["rows"][1]
     for name in [name for name in failed if name.endswith("_ms") or "truth" in name]:

@@ -72,8 +72,8 @@ def pruned_rnnt_loss(
     which the columns know what they know, it does not train.
 
     Matrix products of the real joint take the promoted dtype of encoder, predictor, kernel and
-    bias, and so do the logits, an array (..., T, S, V); those of the simple joint are exact to
-    float32. Columns have no gradient. All sums are taken in one order.
+    bias, and so do the logits, an array (..., T, S, V); those of the simple joint are as precise as
+    float32's. Columns have no gradient. All sums are taken in one order.
 
     Args:
         encoder: (..., T, H), float32, bfloat16, float16 or float64.
