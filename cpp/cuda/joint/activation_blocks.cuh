@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/joint/activation.cuh"
+#include "cuda/joint/dropout.cuh"
 #include "cuda/joint/plan.cuh"
 #include "cuda/joint/tile.cuh"
 #include "cuda/joint/wgmma.cuh"
@@ -34,7 +35,11 @@ class ActivationBlocks {
   __device__ __forceinline__ ActivationBlocks(const TileInputs<T>& inputs, const Tile& tile,
                                               int warpgroup, unsigned char* lines, int block_bytes,
                                               const StoredActivations<T>& stored = {})
-      : inputs_(inputs), lines_(lines), block_bytes_(block_bytes), warpgroup_(warpgroup) {
+      : inputs_(inputs),
+        lines_(lines),
+        block_bytes_(block_bytes),
+        warpgroup_(warpgroup),
+        dropout_(inputs.dropout, tile.n) {
     const int thread = threadIdx.x % kWarpgroupThreads;
     chunk_ = thread % kLineGranules;
     const int column = thread / kLineGranules % kTileColumns;
@@ -42,8 +47,11 @@ class ActivationBlocks {
     const int32_t t = tile.first_frame + warpgroup * kWarpgroupFrames + first_frame;
     const int32_t u = tile.first_column + column;
     const int64_t H = inputs.shape.H;
-    encoder_ = inputs.encoder + (static_cast<int64_t>(tile.n) * inputs.shape.T + t) * H;
+    encoder_ =
+        inputs.encoder + (static_cast<int64_t>(tile.n / inputs.shape.K) * inputs.shape.T + t) * H;
     predictor_ = inputs.predictor + (static_cast<int64_t>(tile.n) * inputs.shape.U + u) * H;
+    t_ = t;
+    u_ = u;
     // The frames left for this thread, 2 apart; those of padding are not read.
     frames_ = (ReadFrames(inputs, tile.n) - t + 1) >> 1;
     // Columns of padding are not read either.
@@ -68,7 +76,7 @@ class ActivationBlocks {
     uint4 sources[kFrames + 1];
 #pragma unroll
     for (int i = 0; i <= kFrames; ++i) sources[i] = next_[i];
-    const bool has_next = block + 1 < inputs_.depth_blocks;
+    const bool has_next = block + 1 < inputs_.plan.depth_blocks;
     if (has_next && inputs_.has_granules) Load<true>(block + 1);
     Activate(sources, block);
     // Loading element by element takes the registers that `sources` must have left.
@@ -109,6 +117,9 @@ class ActivationBlocks {
 #pragma unroll
       for (int j = 0; j < 8; ++j) values[j] += predictor[j];
       cuda::Activate<kActivation>(values);
+      if (dropout_.IsOn()) {
+        dropout_.Drop(block * kBlockDepth + chunk_ * 8, t_ + 2 * i, u_, values);
+      }
       const uint4 granule = Granule<T>::Pack(values);
       const int line = line_ + 2 * i * kTileColumns;
       reinterpret_cast<uint4*>(
@@ -133,8 +144,11 @@ class ActivationBlocks {
   int warpgroup_;
   int chunk_;
   int line_;
+  int32_t t_;  // of the first frame
+  int32_t u_;
   int frames_;
   bool has_column_;
+  Dropout dropout_;
   const T* encoder_;
   const T* predictor_;
   uint4 next_[kFrames + 1];

@@ -1,27 +1,29 @@
 // Gradients of the joint network's logits over a list of tiles. For every cell (n, t, u) of a tile
-// that is not padding, with x = activation(encoder[n, t] + predictor[n, u]) rounded to T:
+// that is not padding, with x = dropout(activation(encoder[n / K, t] + predictor[n, u])) rounded to
+// T, C the core of the row, and c_i, v_i the cotangents and columns of its entries:
 //
-//   logit_v   = sum_h x_h kernel[h, v] + bias_v
-//   g_v       = c_blank [v = blank] + c_label [v = label] - (c_blank + c_label) softmax_v
-//   softmax_v = exp((logit_v - maximum) - log_sum)
+//   logit_v = sum_h x_h kernel[h, v] + bias_v
+//   g_v     = c_sum exp((logit_v - maximum) - log_sum) [v in C] + sum_i c_i [v = v_i]
+//
+// clamped to [-bounds[n], bounds[n]]; NaN stays NaN.
 //
 // Pointers (T is __nv_bfloat16 or __half):
-//   encoder (N, T, H), predictor (N, U, H) of T    packed_kernel, packed_bias as the forward's
-//   labels (N, U), frames (N), tiles (R) of int32
-//   maxima, log_sums, blank_cotangents, label_cotangents (N, T, U) of float
-//   logits_gradients (R, 16, 8, V), activations (R, 16, 8, H) of T
-//   bias_parts (R, 8, V) of float or null
+//   encoder (N / K, T, H), predictor (N, U, H) of T    packed_kernel, packed_bias as the forward's
+//   labels (N, U), frames (N), sequences (N), tiles (R) of int32, seed (2) of uint32
+//   bounds (N), maxima, log_sums and each of the cotangents (N, T, U) of float
+//   logits_gradients (R, 16, 8, W), activations (R, 16, 8, H) of T
+//   bias_parts (R, 8, W) of float or null
 //
-// Which cotangents count as 0 and which rows become zeros is as in PickBackward
-// (cuda/rows/pick_backward.cu).
+// Which cotangents count as 0 and which rows become zeros is as in EntriesBackward
+// (cuda/rows/entries.h).
 //
 // A block takes a tile of the list, or half of one where H is above 704, whose logits come chunk by
 // chunk as cuda/joint/tile.cuh says. The logits are turned into gradients where they are, in
 // registers, rounded and stored (gradient_epilogue.cuh): a thread has eight neighbouring columns at
 // a time, a quad 64 bytes of a row.
 //
-//   - The logits are the forward's bit for bit, products and sums being the same. softmax_v is
-//     therefore what the forward's log-probabilities say.
+//   - The logits are the forward's bit for bit, products and sums being the same. The exponential is
+//     therefore what the forward's sums say.
 //   - The activations go to shared and to global memory as they are computed, in the first chunk.
 //   - The bias's gradient, a sum over all cells, would take another pass over the gradients. Here
 //     each warp sums its 16 rows, 56 shuffles a chunk, and stores 1 / 8 as many bytes.
@@ -32,6 +34,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/entries.h"
 #include "core/row_label.h"
 #include "cuda/joint/activation_blocks.cuh"
 #include "cuda/joint/gradient_epilogue.cuh"
@@ -70,17 +73,19 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   constexpr uint32_t kBlocksPerTile = kListedFrames / kTileFrames;
   const TileInputs<T>& inputs = arguments.inputs;
   extern __shared__ unsigned char shared[];
-  const int32_t V = inputs.shape.V;
+  const int32_t W = arguments.options.width;
   const int32_t H = inputs.shape.H;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTileRows;
-  T* gradients = arguments.logits_gradients + first_row * V;
+  T* gradients = arguments.logits_gradients + first_row * W;
   T* activation_rows = arguments.activations + first_row * H;
   // Each part is of the 16 rows of a warp.
   constexpr int kPartRows = kListedCells / kBiasParts;
   float* bias_parts =
-      arguments.bias_parts == nullptr ? nullptr : arguments.bias_parts + first_row / kPartRows * V;
+      arguments.bias_parts == nullptr ? nullptr : arguments.bias_parts + first_row / kPartRows * W;
 
-  const uint32_t number = __ldg(arguments.tiles + blockIdx.x / kBlocksPerTile);
+  // From one lane, so that the compiler knows the tile to be the same for the whole warp.
+  const uint32_t number =
+      __shfl_sync(kAllLanes, __ldg(arguments.tiles + blockIdx.x / kBlocksPerTile), 0);
   Tile tile{0, 0, 0};
   bool has_cell = false;
   if (number < arguments.grid.numbers) {
@@ -94,11 +99,11 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   }
   // Whether any thread's column has a cell reaches all threads.
   if (!__syncthreads_or(has_cell)) {
-    StoreZeros(gradients, static_cast<int64_t>(kTileRows) * V, arguments.has_gradient_granules);
+    StoreZeros(gradients, static_cast<int64_t>(kTileRows) * W, arguments.has_gradient_granules);
     StoreZeros(activation_rows, static_cast<int64_t>(kTileRows) * H,
                arguments.has_activation_granules);
     if (bias_parts != nullptr) {
-      StoreZeros(bias_parts, static_cast<int64_t>(kTileRows / kPartRows) * V,
+      StoreZeros(bias_parts, static_cast<int64_t>(kTileRows / kPartRows) * W,
                  arguments.has_gradient_granules);
     }
     return;
@@ -107,17 +112,15 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   RunTile<T, kWarpgroups>(
       inputs, shared,
       [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
-        // The first of the thread's two frames.
-        const int warp = threadIdx.x / kWarpSize;
-        const int frame = 2 * warp;
-        const int column = threadIdx.x % kWarpSize / 4;
+        const int frame = AccumulatorFrame();
+        const int column = AccumulatorCellColumn();
         const int32_t label = ColumnLabel(inputs, tile, column);
-        const int32_t frames_left = ReadFrames(inputs, tile.n) - tile.first_frame - frame;
+        const CellPair cells = FindCells(inputs, tile, label);
         RowCotangents rows[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          if (label != kPaddingRow && i < frames_left) {
-            rows[i] = LoadRow(arguments, CellRow(inputs, tile, frame + i, column), label);
+          if (i < cells.real) {
+            rows[i] = LoadRow(arguments, cells.first + i * inputs.shape.U, label);
           }
         }
 
@@ -126,9 +129,9 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
                                            {activation_rows, arguments.has_activation_granules});
         };
         GradientEpilogue<T> epilogue(
-            arguments, label, rows,
-            gradients + static_cast<int64_t>(frame * kTileColumns + column) * V,
-            bias_parts == nullptr ? nullptr : bias_parts + static_cast<int64_t>(warp) * V);
+            arguments, label, tile, rows, __ldg(arguments.bounds + tile.n),
+            gradients + static_cast<int64_t>(frame * kTileColumns + column) * W,
+            bias_parts == nullptr ? nullptr : bias_parts + static_cast<int64_t>(frame / 2) * W);
         MultiplySlices(inputs, ring, lines, block_bytes, activations, epilogue);
       });
 }
@@ -149,35 +152,34 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, int64_t R,
 
 }  // namespace
 
-bool JointGradientsFits(const JointShape& shape) {
-  return MakePlan(shape).warpgroups > 0 && MakeTileGrid(shape).numbers > 0;
+bool JointGradientsFits(const JointShape& shape, int32_t W) {
+  return shape.IsValid() && MakePlan(shape.H, W).warpgroups > 0 && MakeTileGrid(shape).numbers > 0;
 }
 
 template <typename T>
 cudaError_t JointGradients(cudaStream_t stream, const JointShape& shape, Activation activation,
-                           int32_t blank, int64_t R, const T* encoder, const T* predictor,
-                           const void* packed_kernel, const float* packed_bias,
-                           const int32_t* labels, const int32_t* frames, const float* maxima,
-                           const float* log_sums, const float* blank_cotangents,
-                           const float* label_cotangents, const int32_t* tiles, T* logits_gradients,
+                           const EntriesOptions& options, int64_t R, const JointInputs<T>& inputs,
+                           const JointPacked& packed, const int32_t* tiles, const float* bounds,
+                           const float* maxima, const float* log_sums,
+                           const EntriesCotangents<float>& cotangents, T* logits_gradients,
                            T* activations, float* bias_parts) {
-  if (!JointGradientsFits(shape) || blank < 0 || blank >= shape.V || R < 0) {
+  if (!options.IsValid() || options.tokens != shape.V || !IsValid(inputs.dropout) ||
+      !JointGradientsFits(shape, options.width) || R < 0) {
     return cudaErrorInvalidValue;
   }
   if (R == 0) return cudaSuccess;
-  const JointPlan plan = MakePlan(shape);
+  const JointPlan plan = MakePlan(shape.H, options.width);
   const GradientsArguments<T> arguments{
-      MakeTileInputs(shape, plan, activation, encoder, predictor, labels, frames, packed_kernel,
-                     packed_bias),
-      blank,
+      MakeTileInputs(shape, plan, activation, inputs, packed),
+      options,
       MakeTileGrid(shape),
-      shape.V % 8 == 0 && IsGranuleAligned(logits_gradients) && IsGranuleAligned(bias_parts),
+      options.width % 8 == 0 && IsGranuleAligned(logits_gradients) && IsGranuleAligned(bias_parts),
       shape.H % 8 == 0 && IsGranuleAligned(activations),
+      tiles,
+      bounds,
       maxima,
       log_sums,
-      blank_cotangents,
-      label_cotangents,
-      tiles,
+      cotangents,
       logits_gradients,
       activations,
       bias_parts};
@@ -185,11 +187,11 @@ cudaError_t JointGradients(cudaStream_t stream, const JointShape& shape, Activat
                               : LaunchTiles<T, 1>(stream, plan, R, arguments);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                              \
-  template cudaError_t JointGradients<T>(                                                    \
-      cudaStream_t, const JointShape&, Activation, int32_t, int64_t, const T*, const T*,     \
-      const void*, const float*, const int32_t*, const int32_t*, const float*, const float*, \
-      const float*, const float*, const int32_t*, T*, T*, float*)
+#define JAX_RNNT_INSTANTIATE(T)                                                                 \
+  template cudaError_t JointGradients<T>(                                                       \
+      cudaStream_t, const JointShape&, Activation, const EntriesOptions&, int64_t,              \
+      const JointInputs<T>&, const JointPacked&, const int32_t*, const float*, const float*,    \
+      const float*, const EntriesCotangents<float>&, T*, T*, float*)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);
 #undef JAX_RNNT_INSTANTIATE
