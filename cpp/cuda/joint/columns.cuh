@@ -2,6 +2,7 @@
 #ifndef JAX_RNNT_CUDA_JOINT_COLUMNS_CUH_
 #define JAX_RNNT_CUDA_JOINT_COLUMNS_CUH_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/entries.h"
@@ -84,6 +85,28 @@ __device__ __forceinline__ void UpdateAt(int32_t v, int32_t first_v,
       if (is_odd) update(row, &numbers[4 * j + 2 * row + 1]);
     }
   }
+}
+
+// The options of a row as epilogues take them. A chunk below plain_columns has neither picks nor
+// columns that are left out: nearly all chunks of nearly all batches, whose way past the rest is one
+// branch.
+struct ChunkOptions {
+  EntriesOptions entries;
+  int32_t plain_columns;
+};
+
+inline ChunkOptions MakeChunkOptions(const EntriesOptions& entries) {
+  int32_t plain_columns = entries.without_label ? 0 : entries.tokens;
+  if (entries.without_blank) plain_columns = std::min(plain_columns, entries.blank);
+  for (int32_t i = 0; i < entries.pick_count; ++i) {
+    plain_columns = std::min(plain_columns, entries.picks[i]);
+  }
+  return {entries, plain_columns};
+}
+
+template <int kAccumulators>
+__device__ __forceinline__ bool IsPlainChunk(const ChunkOptions& options, int32_t first_v) {
+  return first_v + kChunkColumns<kAccumulators> <= options.plain_columns;
 }
 
 // Puts one number where a column is not in the core of the rows with this label: beyond the tokens,

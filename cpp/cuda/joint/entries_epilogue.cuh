@@ -22,18 +22,20 @@ class EntriesEpilogue {
   // `label` is the label of both rows; kPaddingRow and kNoLabel match no column. The logits of picks
   // are stored as they come.
   __device__ __forceinline__ EntriesEpilogue(const TileInputs<T>& inputs,
-                                             const EntriesOptions& options,
+                                             const ChunkOptions& options,
                                              const EntriesResults<float>& results, const Tile& tile,
                                              int32_t label)
       : inputs_(inputs), options_(options), results_(results), tile_(tile), label_(label) {}
 
   template <int kAccumulators>
   __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kAccumulators]) {
-    TakeAt(options_.blank, first_v, logits, blank_logits_);
+    TakeAt(options_.entries.blank, first_v, logits, blank_logits_);
     TakeAt(label_, first_v, logits, label_logits_);
+    if (!IsPlainChunk<kAccumulators>(options_, first_v)) {
 #pragma unroll 1
-    for (int i = 0; i < options_.pick_count; ++i) StorePick(i, first_v, logits);
-    ReplaceLeftOut(options_, label_, first_v, kMinusInfinity<float>, logits);
+      for (int i = 0; i < options_.entries.pick_count; ++i) StorePick(i, first_v, logits);
+      ReplaceLeftOut(options_.entries, label_, first_v, kMinusInfinity<float>, logits);
+    }
     Add<0>(logits);
     Add<1>(logits);
     // The warp's lanes, parted by labels and large maxima, meet: the products that follow take
@@ -51,7 +53,7 @@ class EntriesEpilogue {
   }
   // The logits of the blank and of the row's label, in all lanes of the quad.
   __device__ __forceinline__ float BlankLogit(int row) const {
-    return __shfl_sync(kAllLanes, blank_logits_[row], LaneOfColumn(options_.blank), 4);
+    return __shfl_sync(kAllLanes, blank_logits_[row], LaneOfColumn(options_.entries.blank), 4);
   }
   __device__ __forceinline__ float LabelLogit(int row) const {
     return __shfl_sync(kAllLanes, label_logits_[row], LaneOfColumn(label_), 4);
@@ -61,7 +63,7 @@ class EntriesEpilogue {
   template <int kAccumulators>
   __device__ __forceinline__ void StorePick(int i, int32_t first_v,
                                             const float (&logits)[kAccumulators]) const {
-    const int32_t v = options_.picks[i];
+    const int32_t v = options_.entries.picks[i];
     if (!HasColumn<kChunkColumns<kAccumulators>>(v, first_v)) return;
     float picked[2];
     TakeAt(v, first_v, logits, picked);
@@ -107,7 +109,7 @@ class EntriesEpilogue {
   }
 
   const TileInputs<T>& inputs_;
-  const EntriesOptions& options_;
+  const ChunkOptions& options_;
   const EntriesResults<float>& results_;
   const Tile& tile_;
   int32_t label_;

@@ -48,7 +48,7 @@ namespace {
 template <typename T>
 struct ForwardArguments {
   TileInputs<T> inputs;
-  EntriesOptions options;
+  ChunkOptions options;
   uint32_t frame_tiles;   // of a sequence
   uint32_t column_tiles;  // of a sequence
   EntriesResults<float> results;
@@ -79,13 +79,13 @@ __device__ __forceinline__ void StorePaddingTile(const ForwardArguments<T>& argu
       tile.first_column + column < arguments.inputs.shape.U) {
     const int64_t cell = CellRow(arguments.inputs, tile, frame, column);
     StorePaddingCell(arguments.results, cell);
-    for (int i = 0; i < arguments.options.pick_count; ++i) {
+    for (int i = 0; i < arguments.options.entries.pick_count; ++i) {
       arguments.results.pick_logits[i][cell] = kMinusInfinity<float>;
     }
   }
 }
 
-template <typename T, int kWarpgroups>
+template <typename T, int kWarpgroups, bool kHasDropout>
 __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
     JointForwardKernel(const __grid_constant__ ForwardArguments<T> arguments) {
   constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
@@ -101,10 +101,10 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   RunTile<T, kWarpgroups>(
       inputs, shared,
       [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
-        const int32_t label = ColumnLabel(inputs, tile, AccumulatorCellColumn());
+        const int32_t label = ColumnLabel(inputs, tile, AccumulatorCellColumn(threadIdx.x));
 
         const auto activations = [&] {
-          return ActivationBlocks<T, false>(inputs, tile, warpgroup, lines, block_bytes);
+          return ActivationBlocks<T, false, kHasDropout>(inputs, tile, warpgroup, lines, block_bytes);
         };
         EntriesEpilogue<T> epilogue(inputs, arguments.options, arguments.results, tile, label);
         MultiplySlices(inputs, ring, lines, block_bytes, activations, epilogue);
@@ -141,7 +141,9 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArgum
   const int64_t tiles = shape.N * frame_tiles * column_tiles;
   arguments.frame_tiles = static_cast<uint32_t>(frame_tiles);
   arguments.column_tiles = static_cast<uint32_t>(column_tiles);
-  const auto kernel = JointForwardKernel<T, kWarpgroups>;
+  const auto kernel = arguments.inputs.dropout.threshold == 0
+                          ? JointForwardKernel<T, kWarpgroups, false>
+                          : JointForwardKernel<T, kWarpgroups, true>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
   if (error != cudaSuccess) return error;
@@ -163,7 +165,8 @@ cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activatio
   const JointPlan plan = MakePlan(shape.H, options.width);
   if (plan.warpgroups == 0) return cudaErrorInvalidValue;
   const ForwardArguments<T> arguments{
-      MakeTileInputs(shape, plan, activation, inputs, packed), options, 0, 0, results};
+      MakeTileInputs(shape, plan, activation, inputs, packed), MakeChunkOptions(options), 0, 0,
+      results};
   return plan.warpgroups == 2 ? LaunchTiles<T, 2>(stream, plan, arguments)
                               : LaunchTiles<T, 1>(stream, plan, arguments);
 }

@@ -9,6 +9,7 @@
 #include "core/row_label.h"
 #include "cuda/joint/activation.cuh"
 #include "cuda/joint/columns.cuh"
+#include "cuda/joint/gradients.h"
 #include "cuda/joint/list.h"
 #include "cuda/joint/tile.cuh"
 #include "cuda/joint/wgmma.cuh"
@@ -24,7 +25,7 @@ namespace jax_rnnt::cuda {
 template <typename T>
 struct GradientsArguments {
   TileInputs<T> inputs;
-  EntriesOptions options;
+  ChunkOptions options;
   TileGrid grid;
   bool has_gradient_granules;    // rows of logits_gradients and bias_parts are whole granules at
                                  // aligned addresses
@@ -38,6 +39,35 @@ struct GradientsArguments {
   T* activations;
   float* bias_parts;
 };
+
+// The tile of a block of `frames` frames, if there is one.
+struct ListedTile {
+  Tile tile;
+  bool is_tile;
+};
+template <typename T>
+__device__ __forceinline__ ListedTile TileOfBlock(const GradientsArguments<T>& arguments,
+                                                  int frames) {
+  const uint32_t blocks_per_tile = kListedFrames / frames;
+  // From one lane, so that the compiler knows the tile to be the same for the whole warp.
+  const uint32_t number =
+      __shfl_sync(kAllLanes, __ldg(arguments.tiles + blockIdx.x / blocks_per_tile), 0);
+  if (number >= arguments.grid.numbers) return {{0, 0, 0}, false};
+  const uint32_t block = number / arguments.grid.column_blocks;
+  const uint32_t n = block / arguments.grid.frame_blocks;
+  return {
+      {static_cast<int32_t>(n),
+       static_cast<int32_t>((block - n * arguments.grid.frame_blocks) * kListedFrames +
+                            blockIdx.x % blocks_per_tile * frames),
+       static_cast<int32_t>((number - block * arguments.grid.column_blocks) * kListedColumns)},
+      true};
+}
+
+template <typename T>
+__device__ __forceinline__ float ReadBound(const GradientsArguments<T>& arguments,
+                                           const Tile& tile) {
+  return __ldg(arguments.bounds + tile.n);
+}
 
 // The numbers that a row's gradient takes besides its logits. All zeros make a row of zeros, which a
 // padded cell is.
@@ -66,44 +96,46 @@ __device__ __forceinline__ RowCotangents LoadRow(const GradientsArguments<T>& ar
 }
 
 // Turns a thread's logits of two rows, which have one label, into gradients, and stores them.
-template <typename T>
+// Through a chunk's products, the accumulators leave few registers for anything else: what the
+// epilogue can find anew, its tile and the places of its rows, it does not keep.
+template <typename T, int kWarpgroups>
 class GradientEpilogue {
  public:
-  // Row i of the thread's two goes to gradients + i * kTileColumns * W, and the sums over the
-  // warp's rows to bias_part, if that is not null.
   __device__ __forceinline__ GradientEpilogue(const GradientsArguments<T>& arguments, int32_t label,
-                                              const Tile& tile, const RowCotangents (&rows)[2],
-                                              float bound, T* gradients, float* bias_part)
+                                              const RowCotangents (&rows)[2], float bound)
       : arguments_(arguments),
         label_(label),
-        tile_(tile),
         rows_{rows[0], rows[1]},
-        bound_(bound),
-        gradients_(gradients),
-        bias_part_(bias_part) {}
+        plain_columns_(bound < -kMinusInfinity<float> ? 0 : arguments.options.plain_columns) {}
 
   template <int kAccumulators>
   __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kAccumulators]) {
     Turn<0>(logits);
     Turn<1>(logits);
-    ReplaceLeftOut(arguments_.options, label_, first_v, 0.f, logits);
-    AddAt(arguments_.options.blank, first_v, rows_[0].blank, rows_[1].blank, logits);
+    const EntriesOptions& options = arguments_.options.entries;
+    const bool is_plain = first_v + kChunkColumns<kAccumulators> <= plain_columns_;
+    if (!is_plain) ReplaceLeftOut(options, label_, first_v, 0.f, logits);
+    AddAt(options.blank, first_v, rows_[0].blank, rows_[1].blank, logits);
     AddAt(label_, first_v, rows_[0].label, rows_[1].label, logits);
-    if (arguments_.options.pick_count > 0) AddPicks(first_v, logits);
-    if (bound_ < -kMinusInfinity<float>) {
-#pragma unroll
-      for (int i = 0; i < kAccumulators; ++i) {
-        logits[i] = MinOrNan(MaxOrNan(logits[i], -bound_), bound_);
-      }
+    if (!is_plain) {
+      if (options.pick_count > 0) AddPicks(first_v, logits);
+      Clamp(logits);
     }
     arguments_.has_gradient_granules ? Store<true>(first_v, logits) : Store<false>(first_v, logits);
-    if (bias_part_ != nullptr) StoreSums(first_v, logits);
+    if (arguments_.bias_parts != nullptr) StoreSums(first_v, logits);
     // The warp's lanes, parted by rows and columns, meet: the products that follow take whole
     // warps.
     __syncwarp();
   }
 
  private:
+  static constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
+
+  // The block's first among all rows of the list's tiles.
+  static __device__ __forceinline__ int64_t FirstRow() {
+    return static_cast<int64_t>(blockIdx.x) * (kTileFrames * kTileColumns);
+  }
+
   // Replaces the logits of a row by c_sum softmax_v; by 0 in a row without this term.
   template <int kRow, int kAccumulators>
   __device__ __forceinline__ void Turn(float (&logits)[kAccumulators]) const {
@@ -128,6 +160,16 @@ class GradientEpilogue {
     }
   }
 
+  template <int kAccumulators>
+  __device__ __forceinline__ void Clamp(float (&logits)[kAccumulators]) const {
+    const float bound = ReadBound(arguments_, TileOfBlock(arguments_, kTileFrames).tile);
+    if (!(bound < -kMinusInfinity<float>)) return;
+#pragma unroll
+    for (int i = 0; i < kAccumulators; ++i) {
+      logits[i] = MinOrNan(MaxOrNan(logits[i], -bound), bound);
+    }
+  }
+
   // Adds one number for each of the two rows to the gradients of column v, if the thread has it.
   template <int kAccumulators>
   static __device__ __forceinline__ void AddAt(int32_t v, int32_t first_v, float first,
@@ -142,9 +184,9 @@ class GradientEpilogue {
   __device__ __forceinline__ void AddPicks(int32_t first_v, float (&logits)[kAccumulators]) const {
     constexpr int kColumns = kChunkColumns<kAccumulators>;
     constexpr int kLanePicks = kMaxPicks / 4;
-    const EntriesOptions& options = arguments_.options;
+    const EntriesOptions& options = arguments_.options.entries;
     const int lane = threadIdx.x % 4;
-    const CellPair cells = FindCells(arguments_.inputs, tile_, label_);
+    const CellPair cells = FindCells(arguments_.inputs, TileOfBlock(arguments_, kTileFrames).tile, label_);
     float loaded[kLanePicks][2];
 #pragma unroll
     for (int k = 0; k < kLanePicks; ++k) {
@@ -179,10 +221,16 @@ class GradientEpilogue {
   __device__ __forceinline__ void Store(int32_t first_v,
                                         const float (&logits)[kAccumulators]) const {
     const int32_t lane_v = first_v + FirstLaneColumn();
-    const int32_t W = arguments_.options.width;
+    const int32_t W = arguments_.options.entries.width;
+    // The first of the thread's rows; the other is kTileColumns rows behind it.
+    const int thread = ReadThread();
+    T* gradients = arguments_.logits_gradients + FirstRow() * W +
+                   static_cast<int64_t>(AccumulatorFrame(thread) * kTileColumns +
+                                        AccumulatorCellColumn(thread)) *
+                       W;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      T* target = gradients_ + static_cast<int64_t>(row * kTileColumns) * W + lane_v;
+      T* target = gradients + static_cast<int64_t>(row * kTileColumns) * W + lane_v;
 #pragma unroll
       for (int i = 2 * row; i < kAccumulators; i += 16) {
         float values[8];
@@ -212,9 +260,12 @@ class GradientEpilogue {
     KeepHalf<kSums / 2, 16>(lane, sums);
     KeepHalf<kSums / 4, 8>(lane, sums);
     KeepHalf<kSums / 8, 4>(lane, sums);
-    const int32_t W = arguments_.options.width;
+    const int32_t W = arguments_.options.entries.width;
     const int32_t v = first_v + (kLaneSums == 8 ? 8 * lane : FirstLaneColumn() + lane / 4);
-    float* target = bias_part_ + v;
+    // Each part is of the 16 rows of a warp.
+    constexpr int kPartRows = kListedCells / kBiasParts;
+    float* target = arguments_.bias_parts +
+                    (FirstRow() / kPartRows + ReadThread() / kWarpSize) * W + v;
     if (kLaneSums == 8 && arguments_.has_gradient_granules) {
       if (v < W) {
         reinterpret_cast<float4*>(target)[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
@@ -243,11 +294,8 @@ class GradientEpilogue {
 
   const GradientsArguments<T>& arguments_;
   int32_t label_;
-  const Tile& tile_;
   RowCotangents rows_[2];
-  float bound_;
-  T* gradients_;
-  float* bias_part_;
+  int32_t plain_columns_;
 };
 
 }  // namespace jax_rnnt::cuda

@@ -65,15 +65,14 @@ __device__ __forceinline__ void StoreZeros(Number* target, int64_t count, bool h
   }
 }
 
-template <typename T, int kWarpgroups>
+template <typename T, int kWarpgroups, bool kHasDropout>
 __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
     JointGradientsKernel(const __grid_constant__ GradientsArguments<T> arguments) {
   constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
   constexpr int kTileRows = kTileFrames * kTileColumns;
-  constexpr uint32_t kBlocksPerTile = kListedFrames / kTileFrames;
   const TileInputs<T>& inputs = arguments.inputs;
   extern __shared__ unsigned char shared[];
-  const int32_t W = arguments.options.width;
+  const int32_t W = arguments.options.entries.width;
   const int32_t H = inputs.shape.H;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTileRows;
   T* gradients = arguments.logits_gradients + first_row * W;
@@ -83,20 +82,9 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   float* bias_parts =
       arguments.bias_parts == nullptr ? nullptr : arguments.bias_parts + first_row / kPartRows * W;
 
-  // From one lane, so that the compiler knows the tile to be the same for the whole warp.
-  const uint32_t number =
-      __shfl_sync(kAllLanes, __ldg(arguments.tiles + blockIdx.x / kBlocksPerTile), 0);
-  Tile tile{0, 0, 0};
-  bool has_cell = false;
-  if (number < arguments.grid.numbers) {
-    const uint32_t block = number / arguments.grid.column_blocks;
-    const uint32_t n = block / arguments.grid.frame_blocks;
-    tile = {static_cast<int32_t>(n),
-            static_cast<int32_t>((block - n * arguments.grid.frame_blocks) * kListedFrames +
-                                 blockIdx.x % kBlocksPerTile * kTileFrames),
-            static_cast<int32_t>((number - block * arguments.grid.column_blocks) * kTileColumns)};
-    has_cell = HasCell(inputs, tile);
-  }
+  const ListedTile listed = TileOfBlock(arguments, kTileFrames);
+  const Tile tile = listed.tile;
+  const bool has_cell = listed.is_tile && HasCell(inputs, tile);
   // Whether any thread's column has a cell reaches all threads.
   if (!__syncthreads_or(has_cell)) {
     StoreZeros(gradients, static_cast<int64_t>(kTileRows) * W, arguments.has_gradient_granules);
@@ -112,9 +100,7 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   RunTile<T, kWarpgroups>(
       inputs, shared,
       [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
-        const int frame = AccumulatorFrame();
-        const int column = AccumulatorCellColumn();
-        const int32_t label = ColumnLabel(inputs, tile, column);
+        const int32_t label = ColumnLabel(inputs, tile, AccumulatorCellColumn(threadIdx.x));
         const CellPair cells = FindCells(inputs, tile, label);
         RowCotangents rows[2];
 #pragma unroll
@@ -125,13 +111,11 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
         }
 
         const auto activations = [&] {
-          return ActivationBlocks<T, true>(inputs, tile, warpgroup, lines, block_bytes,
-                                           {activation_rows, arguments.has_activation_granules});
+          return ActivationBlocks<T, true, kHasDropout>(
+              inputs, tile, warpgroup, lines, block_bytes,
+              {activation_rows, arguments.has_activation_granules});
         };
-        GradientEpilogue<T> epilogue(
-            arguments, label, tile, rows, __ldg(arguments.bounds + tile.n),
-            gradients + static_cast<int64_t>(frame * kTileColumns + column) * W,
-            bias_parts == nullptr ? nullptr : bias_parts + static_cast<int64_t>(frame / 2) * W);
+        GradientEpilogue<T, kWarpgroups> epilogue(arguments, label, rows, ReadBound(arguments, tile));
         MultiplySlices(inputs, ring, lines, block_bytes, activations, epilogue);
       });
 }
@@ -141,7 +125,9 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, int64_t R,
                         const GradientsArguments<T>& arguments) {
   constexpr int64_t kBlocksPerTile = kListedFrames / (kWarpgroups * kWarpgroupFrames);
   if (R > std::numeric_limits<int32_t>::max() / kBlocksPerTile) return cudaErrorInvalidValue;
-  const auto kernel = JointGradientsKernel<T, kWarpgroups>;
+  const auto kernel = arguments.inputs.dropout.threshold == 0
+                          ? JointGradientsKernel<T, kWarpgroups, false>
+                          : JointGradientsKernel<T, kWarpgroups, true>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
   if (error != cudaSuccess) return error;
@@ -171,7 +157,7 @@ cudaError_t JointGradients(cudaStream_t stream, const JointShape& shape, Activat
   const JointPlan plan = MakePlan(shape.H, options.width);
   const GradientsArguments<T> arguments{
       MakeTileInputs(shape, plan, activation, inputs, packed),
-      options,
+      MakeChunkOptions(options),
       MakeTileGrid(shape),
       options.width % 8 == 0 && IsGranuleAligned(logits_gradients) && IsGranuleAligned(bias_parts),
       shape.H % 8 == 0 && IsGranuleAligned(activations),

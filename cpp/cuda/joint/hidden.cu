@@ -5,7 +5,8 @@
 //   encoder_parts[r, i]   = sum_j d[r, i, j]
 //   predictor_parts[r, j] = sum_i d[r, i, j]
 //
-// in float32, for each of the H numbers of a row. d is 0 for cells of padding.
+// in float32, for each of the H numbers of a row. d is 0 for cells of padding. What dropout
+// multiplies by comes before the sums in these equations and after them in the kernel.
 //
 // Pointers (T is float, __nv_bfloat16 or __half):
 //   encoder (N / K, T, H), predictor (N, U, H), hidden_gradients (R, 16, 8, H) of T
@@ -127,8 +128,7 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules, kHa
   // Bit j: column j is not padding. The bits of further lanes repeat it.
   const unsigned int columns = __ballot_sync(kAllLanes, is_column);
 
-  const Dropout dropout =
-      kHasDropout ? Dropout(arguments.dropout, n) : Dropout::Off(arguments.dropout);
+  const Dropout<kHasDropout> dropout(arguments.dropout, n);
   const T* predictor =
       inputs.predictor + (static_cast<int64_t>(n) * shape.U + first_column) * H + h;
   const T* gradients =
@@ -177,18 +177,22 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules, kHa
           DispatchActivation(arguments.activation,
                              [&](auto tag) { Differentiate<decltype(tag)::value>(slopes); });
           Granule<T>::Unpack(loaded[j][i], values);
+          bool is_kept[kElements];
           if constexpr (kHasDropout) {
-            dropout.Drop(h, first_frame + i, first_column + column, values);
+            dropout.KeptUnits(h, first_frame + i, first_column + column, is_kept);
           }
 #pragma unroll
           for (int k = 0; k < kElements; ++k) {
             // A slope of 0 stops a gradient that has overflowed its dtype, as relu's select does.
-            const float d = slopes[k] == 0.f ? 0.f : __fmul_rn(slopes[k], values[k]);
+            const bool has_slope = slopes[k] != 0.f && (!kHasDropout || is_kept[k]);
+            const float d = has_slope ? __fmul_rn(slopes[k], values[k]) : 0.f;
             encoder_sums[i][k] += d;
             column_sums[k] += d;
           }
         }
       }
+#pragma unroll
+      for (int k = 0; kHasDropout && k < kElements; ++k) column_sums[k] *= dropout.Scale();
 #pragma unroll
       for (int four = 0; four < kFours; ++four) {
         sums[group][column][four][granule] =
@@ -202,6 +206,8 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules, kHa
   for (int i = 0; i < kThreadFrames; ++i) {
     float* target = arguments.encoder_parts +
                     (static_cast<int64_t>(r) * kListedFrames + group * kThreadFrames + i) * H + h;
+#pragma unroll
+    for (int k = 0; kHasDropout && k < kElements; ++k) encoder_sums[i][k] *= dropout.Scale();
 #pragma unroll
     for (int four = 0; four < kFours; ++four) {
       StoreFour<kHasGranules>(

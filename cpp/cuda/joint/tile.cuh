@@ -134,18 +134,27 @@ struct CellPair {
   int32_t real;    // how many are not padding, likewise
 };
 
+// The thread's number, read anew: what is derived from it need not stay in registers.
+__device__ __forceinline__ int ReadThread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 // The first frame and the column of the tile whose logits a thread's accumulators are.
-__device__ __forceinline__ int AccumulatorFrame() { return threadIdx.x / kWarpSize * 2; }
-__device__ __forceinline__ int AccumulatorCellColumn() { return threadIdx.x % kWarpSize / 4; }
+__device__ __forceinline__ int AccumulatorFrame(int thread) { return thread / kWarpSize * 2; }
+__device__ __forceinline__ int AccumulatorCellColumn(int thread) { return thread % kWarpSize / 4; }
 
 // The cells of a thread's accumulators, `label` being the label of its column. Found anew where it
 // is needed, as registers are few.
 template <typename T>
 __device__ __forceinline__ CellPair FindCells(const TileInputs<T>& inputs, const Tile& tile,
                                               int32_t label) {
-  const int32_t t = tile.first_frame + AccumulatorFrame();
-  const int column = AccumulatorCellColumn();
-  return {CellRow(inputs, tile, AccumulatorFrame(), column),
+  const int thread = ReadThread();
+  const int frame = AccumulatorFrame(thread);
+  const int column = AccumulatorCellColumn(thread);
+  const int32_t t = tile.first_frame + frame;
+  return {CellRow(inputs, tile, frame, column),
           tile.first_column + column < inputs.shape.U ? inputs.shape.T - t : 0,
           label == kPaddingRow ? 0 : ReadFrames(inputs, tile.n) - t};
 }
