@@ -65,6 +65,7 @@ def _names_of_readme() -> dict:
         predictor=jnp.ones((N, U, H)),
         kernel=jnp.ones((H, V)),
         bias=jnp.zeros(V),
+        key=jax.random.key(0),
         batch=dict(
             labels=np.array([[1, 2], [3, -1]]),
             frames_lengths=np.array([5, 4]),

@@ -124,6 +124,34 @@ def test_options_of_the_loss_reach_it(rng):
         joint.loss(*batch, activation="relu")
 
 
+def test_a_joint_with_durations_has_the_loss_of_tokens_and_durations(rng):
+    durations = (0, 1, 2)
+    joint, batch = make_joint(durations=durations), make_batch(rng)
+    logits = joint(*batch[:2])
+    assert logits.shape[-1] == V + len(durations)
+    options = {"sigma": 0.05, "omega": 0.1, "durations": durations}
+    expected = jax_rnnt.tdt_loss_from_logits(logits, *batch[2:], **options)
+    del options["durations"]
+    assert_costs(joint.loss(*batch, **options), expected)
+    with pytest.raises(ValueError, match=r"^durations must be different"):
+        make_joint(durations=(0, 0))
+
+
+def test_dropout_draws_a_key_for_each_loss_until_it_is_switched_off(rng):
+    joint, batch = make_joint(dropout_rate=0.5), make_batch(rng)
+    first, second = joint.loss(*batch), joint.loss(*batch)
+    assert (first != second).any()
+    key = jax.random.key(1)
+    given = [joint.loss(*batch, dropout_key=key) for _ in range(2)]
+    np.testing.assert_array_equal(*given)
+    projected = joint.project_encoder(batch[0]), joint.project_predictor(batch[1])
+    weights = *projected, joint.kernel[...], joint.bias[...]
+    own = jax_rnnt.rnnt_loss_from_joint(*weights, *batch[2:], dropout_rate=0.5, dropout_key=key)
+    assert_costs(given[0], np.asarray(own, np.float64))
+    joint.eval()
+    assert_costs(joint.loss(*batch), np.asarray(make_joint().loss(*batch), np.float64))
+
+
 def test_steps_of_a_search_are_cells_of_the_grid(rng):
     joint, (encoder, predictor, *_) = make_joint(), make_batch(rng)
     logits = joint(encoder, predictor)

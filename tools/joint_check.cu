@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "joint_check/activations.cuh"
+#include "joint_check/cells.cuh"
 #include "joint_check/forward.cuh"
 #include "joint_check/gradients.cuh"
 #include "joint_check/hidden.cuh"
@@ -28,6 +29,7 @@ int Main(int argc, char** argv) {
   const bool wants_check = argc < 2 || is_small || std::strcmp(argv[1], "check") == 0;
   const bool wants_time = argc < 2 || std::strcmp(argv[1], "time") == 0;
   if (wants_check) {
+    CheckPhilox();
     CheckActivations();
     CheckProblems<__nv_bfloat16>();
     CheckProblems<__half>();
@@ -40,12 +42,19 @@ int Main(int argc, char** argv) {
     std::printf("%s: %d failures\n", failures == 0 ? "PASS" : "FAIL", failures);
   }
   if (wants_time) {
-    Time<__nv_bfloat16>({32, 400, 100, 640, 1024}, Activation::kTanh);
-    Time<__nv_bfloat16>({32, 400, 100, 640, 1024}, Activation::kRelu);
-    Time<__nv_bfloat16>({16, 400, 100, 640, 4096}, Activation::kTanh);
-    Time<__nv_bfloat16>({16, 400, 100, 1024, 4096}, Activation::kTanh);
-    for (int R : {264, 325, 396}) TimeBackward<__nv_bfloat16>({32, 400, 100, 640, 1024}, R);
-    for (int R : {132, 162, 264}) TimeBackward<__nv_bfloat16>({16, 400, 100, 640, 4096}, R);
+    const JointShape small{32, 400, 100, 640, 1024}, large{16, 400, 100, 640, 4096};
+    Problem dropout{small};
+    dropout.options.threshold = 13107;
+    Problem wide{small};
+    wide.options.behind = 8;
+    wide.options.picks = 5;
+    for (const Problem& problem : {Problem{small}, Problem{small, Activation::kRelu}, dropout, wide,
+                                   Problem{large}, Problem{{16, 400, 100, 1024, 4096}}}) {
+      Time<__nv_bfloat16>(problem);
+    }
+    for (int R : {264, 325, 396}) TimeBackward<__nv_bfloat16>({small}, R);
+    for (const Problem& problem : {dropout, wide}) TimeBackward<__nv_bfloat16>(problem, 325);
+    for (int R : {132, 162, 264}) TimeBackward<__nv_bfloat16>({large}, R);
   }
   return failures == 0 ? 0 : 1;
 }

@@ -288,8 +288,8 @@ NB_MODULE(_cuda, module) {
                         {"joint_gradients", kJointGradients},
                         {"joint_hidden", kJointHidden},
                         {"add_blocks", kAddBlocks}});
-  module.def("joint_packed_sizes", [](int32_t H, int32_t V) {
-    const cuda::JointPackedBytes bytes = cuda::PackedJointBytes(H, V);
+  module.def("joint_packed_sizes", [](int32_t H, int32_t W) {
+    const cuda::JointPackedBytes bytes = cuda::PackedJointBytes(H, W);
     return bytes.kernel == 0 ? nanobind::object(nanobind::none())
                              : nanobind::object(nanobind::make_tuple(bytes.kernel, bytes.bias));
   });

@@ -12,6 +12,8 @@
 #include <optional>
 #include <string_view>
 
+#include "core/entries.h"
+#include "cuda/joint/inputs.h"
 #include "cuda/joint/pack.h"
 #include "cuda/joint/shape.h"
 #include "ffi/buffers.h"
@@ -25,14 +27,15 @@ inline std::optional<cuda::Activation> ActivationByName(std::string_view name) {
   if (name == "relu") return cuda::Activation::kRelu;
   if (name == "silu") return cuda::Activation::kSilu;
   if (name == "gelu") return cuda::Activation::kGelu;
+  if (name == "sigmoid") return cuda::Activation::kSigmoid;
   return std::nullopt;
 }
 
-// An error unless the name is of an activation and the blank in [0, V).
-inline Error CheckOptions(std::string_view activation, int64_t blank, int64_t V) {
-  if (ActivationByName(activation) && blank >= 0 && blank < V) return Error::Success();
+// An error unless the name is of an activation, and dropout a threshold among 65536 numbers.
+inline Error CheckOptions(std::string_view activation, int64_t dropout) {
+  if (ActivationByName(activation) && dropout >= 0 && dropout < 65536) return Error::Success();
   return Error(ErrorCode::kInvalidArgument,
-               "jax_rnnt: activation must be a name that has a kernel, blank in [0, V).");
+               "jax_rnnt: activation must be a name that has a kernel, dropout in [0, 65536).");
 }
 
 // Calls body(TypeTag<T>()) for the 16-bit type T that is dtype.
@@ -69,29 +72,72 @@ Error ForEachPart(const JointParts& parts, const Call& call) {
   return Error::Success();
 }
 
-// Makes the parts of a joint network from encoder (P, N, T, H), predictor (P, N, U, H) and the
-// number of symbols V, and checks its labels (P, N, U) and counts (P, N).
-inline Error MakeParts(const AnyBuffer& encoder, const AnyBuffer& predictor, int64_t V,
-                       const Int32Buffer& labels, const Int32Buffer& counts, JointParts* parts) {
-  const auto dimensions = encoder.dimensions();
-  if (dimensions.size() < 3 || predictor.dimensions().size() != dimensions.size()) {
-    return WrongBuffer("encoder", "(..., N, T, H), with a predictor (..., N, U, H)");
+// The entries of one part, from those of all.
+inline EntriesResults<float> PartOf(EntriesResults<float> all, const EntriesOptions& options,
+                                    int64_t part, const JointParts& parts) {
+  const int64_t first = parts.Cells() * part;
+  for (float** array : {&all.maxima, &all.log_sums, &all.blank_logits, &all.label_logits}) {
+    *array += first;
   }
-  const auto own = dimensions.last(3);
-  const int64_t N = own[0], T = own[1], H = own[2], U = predictor.dimensions().last(2)[0];
-  if (std::max({N, T, U, H, V}) > std::numeric_limits<int32_t>::max()) {
-    return WrongBuffer("encoder", "of dimensions below 2^31");
-  }
-  const int64_t P = Leading(dimensions, 3);
-  JAX_RNNT_RETURN_IF_ERROR(
-      Check("predictor", predictor, encoder.element_type(), Times({P, N, U, H})));
-  JAX_RNNT_RETURN_IF_ERROR(Check("labels", labels, DataType::S32, Times({P, N, U})));
-  JAX_RNNT_RETURN_IF_ERROR(Check("counts", counts, DataType::S32, Times({P, N})));
-  *parts = {P,
-            {static_cast<int32_t>(N), static_cast<int32_t>(T), static_cast<int32_t>(U),
-             static_cast<int32_t>(H), static_cast<int32_t>(V)}};
-  return Error::Success();
+  for (int32_t i = 0; i < options.pick_count; ++i) all.pick_logits[i] += first;
+  return all;
 }
+inline EntriesCotangents<float> PartOf(EntriesCotangents<float> all, const EntriesOptions& options,
+                                       int64_t part, const JointParts& parts) {
+  const int64_t first = parts.Cells() * part;
+  for (const float** array : {&all.sums, &all.blanks, &all.labels}) *array += first;
+  for (int32_t i = 0; i < options.pick_count; ++i) all.picks[i] += first;
+  return all;
+}
+
+// The operands of cuda::JointInputs. P stands for all leading dimensions.
+struct JointOperands {
+  AnyBuffer encoder;      // (P, E, T, H)
+  AnyBuffer predictor;    // (P, N, U, H), N = K E
+  Int32Buffer labels;     // (P, N, U)
+  Int32Buffer counts;     // (P, N)
+  Int32Buffer sequences;  // (P, N)
+  Int32Buffer seed;       // (P, 2), the bits of two uint32
+
+  // Makes the parts of a joint network of V symbols, and checks the operands.
+  Error MakeParts(int64_t V, JointParts* parts) const {
+    const auto dimensions = encoder.dimensions();
+    if (dimensions.size() < 3 || predictor.dimensions().size() != dimensions.size()) {
+      return WrongBuffer("encoder", "(..., E, T, H), with a predictor (..., N, U, H)");
+    }
+    const auto own = dimensions.last(3);
+    const auto others = predictor.dimensions().last(3);
+    const int64_t E = own[0], T = own[1], H = own[2], N = others[0], U = others[1];
+    if (std::max({N, T, U, H, V}) > std::numeric_limits<int32_t>::max()) {
+      return WrongBuffer("encoder", "of dimensions below 2^31");
+    }
+    const int64_t K = N == 0 && E == 0 ? 1 : E == 0 ? 0 : N / E;
+    if (K * E != N || K < 1) {
+      return WrongBuffer("predictor", "(..., N, U, H), N a multiple of the encoder's");
+    }
+    const int64_t P = Leading(dimensions, 3);
+    JAX_RNNT_RETURN_IF_ERROR(
+        Check("predictor", predictor, encoder.element_type(), Times({P, N, U, H})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("labels", labels, DataType::S32, Times({P, N, U})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("counts", counts, DataType::S32, Times({P, N})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("sequences", sequences, DataType::S32, Times({P, N})));
+    JAX_RNNT_RETURN_IF_ERROR(Check("seed", seed, DataType::S32, Times({P, 2})));
+    *parts = {P,
+              {static_cast<int32_t>(N), static_cast<int32_t>(T), static_cast<int32_t>(U),
+               static_cast<int32_t>(H), static_cast<int32_t>(V), static_cast<int32_t>(K)}};
+    return Error::Success();
+  }
+
+  template <typename T>
+  cuda::JointInputs<T> Part(int64_t part, const JointParts& parts, int64_t dropout) const {
+    return {PartOf<const T>(encoder, part, parts),
+            PartOf<const T>(predictor, part, parts),
+            PartOf<const int32_t>(labels, part, parts),
+            PartOf<const int32_t>(counts, part, parts),
+            {static_cast<uint32_t>(dropout), PartOf<const int32_t>(sequences, part, parts),
+             PartOf<const uint32_t>(seed, part, parts)}};
+  }
+};
 
 // The length R of each part's list of tiles (P, R), or an error.
 inline Error TilesOfPart(const Int32Buffer& tiles, const JointParts& parts, int64_t* R) {
@@ -101,34 +147,39 @@ inline Error TilesOfPart(const Int32Buffer& tiles, const JointParts& parts, int6
                                    : WrongBuffer("tiles", "as many in each part");
 }
 
-// An error unless the two buffers have the size of the kernel and bias that joint_pack packs.
+// An error unless the two buffers have the size of the kernel and bias, of W columns, that
+// joint_pack packs.
 template <typename Buffer>
-Error CheckPacked(const JointParts& parts, Buffer& packed_kernel, Buffer& packed_bias) {
-  const cuda::JointPackedBytes bytes = cuda::PackedJointBytes(parts.shape.H, parts.shape.V);
-  if (bytes.kernel == 0) return WrongBuffer("kernel", "of an H that the kernels take");
+Error CheckPacked(const JointParts& parts, int64_t W, Buffer& packed_kernel, Buffer& packed_bias) {
+  const cuda::JointPackedBytes bytes =
+      W > std::numeric_limits<int32_t>::max()
+          ? cuda::JointPackedBytes{0, 0}
+          : cuda::PackedJointBytes(parts.shape.H, static_cast<int32_t>(W));
+  if (bytes.kernel == 0) return WrongBuffer("kernel", "of an H and a W that the kernels take");
   JAX_RNNT_RETURN_IF_ERROR(
       Check("packed_kernel", packed_kernel, DataType::U32, Times({parts.count, bytes.kernel / 4})));
   return Check("packed_bias", packed_bias, DataType::U32, Times({parts.count, bytes.bias / 4}));
 }
 
-// The operands that joint_forward and joint_gradients begin with. MakeParts checks them.
-struct JointBuffers {
-  AnyBuffer encoder;
-  AnyBuffer predictor;
-  AnyBuffer kernel;
+// The kernel and bias that joint_forward and joint_gradients take besides.
+struct JointKernel {
+  AnyBuffer kernel;  // (P, H, W), for its shape
   AnyBuffer packed_kernel;
   AnyBuffer packed_bias;
-  Int32Buffer labels;
-  Int32Buffer counts;
 
-  Error MakeParts(JointParts* parts) const {
-    if (kernel.dimensions().size() < 2) return WrongBuffer("kernel", "(..., H, V)");
+  // Checks them, and finds the number of columns.
+  Error FindWidth(const JointParts& parts, DataType dtype, int64_t* W) const {
+    if (kernel.dimensions().size() < 2) return WrongBuffer("kernel", "(..., H, W)");
     const auto own = kernel.dimensions().last(2);
-    JAX_RNNT_RETURN_IF_ERROR(ffi::MakeParts(encoder, predictor, own[1], labels, counts, parts));
-    if (own[0] != parts->shape.H) return WrongBuffer("kernel", "(..., H, V)");
-    JAX_RNNT_RETURN_IF_ERROR(
-        Check("kernel", kernel, encoder.element_type(), Times({parts->count, own[0], own[1]})));
-    return CheckPacked(*parts, packed_kernel, packed_bias);
+    if (own[0] != parts.shape.H) return WrongBuffer("kernel", "(..., H, W)");
+    *W = own[1];
+    JAX_RNNT_RETURN_IF_ERROR(Check("kernel", kernel, dtype, Times({parts.count, own[0], own[1]})));
+    return CheckPacked(parts, *W, packed_kernel, packed_bias);
+  }
+
+  cuda::JointPacked Part(int64_t part, const JointParts& parts) const {
+    return {PartOf<const uint32_t>(packed_kernel, part, parts),
+            PartOf<const float>(packed_bias, part, parts)};
   }
 };
 

@@ -35,7 +35,8 @@ class Dropout(NamedTuple):
         if not self.threshold:
             return activations
         H = activations.shape[-1]
-        kept = uniform_bits(self.seed, sequences, frames, columns, H) >= self.threshold
+        numbers = uniform_bits(self.seed, sequences, frames, columns, H)
+        kept = numbers >= np.uint16(self.threshold)
         dtype = np.float64 if activations.dtype == np.float64 else np.float32
         scale = dtype(_PRECISION) / dtype(_PRECISION - self.threshold)
         return jnp.where(kept, activations * scale.astype(activations.dtype), 0)
@@ -54,16 +55,17 @@ def seed_of(key: jax.Array) -> jax.Array:
 def uniform_bits(
     seed: jax.Array, sequences: jax.Array, frames: jax.Array, columns: jax.Array, units: int
 ) -> jax.Array:
-    """(..., units) uint32, a number in [0, 2^16) for every unit of the cells (...)."""
+    """(..., units) uint16, a number for every unit of the cells (...)."""
     cells = jnp.broadcast_arrays(*(x[..., None] for x in (columns, frames, sequences)))
     block = lax.broadcasted_iota(
         jnp.uint32, (*cells[0].shape[:-1], -(-units // _UNITS_AT_ONCE)), cells[0].ndim - 1
     )
     counter = block, *(jnp.broadcast_to(x.astype(jnp.uint32), block.shape) for x in cells)
-    words = philox(counter, (seed[0], seed[1]))
-    halves = [half for word in words for half in (word & np.uint32(0xFFFF), word >> np.uint32(16))]
-    # Otherwise a loop over units would draw all eight for each of them.
-    numbers = lax.optimization_barrier(jnp.stack(halves, -1))
+    words = jnp.stack(philox(counter, (seed[0], seed[1])), -1)
+    # Otherwise a loop over units would draw all of a block's for each of them.
+    words = lax.optimization_barrier(words)
+    # The lower half of each word first.
+    numbers = lax.bitcast_convert_type(words, jnp.uint16)
     return numbers.reshape(*block.shape[:-1], -1)[..., :units]
 
 

@@ -46,6 +46,8 @@ inline double Define(Activation activation, double x) {
       return std::max(x, 0.);
     case Activation::kSilu:
       return x / (1 + std::exp(-x));
+    case Activation::kSigmoid:
+      return 1 / (1 + std::exp(-x));
     case Activation::kGelu:
       return x / (1 + std::exp(-2 * 0.79788456080286535588 * (x + 0.044715 * x * x * x)));
   }
@@ -67,6 +69,8 @@ inline double DefineSlope(Activation activation, double x) {
       return x > 0;
     case Activation::kSilu:
       return std::abs(x) > 300 ? x > 0 : sigmoid_slope(x, x, 1);
+    case Activation::kSigmoid:
+      return 1 / (1 + std::exp(-x)) / (1 + std::exp(x));
     case Activation::kGelu: {
       constexpr double kScale = 2 * 0.79788456080286535588;
       return std::abs(x) > 15 ? x > 0
@@ -95,9 +99,9 @@ inline void CheckActivations() {
   }
   const int64_t count = static_cast<int64_t>(x.size());
   DeviceArray<float> device_x(x), device_y(count);
-  for (int a = 0; a < 10; ++a) {
-    const bool is_slope = a >= 5;
-    const Activation activation = static_cast<Activation>(a % 5);
+  for (int a = 0; a < 2 * cuda::kActivations; ++a) {
+    const bool is_slope = a >= cuda::kActivations;
+    const Activation activation = static_cast<Activation>(a % cuda::kActivations);
     ActivationKernel<<<(count / 2 + 255) / 256, 256>>>(activation, is_slope, device_x.get(),
                                                        device_y.get(), count);
     Check(cudaGetLastError(), "ActivationKernel");
@@ -115,7 +119,7 @@ inline void CheckActivations() {
     const bool pass = worst < 1e-6;
     failures += !pass;
     std::printf("%s %s %-4s error %.2e at %g\n", pass ? "PASS" : "FAIL",
-                is_slope ? "slope" : "activation", kActivationNames[a % 5], worst, worst_x);
+                is_slope ? "slope" : "activation", kActivationNames[a % cuda::kActivations], worst, worst_x);
   }
 }
 

@@ -6,71 +6,49 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
 #include "../device_array.h"
-#include "activations.cuh"
+#include "cells.cuh"
 #include "core/row_label.h"
-#include "cuda/joint/pack.h"
+#include "lists.cuh"
 #include "problems.cuh"
 
 namespace jax_rnnt::joint_check {
 
-constexpr int kReferenceThreads = 128;
-
-struct Reference {
-  double *blank_log_probs, *label_log_probs, *maxima, *log_sums;
-};
-
-// A block per cell. Shared memory: H numbers rounded to even.
+// A block per cell; `reference` holds arrays as ResultsIn has them. Shared memory: H numbers rounded
+// to even.
 template <typename T>
-__global__ void ReferenceKernel(JointShape shape, Activation activation, int32_t blank,
-                                const T* encoder, const T* predictor, const T* kernel,
-                                const T* bias, const int32_t* labels, const int32_t* frames,
-                                Reference reference) {
+__global__ void ReferenceKernel(DeviceProblem<T> problem, int64_t cells, double* reference) {
   extern __shared__ float x[];
   __shared__ double parts[kReferenceThreads];
-  __shared__ double picked[2];
+  const JointShape& shape = problem.shape;
+  const EntriesOptions& entries = problem.entries;
   const int64_t cell = blockIdx.x;
-  const int u = cell % shape.U;
+  const int64_t u = cell % shape.U;
   const int64_t line = cell / shape.U;
-  const int t = line % shape.T;
+  const int64_t t = line % shape.T;
   const int64_t n = line / shape.T;
-  const int32_t label = labels[n * shape.U + u];
-  const bool is_padding = t >= frames[n] || label < kNoLabel || label >= shape.V;
-  if (is_padding) {
-    if (threadIdx.x == 0) {
-      reference.blank_log_probs[cell] = reference.label_log_probs[cell] = -INFINITY;
-      reference.maxima[cell] = reference.log_sums[cell] = 0;
-    }
+  double* const maxima = reference;
+  double* const log_sums = reference + cells;
+  double* const logits = reference + 2 * cells;  // of the blank, the label, the picks
+  const int count = 2 + entries.pick_count;
+  if (problem.IsPadding(n, t, u)) {
+    if (threadIdx.x != 0) return;
+    maxima[cell] = log_sums[cell] = 0;
+    for (int i = 0; i < count; ++i) logits[i * cells + cell] = -INFINITY;
     return;
   }
-  for (int h = 2 * threadIdx.x; h < shape.H; h += 2 * kReferenceThreads) {
-    float pair[2] = {0.f, 0.f};
-    for (int i = 0; i < 2 && h + i < shape.H; ++i) {
-      pair[i] = static_cast<float>(encoder[line * shape.H + h + i]) +
-                static_cast<float>(predictor[(n * shape.U + u) * shape.H + h + i]);
-    }
-    ActivateAny(activation, pair);
-    for (int i = 0; i < 2; ++i) x[h + i] = static_cast<float>(static_cast<T>(pair[i]));
-  }
-  __syncthreads();
-  const auto logit = [&](int v) {
-    double sum = bias == nullptr ? 0. : static_cast<double>(static_cast<float>(bias[v]));
-    for (int h = 0; h < shape.H; ++h) {
-      sum += static_cast<double>(x[h]) *
-             static_cast<double>(static_cast<float>(kernel[static_cast<int64_t>(h) * shape.V + v]));
-    }
-    return sum;
-  };
+  const int32_t label = problem.inputs.labels[n * shape.U + u];
+  problem.Activations(n, t, u, x);
   double maximum = -INFINITY;
-  for (int v = threadIdx.x; v < shape.V; v += kReferenceThreads) {
-    const double y = logit(v);
-    maximum = fmax(maximum, y);
-    if (v == blank) picked[0] = y;
-    if (v == label) picked[1] = y;
+  for (int v = threadIdx.x; v < entries.tokens; v += kReferenceThreads) {
+    if (entries.IsInCore(v, label)) maximum = fmax(maximum, problem.Logit(x, v));
+  }
+  for (int i = threadIdx.x; i < count; i += kReferenceThreads) {
+    const int32_t v = i == 0 ? entries.blank : i == 1 ? label : entries.picks[i - 2];
+    logits[i * cells + cell] = v == kNoLabel ? -INFINITY : problem.Logit(x, v);
   }
   parts[threadIdx.x] = maximum;
   __syncthreads();
@@ -79,28 +57,25 @@ __global__ void ReferenceKernel(JointShape shape, Activation activation, int32_t
   if (maximum == -INFINITY) maximum = 0;
   __syncthreads();
   double sum = 0;
-  for (int v = threadIdx.x; v < shape.V; v += kReferenceThreads) sum += exp(logit(v) - maximum);
+  for (int v = threadIdx.x; v < entries.tokens; v += kReferenceThreads) {
+    if (entries.IsInCore(v, label)) sum += exp(problem.Logit(x, v) - maximum);
+  }
   parts[threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;
   sum = 0;
   for (int i = 0; i < kReferenceThreads; ++i) sum += parts[i];
-  const double log_sum = sum == 0 ? INFINITY : log(sum);
-  reference.blank_log_probs[cell] = picked[0] - maximum - log_sum;
-  reference.label_log_probs[cell] = label == kNoLabel ? -INFINITY : picked[1] - maximum - log_sum;
-  reference.maxima[cell] = maximum;
-  reference.log_sums[cell] = log_sum;
+  maxima[cell] = isnan(sum) ? 0 : maximum;
+  log_sums[cell] = log(sum);
 }
 
 // The largest difference, 0 where both are the same infinity or NaN, and its bound.
 inline bool Compare(const char* name, const std::vector<float>& got,
-                    const std::vector<double>& wanted, const std::vector<double>& log_sums,
-                    const std::vector<double>& maxima, double bound) {
+                    const std::vector<double>& wanted, const std::vector<double>& maxima,
+                    double bound) {
   double worst = 0;
   int64_t worst_cell = 0;
   for (size_t i = 0; i < got.size(); ++i) {
-    // A row with NaN has no maximum to speak of.
-    if (std::strcmp(name, "maximum") == 0 && std::isnan(log_sums[i])) continue;
     if (std::isnan(got[i]) && std::isnan(wanted[i])) continue;
     if (got[i] == wanted[i]) continue;
     double error = std::abs(got[i] - wanted[i]);
@@ -125,48 +100,37 @@ void Run(const Problem& problem) {
   if (IsLeftOut(problem.shape)) return;
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
-  const Inputs<T> inputs(problem);
-  const auto packed = cuda::PackedJointBytes(shape.H, shape.V);
-  DeviceArray<unsigned char> packed_kernel(packed.kernel);
-  DeviceArray<float> packed_bias(packed.bias / 4);
-  DeviceArray<float> outputs(4 * cells);
-  Check(cudaMemset(packed_kernel.get(), 0xff, packed.kernel), "poison");
-  Check(cudaMemset(packed_bias.get(), 0x7b, packed.bias), "poison");
-  Check(cudaMemset(outputs.get(), 0x7b, 4 * cells * sizeof(float)), "poison");
-  Check(
-      PackAndForward<T>(0, shape, problem.activation, inputs.blank, inputs.first_encoder,
-                        inputs.first_predictor, inputs.device_kernel.get(), inputs.first_bias,
-                        inputs.device_labels.get(), inputs.device_frames.get(), packed_kernel.get(),
-                        packed_bias.get(), outputs.get(), outputs.get() + cells,
-                        outputs.get() + 2 * cells, outputs.get() + 3 * cells),
-      "JointForward");
+  Inputs<T> inputs(problem);
+  inputs.Pack(shape);
+  const int picks = problem.options.picks;
+  const int arrays = 4 + picks;
+  GuardedArray<float> outputs(arrays * cells);
+  Check(cuda::JointForward<T>(0, shape, problem.activation, inputs.entries, inputs.inputs,
+                              inputs.packed, ResultsIn(outputs.get(), cells, picks)),
+        "JointForward");
   Check(cudaDeviceSynchronize(), "JointForwardKernel");
 
-  DeviceArray<double> reference(4 * cells);
-  Check(cudaMemset(reference.get(), 0, 4 * cells * sizeof(double)), "clear");
+  DeviceArray<double> reference(arrays * cells);
+  Check(cudaMemset(reference.get(), 0, arrays * cells * sizeof(double)), "clear");
   ReferenceKernel<T><<<static_cast<unsigned int>(cells), kReferenceThreads,
-                       (shape.H + 3) / 4 * 4 * sizeof(float)>>>(
-      shape, problem.activation, inputs.blank, inputs.first_encoder, inputs.first_predictor,
-      inputs.device_kernel.get(), inputs.first_bias, inputs.device_labels.get(),
-      inputs.device_frames.get(),
-      Reference{reference.get(), reference.get() + cells, reference.get() + 2 * cells,
-                reference.get() + 3 * cells});
+                       (shape.H + 3) / 4 * 4 * sizeof(float)>>>(OnDevice(problem, inputs), cells,
+                                                                reference.get());
   Check(cudaGetLastError(), "ReferenceKernel launch");
   Check(cudaDeviceSynchronize(), "ReferenceKernel");
 
   // Of float32 sums of H products, relative to the row's maximum where that is above 1.
   constexpr double kBound = 1e-4;
-  const std::vector<double> maxima = reference.ToHost(2 * cells, cells);
-  const std::vector<double> log_sums = reference.ToHost(3 * cells, cells);
-  std::printf("%s %-4s N %d T %d U %d H %d V %d%s%s%s:", TypeName<T>(),
-              kActivationNames[static_cast<int>(problem.activation)], shape.N, shape.T, shape.U,
-              shape.H, shape.V, problem.has_bias ? "" : " no bias", problem.is_odd ? " odd" : "",
-              problem.shift != 0 ? " shifted" : "");
-  const char* names[] = {"blank", "label", "maximum", "log_sum"};
-  bool pass = true;
-  for (int i = 0; i < 4; ++i) {
-    pass &= Compare(names[i], outputs.ToHost(i * cells, cells), reference.ToHost(i * cells, cells),
-                    log_sums, maxima, kBound);
+  const std::vector<float> got = outputs.ToHost();
+  const std::vector<double> wanted = reference.ToHost();
+  const std::vector<double> maxima(wanted.begin(), wanted.begin() + cells);
+  std::printf("%s ", TypeName<T>());
+  Print(problem);
+  std::printf(":");
+  const char* names[] = {"maximum", "log_sum", "blank", "label", "pick"};
+  bool pass = outputs.IsIntact();
+  for (int i = 0; i < arrays; ++i) {
+    pass &= Compare(names[std::min(i, 4)], {got.begin() + i * cells, got.begin() + (i + 1) * cells},
+                    {wanted.begin() + i * cells, wanted.begin() + (i + 1) * cells}, maxima, kBound);
   }
   std::printf(" %s\n", pass ? "PASS" : "FAIL");
   std::fflush(stdout);
@@ -175,7 +139,7 @@ void Run(const Problem& problem) {
 
 template <typename T>
 void CheckProblems() {
-  for (int a = 0; a < 5; ++a) {
+  for (int a = 0; a < cuda::kActivations; ++a) {
     Run<T>({{4, 37, 19, 640, 1024}, static_cast<Activation>(a)});
   }
   for (int repeat = 0; repeat < 3; ++repeat) Run<T>({{9, 50, 21, 64, 28}});
@@ -186,6 +150,22 @@ void CheckProblems() {
   Run<T>({{2, 20, 12, 1408, 257}, Activation::kSilu});
   Run<T>({{2, 20, 12, 704, 256}});
   Run<T>({{1, 1, 1, 1, 1}});
+  for (const Problem& problem : OptionProblems({6, 21, 11, 72, 300})) Run<T>(problem);
+  for (const Problem& problem : OptionProblems({3, 17, 9, 136, 28})) Run<T>(problem);
+  // Sizes at which the columns' last chunks change: whole, one narrow, three narrow.
+  for (int V : {255, 256, 257, 288, 289, 320, 352, 353, 512, 540}) {
+    Problem problem{{3, 17, 9, 328, V}};
+    problem.options.behind = 2;
+    problem.options.picks = 5;
+    Run<T>(problem);
+  }
+  Problem all = OptionProblems({6, 33, 17, 640, 1029}).back();
+  Run<T>(all);
+  all.shape.H = 1024;
+  all.is_odd = true;
+  Run<T>(all);
+  all.is_padding = true;
+  Run<T>(all);
   Run<T>({{1, 17, 9, 8, 2}, Activation::kNone, false});
   Run<T>({{3, 40, 20, 512, 512}, Activation::kTanh, false, false});
   // Logits in the thousands, and beyond what one fused multiply-add keeps exact.

@@ -10,11 +10,10 @@
 #include <vector>
 
 #include "../device_array.h"
-#include "activations.cuh"
+#include "cells.cuh"
 #include "core/row_label.h"
 #include "cuda/joint/gradients.h"
 #include "cuda/joint/list.h"
-#include "cuda/joint/pack.h"
 #include "lists.cuh"
 #include "problems.cuh"
 
@@ -23,74 +22,79 @@ namespace jax_rnnt::joint_check {
 // A block per cell of the list: how far its gradients and activations are off, as parts of what
 // they may be. Shared memory: H numbers rounded to even.
 template <typename T>
-__global__ void GradientReferenceKernel(JointShape shape, Activation activation, int32_t blank,
-                                        cuda::TileGrid grid, const T* encoder, const T* predictor,
-                                        const T* kernel, const T* bias, const int32_t* labels,
-                                        const int32_t* frames, const float* maxima,
-                                        const float* log_sums, const float* blank_cotangents,
-                                        const float* label_cotangents, const int32_t* tiles,
-                                        const T* gradients, const T* activations,
-                                        float* gradient_errors, float* activation_errors) {
+__global__ void GradientReferenceKernel(DeviceProblem<T> problem, cuda::TileGrid grid,
+                                        const int32_t* tiles, const float* bounds,
+                                        const float* maxima, const float* log_sums,
+                                        EntriesCotangents<float> cotangents, const T* gradients,
+                                        const T* activations, float* gradient_errors,
+                                        float* activation_errors) {
   extern __shared__ float x[];
   __shared__ float parts[2][kReferenceThreads];
   constexpr double kHalfUlp = std::is_same_v<T, __half> ? 1. / 2048 : 1. / 256;
+  const JointShape& shape = problem.shape;
+  const EntriesOptions& entries = problem.entries;
   const CellOfList cell = FindCell(grid, tiles[blockIdx.x / 128], blockIdx.x % 128);
-  bool is_padding = true;
-  int32_t label = kPaddingRow;
-  if (cell.is_tile && cell.t < shape.T && cell.u < shape.U) {
-    label = labels[cell.n * shape.U + cell.u];
-    is_padding = cell.t >= frames[cell.n] || label < kNoLabel || label >= shape.V;
+  const bool is_padding = !cell.is_tile || cell.t >= shape.T || cell.u >= shape.U ||
+                          problem.IsPadding(cell.n, cell.t, cell.u);
+  if (is_padding) {
+    for (int h = threadIdx.x; h < shape.H; h += kReferenceThreads) x[h] = 0;
+    __syncthreads();
+  } else {
+    problem.Activations(cell.n, cell.t, cell.u, x);
   }
-  const int64_t line = cell.n * shape.T + cell.t;
-  for (int h = 2 * threadIdx.x; h < shape.H; h += 2 * kReferenceThreads) {
-    float pair[2] = {0.f, 0.f};
-    for (int i = 0; i < 2 && h + i < shape.H && !is_padding; ++i) {
-      pair[i] = static_cast<float>(encoder[line * shape.H + h + i]) +
-                static_cast<float>(predictor[(cell.n * shape.U + cell.u) * shape.H + h + i]);
-    }
-    ActivateAny(activation, pair);
-    for (int i = 0; i < 2; ++i) {
-      x[h + i] = is_padding ? 0.f : static_cast<float>(static_cast<T>(pair[i]));
-    }
-  }
-  __syncthreads();
   float worst = 0;
   for (int h = threadIdx.x; h < shape.H; h += kReferenceThreads) {
     const float got = static_cast<float>(activations[blockIdx.x * int64_t{shape.H} + h]);
     if (got == x[h] || (isnan(got) && isnan(x[h]))) continue;
-    float error = is_padding ? INFINITY : fabsf(got - x[h]) / (1e-6f + 2 * kHalfUlp * fabsf(x[h]));
+    // A dropped unit is 0 itself.
+    float error = is_padding || got == 0 || x[h] == 0
+                      ? INFINITY
+                      : fabsf(got - x[h]) / (1e-6f + 2 * kHalfUlp * fabsf(x[h]));
     worst = isnan(error) ? INFINITY : fmaxf(worst, error);
   }
   parts[1][threadIdx.x] = worst;
   worst = 0;
-  float maximum = 0, log_sum = INFINITY, c_blank = 0, c_label = 0;
+  float maximum = 0, log_sum = INFINITY, c_sum = 0, bound_of_sequence = INFINITY;
+  float added[kMaxEntries] = {};
+  int32_t columns[kMaxEntries] = {};
+  int32_t label = kNoLabel;
   if (!is_padding) {
-    const int64_t place = line * shape.U + cell.u;
+    const int64_t place = (cell.n * shape.T + cell.t) * shape.U + cell.u;
+    label = problem.inputs.labels[cell.n * shape.U + cell.u];
     maximum = maxima[place];
     log_sum = log_sums[place];
-    c_blank = blank_cotangents[place];
-    c_label = label == kNoLabel ? 0 : label_cotangents[place];
+    c_sum = cotangents.sums[place];
+    bound_of_sequence = bounds[cell.n];
+    added[0] = cotangents.blanks[place];
+    columns[0] = entries.blank;
+    added[1] = label == kNoLabel ? 0 : cotangents.labels[place];
+    columns[1] = label;
+    for (int i = 0; i < entries.pick_count; ++i) {
+      added[2 + i] = cotangents.picks[i][place];
+      columns[2 + i] = entries.picks[i];
+    }
   }
-  const bool is_active = log_sum < INFINITY && (c_blank != 0 || c_label != 0);
-  for (int64_t v = threadIdx.x; v < shape.V; v += kReferenceThreads) {
-    const double got = static_cast<float>(gradients[blockIdx.x * int64_t{shape.V} + v]);
-    if (!is_active) {
-      if (got != 0) worst = INFINITY;
-      continue;
+  const bool has_sum = c_sum != 0 && isfinite(log_sum);
+  for (int64_t v = threadIdx.x; v < entries.width; v += kReferenceThreads) {
+    const double got = static_cast<float>(gradients[blockIdx.x * int64_t{entries.width} + v]);
+    double wanted = 0, size = 0, spread = 0;
+    for (int i = 0; i < 2 + entries.pick_count; ++i) {
+      if (columns[i] != v || is_padding) continue;
+      wanted += added[i];
+      size += fabs(added[i]);
     }
-    double logit = bias == nullptr ? 0. : static_cast<double>(static_cast<float>(bias[v]));
-    for (int h = 0; h < shape.H; ++h) {
-      logit +=
-          static_cast<double>(x[h]) *
-          static_cast<double>(static_cast<float>(kernel[static_cast<int64_t>(h) * shape.V + v]));
+    if (has_sum && entries.IsInCore(static_cast<int32_t>(v), label)) {
+      const double term = c_sum * exp(problem.Logit(x, v) - maximum - log_sum);
+      wanted += term;
+      size += fabs(term);
+      spread = fabs(term) * expm1(1e-4 * fmax(1., fabs(static_cast<double>(maximum))));
     }
-    const double total = static_cast<double>(c_blank) + c_label;
-    const double softmax = exp(logit - maximum - log_sum);
-    const double wanted =
-        (v == blank ? c_blank : 0.) + (v == label ? c_label : 0.) - total * softmax;
-    const double bound =
-        1e-7 + 1.01 * kHalfUlp * fabs(wanted) + 1e-6 * (fabs(c_blank) + fabs(c_label)) +
-        fabs(total) * softmax * expm1(1e-4 * fmax(1., fabs(static_cast<double>(maximum))));
+    const double bound = 1.01 * kHalfUlp * fabs(wanted) + 1e-6 * size + spread +
+                         (wanted == 0 ? 0 : 1e-7);
+    if (!isnan(wanted)) {
+      wanted = fmin(fmax(wanted, -double{bound_of_sequence}), double{bound_of_sequence});
+    }
+    if (got == wanted || (isnan(got) && isnan(wanted))) continue;
     const float error = static_cast<float>(fabs(got - wanted) / bound);
     worst = isnan(error) ? INFINITY : fmaxf(worst, error);
   }
@@ -109,51 +113,44 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
   if (IsLeftOut(problem.shape)) return;
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
-  const Inputs<T> inputs(problem);
-  const auto packed = cuda::PackedJointBytes(shape.H, shape.V);
-  DeviceArray<unsigned char> packed_kernel(packed.kernel);
-  DeviceArray<float> packed_bias(packed.bias / 4), rows(4 * cells);
-  Check(PackAndForward<T>(0, shape, problem.activation, inputs.blank, inputs.first_encoder,
-                          inputs.first_predictor, inputs.device_kernel.get(), inputs.first_bias,
-                          inputs.device_labels.get(), inputs.device_frames.get(),
-                          packed_kernel.get(), packed_bias.get(), rows.get(), rows.get() + cells,
-                          rows.get() + 2 * cells, rows.get() + 3 * cells),
+  const int32_t W = Width(problem);
+  const int picks = problem.options.picks;
+  Inputs<T> inputs(problem);
+  inputs.Pack(shape);
+  DeviceArray<float> rows((4 + picks) * cells);
+  Check(cuda::JointForward<T>(0, shape, problem.activation, inputs.entries, inputs.inputs,
+                              inputs.packed, ResultsIn(rows.get(), cells, picks)),
         "JointForward");
-  Check(cudaMemset(packed_kernel.get(), 0xff, packed.kernel), "poison");
-  Check(cudaMemset(packed_bias.get(), 0xff, packed.bias), "poison");
-  Check(cuda::JointPack<T>(0, shape.H, shape.V, inputs.device_kernel.get(), inputs.first_bias,
-                           packed_kernel.get(), packed_bias.get()),
-        "JointPack");
-  std::vector<float> cotangents = RandomNumbers<float>(2 * cells, 1);
+  std::vector<float> cotangents = RandomNumbers<float>((3 + picks) * cells, 1);
   for (float& cotangent : cotangents) {
     if (generator() % 3 == 0) cotangent = 0;
+    if (problem.is_odd && generator() % 100 == 0) cotangent = NAN;
   }
   DeviceArray<float> device_cotangents(cotangents);
+  const EntriesCotangents<float> cotangent_arrays =
+      CotangentsIn(device_cotangents.get(), cells, picks);
   const std::vector<int32_t> tiles = RandomTiles(shape);
   DeviceArray<int32_t> device_tiles(tiles);
   const int64_t R = static_cast<int64_t>(tiles.size());
-  GuardedArray<T> gradients(R * 128 * shape.V, output_shift);
+  GuardedArray<T> gradients(R * 128 * W, output_shift);
   GuardedArray<T> activations(R * 128 * shape.H, output_shift);
-  GuardedArray<float> bias_parts(R * 8 * shape.V, output_shift);
+  GuardedArray<float> bias_parts(R * 8 * W, output_shift);
   const bool has_bias_parts = generator() % 4 != 0;
-  Check(cuda::JointGradients<T>(0, shape, problem.activation, inputs.blank, R, inputs.first_encoder,
-                                inputs.first_predictor, packed_kernel.get(), packed_bias.get(),
-                                inputs.device_labels.get(), inputs.device_frames.get(),
-                                rows.get() + 2 * cells, rows.get() + 3 * cells,
-                                device_cotangents.get(), device_cotangents.get() + cells,
-                                device_tiles.get(), gradients.get(), activations.get(),
-                                has_bias_parts ? bias_parts.get() : nullptr),
+  const float* maxima = rows.get();
+  const float* log_sums = rows.get() + cells;
+  Check(cuda::JointGradients<T>(0, shape, problem.activation, inputs.entries, R, inputs.inputs,
+                                inputs.packed, device_tiles.get(), inputs.device_bounds.get(),
+                                maxima, log_sums, cotangent_arrays, gradients.get(),
+                                activations.get(), has_bias_parts ? bias_parts.get() : nullptr),
         "JointGradients");
   Check(cudaDeviceSynchronize(), "JointGradientsKernel");
 
   DeviceArray<float> errors(2 * R * 128);
   GradientReferenceKernel<T><<<static_cast<unsigned int>(R * 128), kReferenceThreads,
                                (shape.H + 3) / 4 * 4 * sizeof(float)>>>(
-      shape, problem.activation, inputs.blank, cuda::MakeTileGrid(shape), inputs.first_encoder,
-      inputs.first_predictor, inputs.device_kernel.get(), inputs.first_bias,
-      inputs.device_labels.get(), inputs.device_frames.get(), rows.get() + 2 * cells,
-      rows.get() + 3 * cells, device_cotangents.get(), device_cotangents.get() + cells,
-      device_tiles.get(), gradients.get(), activations.get(), errors.get(), errors.get() + R * 128);
+      OnDevice(problem, inputs), cuda::MakeTileGrid(shape), device_tiles.get(),
+      inputs.device_bounds.get(), maxima, log_sums, cotangent_arrays, gradients.get(),
+      activations.get(), errors.get(), errors.get() + R * 128);
   Check(cudaGetLastError(), "GradientReferenceKernel launch");
   Check(cudaDeviceSynchronize(), "GradientReferenceKernel");
   const std::vector<float> host_errors = errors.ToHost();
@@ -164,36 +161,38 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
     const std::vector<T> got = gradients.ToHost();
     const std::vector<float> sums = bias_parts.ToHost();
     for (int64_t part = 0; part < R * 8; ++part) {
-      for (int64_t v = 0; v < shape.V; ++v) {
+      for (int64_t v = 0; v < W; ++v) {
         double sum = 0, size = 0;
         for (int64_t row = part * 16; row < part * 16 + 16; ++row) {
-          const double gradient = static_cast<float>(got[row * shape.V + v]);
+          const double gradient = static_cast<float>(got[row * W + v]);
           sum += gradient;
           size += std::abs(gradient);
         }
-        const double error = std::abs(sums[part * shape.V + v] - sum) / (1e-5 + size / 256);
+        const double got_sum = sums[part * W + v];
+        if (std::isnan(sum) && std::isnan(got_sum)) continue;
+        const double error = std::abs(got_sum - sum) / (1e-5 + size / 256);
         worst_sum = std::isnan(error) ? kInfinity : std::max(worst_sum, error);
       }
     }
   }
   const bool is_intact = gradients.IsIntact() && activations.IsIntact() && bias_parts.IsIntact();
   const bool pass = *worst_gradient <= 1 && *worst_activation <= 1 && worst_sum <= 1 && is_intact;
+  std::printf("%s gradients ", TypeName<T>());
+  Print(problem);
   std::printf(
-      "%s gradients %-4s N %d T %d U %d H %d V %d%s%s%s%s: of the bounds, gradients %.2f (cell "
-      "%lld), activations %.2f (cell %lld), bias %.2f%s %s\n",
-      TypeName<T>(), kActivationNames[static_cast<int>(problem.activation)], shape.N, shape.T,
-      shape.U, shape.H, shape.V, problem.has_bias ? "" : " no bias", problem.is_odd ? " odd" : "",
-      problem.shift != 0 ? " shifted" : "", output_shift != 0 ? " shifted outputs" : "",
-      *worst_gradient, static_cast<long long>(worst_gradient - host_errors.begin()),
-      *worst_activation, static_cast<long long>(worst_activation - host_errors.begin() - R * 128),
-      worst_sum, is_intact ? "" : ", written beyond the end", pass ? "PASS" : "FAIL");
+      "%s: of the bounds, gradients %.2f (cell %lld), activations %.2f (cell %lld), bias %.2f%s "
+      "%s\n",
+      output_shift != 0 ? " shifted outputs" : "", *worst_gradient,
+      static_cast<long long>(worst_gradient - host_errors.begin()), *worst_activation,
+      static_cast<long long>(worst_activation - host_errors.begin() - R * 128), worst_sum,
+      is_intact ? "" : ", written beyond the end", pass ? "PASS" : "FAIL");
   std::fflush(stdout);
   failures += !pass;
 }
 
 template <typename T>
 void CheckGradientProblems() {
-  for (int a = 0; a < 5; ++a) {
+  for (int a = 0; a < cuda::kActivations; ++a) {
     RunGradients<T>({{4, 37, 19, 640, 1024}, static_cast<Activation>(a)});
   }
   for (int repeat = 0; repeat < 3; ++repeat) RunGradients<T>({{9, 50, 21, 64, 28}});
@@ -205,6 +204,21 @@ void CheckGradientProblems() {
   RunGradients<T>({{2, 20, 12, 1408, 257}, Activation::kSilu});
   RunGradients<T>({{2, 20, 12, 704, 256}});
   RunGradients<T>({{1, 1, 1, 1, 1}});
+  for (const Problem& problem : OptionProblems({6, 21, 11, 72, 300})) RunGradients<T>(problem);
+  for (const Problem& problem : OptionProblems({3, 17, 9, 136, 27})) RunGradients<T>(problem);
+  for (int V : {254, 255, 256, 257, 286, 287, 318, 350, 351, 512, 540}) {
+    Problem problem{{3, 17, 9, 328, V}};
+    problem.options.behind = 2;
+    problem.options.picks = 5;
+    RunGradients<T>(problem);
+  }
+  Problem all = OptionProblems({6, 33, 17, 640, 1027}).back();
+  RunGradients<T>(all);
+  all.shape.H = 1024;
+  all.is_odd = true;
+  RunGradients<T>(all);
+  all.is_padding = true;
+  RunGradients<T>(all);
   RunGradients<T>({{1, 17, 9, 8, 2}, Activation::kNone, false});
   RunGradients<T>({{3, 40, 20, 512, 512}, Activation::kTanh, false, false});
   RunGradients<T>({{2, 20, 12, 128, 700}, Activation::kNone, false, true, false, 30, 100});

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../device_array.h"
-#include "activations.cuh"
+#include "cells.cuh"
 #include "cuda/joint/add_blocks.h"
 #include "cuda/joint/hidden.h"
 #include "cuda/joint/list.h"
@@ -40,11 +40,18 @@ void RunHidden(const Problem& problem) {
         gradient = static_cast<T>(static_cast<float>(NAN));
         continue;
       }
-      const int64_t encoder_at = (place.n * shape.T + place.t) * H + h + problem.shift;
+      const int64_t encoder_at = (place.n / shape.K * shape.T + place.t) * H + h + problem.shift;
       const int64_t predictor_at = (place.n * shape.U + place.u) * H + h + problem.shift;
       const float z = static_cast<float>(inputs.encoder[encoder_at]) +
                       static_cast<float>(inputs.predictor[predictor_at]);
-      const double d = static_cast<double>(static_cast<float>(gradient));
+      double d = static_cast<double>(static_cast<float>(gradient));
+      const uint32_t threshold = problem.options.threshold;
+      if (threshold != 0) {
+        d = IsDropped(threshold, inputs.seed[0], inputs.seed[1], inputs.sequences[place.n], place.t,
+                      place.u, static_cast<int>(h))
+                ? 0
+                : d * 65536 / (65536 - threshold);
+      }
       const double product = DefineSlope(problem.activation, z) * d;
       // Encoder's parts first, then the predictor's.
       for (int64_t at : {(r * 16 + row / 8) * H + h, R * 16 * H + (r * 8 + row % 8) * H + h}) {
@@ -60,8 +67,7 @@ void RunHidden(const Problem& problem) {
   GuardedArray<float> encoder_parts(R * 16 * H, problem.shift);
   GuardedArray<float> predictor_parts(R * 8 * H, problem.shift);
   Check(cuda::JointHidden<T>(
-            0, shape, problem.activation, R, inputs.first_encoder, inputs.first_predictor,
-            inputs.device_labels.get(), inputs.device_frames.get(), device_tiles.get(),
+            0, shape, problem.activation, R, inputs.inputs, device_tiles.get(),
             device_gradients.get() + problem.shift, encoder_parts.get(), predictor_parts.get()),
         "JointHidden");
   Check(cudaDeviceSynchronize(), "JointHiddenKernel");
@@ -81,19 +87,18 @@ void RunHidden(const Problem& problem) {
   }
   const bool is_intact = encoder_parts.IsIntact() && predictor_parts.IsIntact();
   const bool pass = worst <= 1 && is_intact;
-  std::printf(
-      "%s hidden %-4s N %d T %d U %d H %d%s: %.2f of the bound (at %lld: %g, not %g)%s %s\n",
-      TypeName<T>(), kActivationNames[static_cast<int>(problem.activation)], shape.N, shape.T,
-      shape.U, shape.H, problem.shift != 0 ? " shifted" : "", worst,
-      static_cast<long long>(worst_at), got[worst_at], wanted[worst_at],
-      is_intact ? "" : ", written beyond the end", pass ? "PASS" : "FAIL");
+  std::printf("%s hidden ", TypeName<T>());
+  Print(problem);
+  std::printf(": %.2f of the bound (at %lld: %g, not %g)%s %s\n", worst,
+              static_cast<long long>(worst_at), got[worst_at], wanted[worst_at],
+              is_intact ? "" : ", written beyond the end", pass ? "PASS" : "FAIL");
   std::fflush(stdout);
   failures += !pass;
 }
 
 template <typename T>
 void CheckHiddenProblems() {
-  for (int a = 0; a < 5; ++a) {
+  for (int a = 0; a < cuda::kActivations; ++a) {
     RunHidden<T>({{4, 37, 19, 640, 30}, static_cast<Activation>(a), true, true, false, 4});
   }
   for (int repeat = 0; repeat < 3; ++repeat) RunHidden<T>({{9, 50, 21, 64, 28}});
@@ -102,6 +107,8 @@ void CheckHiddenProblems() {
   RunHidden<T>({{3, 33, 17, 200, 30}, Activation::kSilu});
   RunHidden<T>({{3, 33, 17, 96, 30}, Activation::kTanh, true, true, false, 1, 4, 1});
   RunHidden<T>({{1, 1, 1, 1, 1}});
+  for (const Problem& problem : OptionProblems({6, 21, 11, 72, 30})) RunHidden<T>(problem);
+  for (const Problem& problem : OptionProblems({3, 17, 9, 203, 30})) RunHidden<T>(problem);
   RunHidden<T>({{3, 40, 20, 1500, 5}, Activation::kRelu, false, false});
 }
 

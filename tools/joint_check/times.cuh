@@ -51,57 +51,92 @@ std::vector<T> Fill(int64_t count, float scale) {
   return values;
 }
 
+// The inputs of a batch without padding.
 template <typename T>
-void Time(const JointShape& shape, Activation activation) {
-  const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
-  DeviceArray<T> encoder(Fill<T>(static_cast<int64_t>(shape.N) * shape.T * shape.H, 1));
-  DeviceArray<T> predictor(Fill<T>(static_cast<int64_t>(shape.N) * shape.U * shape.H, 1));
-  DeviceArray<T> kernel(Fill<T>(static_cast<int64_t>(shape.H) * shape.V, 0.1f));
-  DeviceArray<T> bias(Fill<T>(shape.V, 1));
-  std::vector<int32_t> host_labels(static_cast<int64_t>(shape.N) * shape.U);
-  for (int32_t& label : host_labels) label = static_cast<int32_t>(generator() % shape.V);
-  DeviceArray<int32_t> labels(host_labels), frames(std::vector<int32_t>(shape.N, shape.T));
-  const auto packed = cuda::PackedJointBytes(shape.H, shape.V);
-  DeviceArray<unsigned char> packed_kernel(packed.kernel);
-  DeviceArray<float> packed_bias(packed.bias / 4), outputs(4 * cells);
-  const auto launch = [&] {
-    Check(PackAndForward<T>(0, shape, activation, 0, encoder.get(), predictor.get(), kernel.get(),
-                            bias.get(), labels.get(), frames.get(), packed_kernel.get(),
-                            packed_bias.get(), outputs.get(), outputs.get() + cells,
-                            outputs.get() + 2 * cells, outputs.get() + 3 * cells),
+struct TimedInputs {
+  explicit TimedInputs(const Problem& problem)
+      : shape(problem.shape),
+        cells(int64_t{shape.N} * shape.T * shape.U),
+        encoder(Fill<T>(int64_t{shape.N / shape.K} * shape.T * shape.H, 1)),
+        predictor(Fill<T>(int64_t{shape.N} * shape.U * shape.H, 1)),
+        kernel(Fill<T>(int64_t{shape.H} * Width(problem), 0.1f)),
+        bias(Fill<T>(Width(problem), 1)),
+        labels(RandomLabels(shape)),
+        frames(std::vector<int32_t>(shape.N, shape.T)),
+        sequences(std::vector<int32_t>(shape.N, 7)),
+        seed(std::vector<uint32_t>{3, 4}),
+        bounds(std::vector<float>(
+            shape.N, problem.options.is_clamped ? 0.1f : static_cast<float>(kInfinity))),
+        packed_kernel(cuda::PackedJointBytes(shape.H, Width(problem)).kernel),
+        packed_bias(cuda::PackedJointBytes(shape.H, Width(problem)).bias / 4),
+        rows((4 + problem.options.picks) * cells),
+        inputs{encoder.get(),
+               predictor.get(),
+               labels.get(),
+               frames.get(),
+               {problem.options.threshold, sequences.get(), seed.get()}},
+        packed{packed_kernel.get(), packed_bias.get()} {
+    entries.width = Width(problem);
+    entries.tokens = shape.V;
+    entries.without_blank = problem.options.without_blank;
+    entries.without_label = problem.options.without_label;
+    entries.pick_count = problem.options.picks;
+    for (int i = 0; i < entries.pick_count; ++i) {
+      entries.picks[i] = shape.V + i % std::max(1, problem.options.behind);
+    }
+  }
+
+  static std::vector<int32_t> RandomLabels(const JointShape& shape) {
+    std::vector<int32_t> labels(int64_t{shape.N} * shape.U);
+    for (int32_t& label : labels) label = static_cast<int32_t>(generator() % shape.V);
+    return labels;
+  }
+
+  void PackAndForward(Activation activation) {
+    Check(cuda::JointPack<T>(0, shape.H, entries.width, kernel.get(), bias.get(),
+                             packed_kernel.get(), packed_bias.get()),
+          "JointPack");
+    Check(cuda::JointForward<T>(0, shape, activation, entries, inputs, packed,
+                                ResultsIn(rows.get(), cells, entries.pick_count)),
           "JointForward");
-  };
-  const std::vector<float> times = Measure(1, launch);
+  }
+
+  JointShape shape;
+  int64_t cells;
+  EntriesOptions entries;
+  DeviceArray<T> encoder, predictor, kernel, bias;
+  DeviceArray<int32_t> labels, frames, sequences;
+  DeviceArray<uint32_t> seed;
+  DeviceArray<float> bounds;
+  DeviceArray<unsigned char> packed_kernel;
+  DeviceArray<float> packed_bias, rows;
+  cuda::JointInputs<T> inputs;
+  cuda::JointPacked packed;
+};
+
+template <typename T>
+void Time(const Problem& problem) {
+  TimedInputs<T> inputs(problem);
+  const std::vector<float> times = Measure(1, [&] { inputs.PackAndForward(problem.activation); });
   const double median = (times[9] + times[10]) / 2;
-  std::printf("%s %-4s N %d T %d U %d H %d V %d: %.3f ms (%.3f to %.3f), %.0f TFLOP/s\n",
-              TypeName<T>(), kActivationNames[static_cast<int>(activation)], shape.N, shape.T,
-              shape.U, shape.H, shape.V, median, times.front(), times.back(),
-              2e-9 * cells * shape.H * shape.V / median);
+  std::printf("%s ", TypeName<T>());
+  Print(problem);
+  std::printf(": %.3f ms (%.3f to %.3f), %.0f TFLOP/s\n", median, times.front(), times.back(),
+              2e-9 * inputs.cells * problem.shape.H * Width(problem) / median);
   std::fflush(stdout);
 }
 
 // A step of the backward without its products: the first R tiles.
 template <typename T>
-void TimeBackward(const JointShape& shape, int64_t R) {
-  const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
+void TimeBackward(const Problem& problem, int64_t R) {
+  const JointShape& shape = problem.shape;
+  const int64_t H = shape.H;
+  const int64_t W = Width(problem);
   const cuda::TileGrid grid = cuda::MakeTileGrid(shape);
-  DeviceArray<T> encoder(Fill<T>(static_cast<int64_t>(shape.N) * shape.T * shape.H, 1));
-  DeviceArray<T> predictor(Fill<T>(static_cast<int64_t>(shape.N) * shape.U * shape.H, 1));
-  DeviceArray<T> kernel(Fill<T>(static_cast<int64_t>(shape.H) * shape.V, 0.1f));
-  DeviceArray<T> bias(Fill<T>(shape.V, 1));
-  DeviceArray<T> hidden_gradients(Fill<T>(R * 128 * shape.H, 1));
-  std::vector<int32_t> host_labels(static_cast<int64_t>(shape.N) * shape.U);
-  for (int32_t& label : host_labels) label = static_cast<int32_t>(generator() % shape.V);
-  DeviceArray<int32_t> labels(host_labels), frames(std::vector<int32_t>(shape.N, shape.T));
-  const auto packed = cuda::PackedJointBytes(shape.H, shape.V);
-  DeviceArray<unsigned char> packed_kernel(packed.kernel);
-  DeviceArray<float> packed_bias(packed.bias / 4), rows(4 * cells);
-  DeviceArray<float> cotangents(Fill<float>(2 * cells, 1));
-  Check(PackAndForward<T>(0, shape, Activation::kTanh, 0, encoder.get(), predictor.get(),
-                          kernel.get(), bias.get(), labels.get(), frames.get(), packed_kernel.get(),
-                          packed_bias.get(), rows.get(), rows.get() + cells, rows.get() + 2 * cells,
-                          rows.get() + 3 * cells),
-        "JointForward");
+  TimedInputs<T> inputs(problem);
+  DeviceArray<T> hidden_gradients(Fill<T>(R * 128 * H, 1));
+  DeviceArray<float> cotangents(Fill<float>((3 + problem.options.picks) * inputs.cells, 1));
+  inputs.PackAndForward(problem.activation);
   std::vector<int32_t> host_tiles(R), host_encoder_blocks(R), host_predictor_blocks(R);
   for (int64_t r = 0; r < R; ++r) {
     const uint32_t block = static_cast<uint32_t>(r) / grid.column_blocks;
@@ -112,31 +147,28 @@ void TimeBackward(const JointShape& shape, int64_t R) {
   }
   DeviceArray<int32_t> tiles(host_tiles), encoder_blocks(host_encoder_blocks),
       predictor_blocks(host_predictor_blocks);
-  DeviceArray<T> logits_gradients(R * 128 * shape.V), activations(R * 128 * shape.H);
-  DeviceArray<float> bias_parts(R * 8 * shape.V), encoder_parts(R * 16 * shape.H),
-      predictor_parts(R * 8 * shape.H);
+  DeviceArray<T> logits_gradients(R * 128 * W), activations(R * 128 * H);
+  DeviceArray<float> bias_parts(R * 8 * W), encoder_parts(R * 16 * H), predictor_parts(R * 8 * H);
   const int64_t encoder_count = static_cast<int64_t>(shape.N) * grid.frame_blocks;
   const int64_t predictor_count = static_cast<int64_t>(shape.N) * grid.column_blocks;
-  DeviceArray<float> encoder_sums(encoder_count * 16 * shape.H),
-      predictor_sums(predictor_count * 8 * shape.H);
+  DeviceArray<float> encoder_sums(encoder_count * 16 * H), predictor_sums(predictor_count * 8 * H);
   Check(cudaMemset(encoder_sums.get(), 0, encoder_sums.size() * sizeof(float)), "clear");
   Check(cudaMemset(predictor_sums.get(), 0, predictor_sums.size() * sizeof(float)), "clear");
   const auto gradients = [&](float* parts) {
-    Check(cuda::JointGradients<T>(0, shape, Activation::kTanh, 0, R, encoder.get(), predictor.get(),
-                                  packed_kernel.get(), packed_bias.get(), labels.get(),
-                                  frames.get(), rows.get() + 2 * cells, rows.get() + 3 * cells,
-                                  cotangents.get(), cotangents.get() + cells, tiles.get(),
-                                  logits_gradients.get(), activations.get(), parts),
+    Check(cuda::JointGradients<T>(
+              0, shape, problem.activation, inputs.entries, R, inputs.inputs, inputs.packed,
+              tiles.get(), inputs.bounds.get(), inputs.rows.get(), inputs.rows.get() + inputs.cells,
+              CotangentsIn(cotangents.get(), inputs.cells, problem.options.picks),
+              logits_gradients.get(), activations.get(), parts),
           "JointGradients");
   };
   const auto print = [&](const char* name, const std::vector<float>& times) {
-    std::printf("%s backward N %d T %d U %d H %d V %d R %lld %s: %.1f us (%.1f to %.1f)",
-                TypeName<T>(), shape.N, shape.T, shape.U, shape.H, shape.V,
-                static_cast<long long>(R), name, 500 * (times[9] + times[10]), 1000 * times.front(),
-                1000 * times.back());
+    std::printf("%s backward ", TypeName<T>());
+    Print(problem);
+    std::printf(" R %lld %s: %.1f us (%.1f to %.1f)", static_cast<long long>(R), name,
+                500 * (times[9] + times[10]), 1000 * times.front(), 1000 * times.back());
     if (std::strncmp(name, "JointGradients", 14) == 0) {
-      std::printf(", %.0f TFLOP/s",
-                  2e-9 * R * 128 * shape.H * shape.V / ((times[9] + times[10]) / 2));
+      std::printf(", %.0f TFLOP/s", 2e-9 * R * 128 * H * W / ((times[9] + times[10]) / 2));
     }
     std::printf("\n");
     std::fflush(stdout);
@@ -145,22 +177,22 @@ void TimeBackward(const JointShape& shape, int64_t R) {
   print("JointGradients", Measure(kLaunches, [&] { gradients(bias_parts.get()); }));
   print("JointGradients without the bias", Measure(kLaunches, [&] { gradients(nullptr); }));
   print("JointHidden", Measure(kLaunches, [&] {
-          Check(
-              cuda::JointHidden<T>(0, shape, Activation::kTanh, R, encoder.get(), predictor.get(),
-                                   labels.get(), frames.get(), tiles.get(), hidden_gradients.get(),
-                                   encoder_parts.get(), predictor_parts.get()),
-              "JointHidden");
+          Check(cuda::JointHidden<T>(0, shape, problem.activation, R, inputs.inputs, tiles.get(),
+                                     hidden_gradients.get(), encoder_parts.get(),
+                                     predictor_parts.get()),
+                "JointHidden");
         }));
+  if (problem.options.threshold != 0 || problem.options.behind != 0) return;
   print("AddBlocks encoder", Measure(kLaunches, [&] {
-          Check(cuda::AddBlocks(0, encoder_count, 16 * shape.H, R, encoder_sums.get(),
+          Check(cuda::AddBlocks(0, encoder_count, 16 * H, R, encoder_sums.get(),
                                 encoder_blocks.get(), encoder_parts.get(), encoder_sums.get()),
                 "AddBlocks");
         }));
   print("AddBlocks predictor", Measure(kLaunches, [&] {
-          Check(
-              cuda::AddBlocks(0, predictor_count, 8 * shape.H, R, predictor_sums.get(),
-                              predictor_blocks.get(), predictor_parts.get(), predictor_sums.get()),
-              "AddBlocks");
+          Check(cuda::AddBlocks(0, predictor_count, 8 * H, R, predictor_sums.get(),
+                                predictor_blocks.get(), predictor_parts.get(),
+                                predictor_sums.get()),
+                "AddBlocks");
         }));
 }
 

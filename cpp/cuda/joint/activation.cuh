@@ -2,7 +2,7 @@
 // at a time. All activations map 0 to a finite number. A NaN among the elements gives NaN for
 // itself, and perhaps for others of the row.
 //
-// tanh, silu and gelu come down to 1 / (1 + 2^z). Two elements share one reciprocal, as ex2 and rcp
+// tanh, silu, gelu and sigmoid come down to 1 / (1 + 2^z). Two elements share one reciprocal, as ex2 and rcp
 // run at an eighth of the rate of other instructions: 1 / a = b / (a b). The error of the quotient
 // is within 4e-7 of the quotient.
 #ifndef JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
@@ -108,6 +108,13 @@ __device__ __forceinline__ void Activate(float (&x)[kCount]) {
       x[i] = __fmul_rn(x[i], a);
       x[i + 1] = __fmul_rn(x[i + 1], b);
     }
+  } else if constexpr (kActivation == Activation::kSigmoid) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 2) {
+      x[i] = MinOrNan(__fmul_rn(x[i], -kLog2E), kLargestExponent);
+      x[i + 1] = MinOrNan(__fmul_rn(x[i + 1], -kLog2E), kLargestExponent);
+      SigmoidPair(&x[i], &x[i + 1]);
+    }
   }
 }
 
@@ -119,7 +126,7 @@ __device__ __forceinline__ float SigmoidSlope(float x, float w, float small) {
 }
 
 // Replaces each x by activation'(x), with an absolute error within 1e-6. relu' is 0 at 0 and at
-// NaN; tanh', silu' and gelu' keep NaN.
+// NaN; the others but none' keep NaN.
 template <Activation kActivation, int kCount>
 __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
   static_assert(kCount % 2 == 0);
@@ -138,6 +145,16 @@ __device__ __forceinline__ void Differentiate(float (&x)[kCount]) {
       SigmoidPair(&a, &b);
       x[i] = __fmul_rn(4.f * a, 1.f - a);
       x[i + 1] = __fmul_rn(4.f * b, 1.f - b);
+    }
+  } else if constexpr (kActivation == Activation::kSigmoid) {
+    // s (1 - s) with s = sigmoid(-|x|), which is at most 1 / 2.
+#pragma unroll
+    for (int i = 0; i < kCount; i += 2) {
+      float a = MinOrNan(__fmul_rn(fabsf(x[i]), kLog2E), kLargestExponent);
+      float b = MinOrNan(__fmul_rn(fabsf(x[i + 1]), kLog2E), kLargestExponent);
+      SigmoidPair(&a, &b);
+      x[i] = __fmul_rn(a, 1.f - a);
+      x[i + 1] = __fmul_rn(b, 1.f - b);
     }
   } else if constexpr (kActivation == Activation::kSilu) {
     // Beyond 40 the derivative is 0 or 1 to within 2e-16.
@@ -187,6 +204,8 @@ __device__ __forceinline__ void DispatchActivation(Activation activation, const 
       return body(std::integral_constant<Activation, Activation::kSilu>());
     case Activation::kGelu:
       return body(std::integral_constant<Activation, Activation::kGelu>());
+    case Activation::kSigmoid:
+      return body(std::integral_constant<Activation, Activation::kSigmoid>());
   }
 }
 

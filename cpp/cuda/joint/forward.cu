@@ -1,23 +1,25 @@
-// Forward of the joint network and the log-softmax behind it. For every cell (n, t, u) that is not
-// padding, with x = activation(encoder[n, t] + predictor[n, u]) of H numbers rounded to T:
+// Forward of the joint network, and the entries of its logits. For every cell (n, t, u) that is not
+// padding, with x = dropout(activation(encoder[n / K, t] + predictor[n, u])) of H numbers rounded
+// to T and C the core of the row (core/entries.h):
 //
-//   logit_v        = sum_h x_h kernel[h, v] + bias_v
-//   maximum        = max_v logit_v
-//   log_sum        = log sum_v exp(logit_v - maximum)
-//   blank_log_prob = (logit_blank - maximum) - log_sum
-//   label_log_prob = (logit_label - maximum) - log_sum
+//   logit_v       = sum_h x_h kernel[h, v] + bias_v
+//   maximum       = max_{v in C} logit_v
+//   log_sum       = log sum_{v in C} exp(logit_v - maximum)
+//   blank_logit, label_logit and pick_logits: single logits
 //
 // Pointers (T is __nv_bfloat16 or __half):
-//   encoder (N, T, H), predictor (N, U, H) of T
-//   labels (N, U), frames (N) of int32
-//   packed_kernel (V chunks, H slices, 256, kSliceDepth) of T, packed_bias (V chunks, 256) of float
-//   blank_log_probs, label_log_probs, maxima, log_sums (N, T, U) of float
+//   encoder (N / K, T, H), predictor (N, U, H) of T
+//   labels (N, U), frames (N), sequences (N) of int32, seed (2) of uint32
+//   packed_kernel, packed_bias as cuda/joint/pack.cu has them
+//   maxima, log_sums, blank_logits, label_logits, pick_logits[i] (N, T, U) of float
 //
 // A block takes a tile of cells, whose logits come chunk by chunk as cuda/joint/tile.cuh says. A
 // chunk's logits add to the running maxima and sums of their rows and are forgotten
-// (log_softmax_epilogue.cuh).
+// (entries_epilogue.cuh).
 //
 //   - Two rows of a thread's accumulators are two frames of one column: they share their label.
+//   - What is not in the core becomes -inf once single logits have been taken: the sum itself knows
+//     no options.
 //   - A block per tile, not one per multiprocessor: lengths differ, tiles of padding leave at once,
 //     and the hardware hands out the rest. The price is the start of each tile, whose first loads
 //     nothing hides.
@@ -28,10 +30,11 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/entries.h"
 #include "core/row_label.h"
 #include "cuda/joint/activation_blocks.cuh"
 #include "cuda/joint/forward.h"
-#include "cuda/joint/log_softmax_epilogue.cuh"
+#include "cuda/joint/entries_epilogue.cuh"
 #include "cuda/joint/plan.cuh"
 #include "cuda/joint/products.cuh"
 #include "cuda/joint/run_tile.cuh"
@@ -45,10 +48,10 @@ namespace {
 template <typename T>
 struct ForwardArguments {
   TileInputs<T> inputs;
-  int32_t blank;
+  ChunkOptions options;
   uint32_t frame_tiles;   // of a sequence
   uint32_t column_tiles;  // of a sequence
-  RowResults<float> results;
+  EntriesResults<float> results;
 };
 
 template <int kTileFrames, typename T>
@@ -60,6 +63,13 @@ __device__ __forceinline__ Tile TileAt(uint32_t index, const ForwardArguments<T>
           static_cast<int32_t>((line - n * arguments.column_tiles) * kTileColumns)};
 }
 
+// Stores what a padding row has besides its picks.
+__device__ __forceinline__ void StorePaddingCell(const EntriesResults<float>& results,
+                                                 int64_t cell) {
+  results.maxima[cell] = results.log_sums[cell] = 0.f;
+  results.blank_logits[cell] = results.label_logits[cell] = kMinusInfinity<float>;
+}
+
 template <int kTileFrames, typename T>
 __device__ __forceinline__ void StorePaddingTile(const ForwardArguments<T>& arguments,
                                                  const Tile& tile) {
@@ -67,11 +77,15 @@ __device__ __forceinline__ void StorePaddingTile(const ForwardArguments<T>& argu
   const int frame = threadIdx.x / kTileColumns;
   if (frame < kTileFrames && tile.first_frame + frame < arguments.inputs.shape.T &&
       tile.first_column + column < arguments.inputs.shape.U) {
-    StorePaddingRow(arguments.results, CellRow(arguments.inputs, tile, frame, column));
+    const int64_t cell = CellRow(arguments.inputs, tile, frame, column);
+    StorePaddingCell(arguments.results, cell);
+    for (int i = 0; i < arguments.options.entries.pick_count; ++i) {
+      arguments.results.pick_logits[i][cell] = kMinusInfinity<float>;
+    }
   }
 }
 
-template <typename T, int kWarpgroups>
+template <typename T, int kWarpgroups, bool kHasDropout>
 __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
     JointForwardKernel(const __grid_constant__ ForwardArguments<T> arguments) {
   constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
@@ -87,35 +101,31 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
   RunTile<T, kWarpgroups>(
       inputs, shared,
       [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
-        // A quad has two rows; its first two lanes store one each.
-        const int row = threadIdx.x % 4;
-        const int frame = threadIdx.x / kWarpSize * 2 + row;
-        const int column = threadIdx.x % kWarpSize / 4;
-        const int64_t cell = CellRow(inputs, tile, frame, column);
-        const int32_t label = ColumnLabel(inputs, tile, column);
-        const bool is_stored = row < 2 && tile.first_frame + frame < inputs.shape.T &&
-                               tile.first_column + column < inputs.shape.U;
-        const bool is_padding =
-            label == kPaddingRow || tile.first_frame + frame >= ReadFrames(inputs, tile.n);
+        const int32_t label = ColumnLabel(inputs, tile, AccumulatorCellColumn(threadIdx.x));
 
         const auto activations = [&] {
-          return ActivationBlocks<T, false>(inputs, tile, warpgroup, lines, block_bytes);
+          return ActivationBlocks<T, false, kHasDropout>(inputs, tile, warpgroup, lines, block_bytes);
         };
-        LogSoftmaxEpilogue epilogue(inputs.shape.V, arguments.blank, label);
+        EntriesEpilogue<T> epilogue(inputs, arguments.options, arguments.results, tile, label);
         MultiplySlices(inputs, ring, lines, block_bytes, activations, epilogue);
 
         const PartialRow parts[2] = {epilogue.Merge(0), epilogue.Merge(1)};
         const float blank_logits[2] = {epilogue.BlankLogit(0), epilogue.BlankLogit(1)};
         const float label_logits[2] = {epilogue.LabelLogit(0), epilogue.LabelLogit(1)};
-        if (!is_stored) return;
-        if (is_padding) {
-          StorePaddingRow(arguments.results, cell);
+        // A quad has two rows; its first two lanes store one each.
+        const int row = threadIdx.x % 4;
+        const CellPair cells = FindCells(inputs, tile, label);
+        if (row >= min(2, cells.stored)) return;
+        const int64_t cell = cells.first + row * inputs.shape.U;
+        const EntriesResults<float>& results = arguments.results;
+        if (row >= cells.real) {
+          StorePaddingCell(results, cell);
         } else {
-          StoreRow(arguments.results, cell,
+          StoreSum(results.maxima, results.log_sums, cell,
                    ExponentReference(row == 0 ? parts[0].maximum : parts[1].maximum),
-                   row == 0 ? parts[0].sum : parts[1].sum, 0.f,
-                   row == 0 ? blank_logits[0] : blank_logits[1],
-                   row == 0 ? label_logits[0] : label_logits[1], label);
+                   row == 0 ? parts[0].sum : parts[1].sum, 0.f);
+          results.blank_logits[cell] = row == 0 ? blank_logits[0] : blank_logits[1];
+          results.label_logits[cell] = row == 0 ? label_logits[0] : label_logits[1];
         }
       });
 }
@@ -131,7 +141,9 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArgum
   const int64_t tiles = shape.N * frame_tiles * column_tiles;
   arguments.frame_tiles = static_cast<uint32_t>(frame_tiles);
   arguments.column_tiles = static_cast<uint32_t>(column_tiles);
-  const auto kernel = JointForwardKernel<T, kWarpgroups>;
+  const auto kernel = arguments.inputs.dropout.threshold == 0
+                          ? JointForwardKernel<T, kWarpgroups, false>
+                          : JointForwardKernel<T, kWarpgroups, true>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
   if (error != cudaSuccess) return error;
@@ -144,26 +156,25 @@ cudaError_t LaunchTiles(cudaStream_t stream, const JointPlan& plan, ForwardArgum
 
 template <typename T>
 cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activation activation,
-                         int32_t blank, const T* encoder, const T* predictor,
-                         const void* packed_kernel, const float* packed_bias, const int32_t* labels,
-                         const int32_t* frames, float* blank_log_probs, float* label_log_probs,
-                         float* maxima, float* log_sums) {
-  const JointPlan plan = MakePlan(shape);
-  if (plan.warpgroups == 0 || blank < 0 || blank >= shape.V) return cudaErrorInvalidValue;
-  const ForwardArguments<T> arguments{MakeTileInputs(shape, plan, activation, encoder, predictor,
-                                                     labels, frames, packed_kernel, packed_bias),
-                                      blank,
-                                      0,
-                                      0,
-                                      {blank_log_probs, label_log_probs, maxima, log_sums}};
+                         const EntriesOptions& options, const JointInputs<T>& inputs,
+                         const JointPacked& packed, const EntriesResults<float>& results) {
+  if (!shape.IsValid() || !options.IsValid() || options.tokens != shape.V ||
+      !IsValid(inputs.dropout)) {
+    return cudaErrorInvalidValue;
+  }
+  const JointPlan plan = MakePlan(shape.H, options.width);
+  if (plan.warpgroups == 0) return cudaErrorInvalidValue;
+  const ForwardArguments<T> arguments{
+      MakeTileInputs(shape, plan, activation, inputs, packed), MakeChunkOptions(options), 0, 0,
+      results};
   return plan.warpgroups == 2 ? LaunchTiles<T, 2>(stream, plan, arguments)
                               : LaunchTiles<T, 1>(stream, plan, arguments);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                              \
-  template cudaError_t JointForward<T>(                                                      \
-      cudaStream_t, const JointShape&, Activation, int32_t, const T*, const T*, const void*, \
-      const float*, const int32_t*, const int32_t*, float*, float*, float*, float*)
+#define JAX_RNNT_INSTANTIATE(T)                                                    \
+  template cudaError_t JointForward<T>(cudaStream_t, const JointShape&, Activation, \
+                                       const EntriesOptions&, const JointInputs<T>&, \
+                                       const JointPacked&, const EntriesResults<float>&)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);
 #undef JAX_RNNT_INSTANTIATE

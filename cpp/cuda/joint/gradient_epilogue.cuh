@@ -5,14 +5,18 @@
 
 #include <cstdint>
 
+#include "core/entries.h"
 #include "core/row_label.h"
+#include "cuda/joint/activation.cuh"
 #include "cuda/joint/columns.cuh"
+#include "cuda/joint/gradients.h"
 #include "cuda/joint/list.h"
 #include "cuda/joint/tile.cuh"
 #include "cuda/joint/wgmma.cuh"
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
 #include "cuda/memory/partial_granule.cuh"
+#include "cuda/rows/entry_cotangents.cuh"
 #include "cuda/rows/exponents.cuh"
 #include "cuda/rows/row_sums.cuh"
 
@@ -21,186 +25,277 @@ namespace jax_rnnt::cuda {
 template <typename T>
 struct GradientsArguments {
   TileInputs<T> inputs;
-  int32_t blank;
+  ChunkOptions options;
   TileGrid grid;
   bool has_gradient_granules;    // rows of logits_gradients and bias_parts are whole granules at
                                  // aligned addresses
   bool has_activation_granules;  // so are rows of activations
+  const int32_t* tiles;
+  const float* bounds;
   const float* maxima;
   const float* log_sums;
-  const float* blank_cotangents;
-  const float* label_cotangents;
-  const int32_t* tiles;
+  EntriesCotangents<float> cotangents;
   T* logits_gradients;
   T* activations;
   float* bias_parts;
 };
 
-// The numbers that a row's gradient takes besides its logits. A log_sum of +inf marks a row of
-// zeros, which a padded cell is.
+// The tile of a block of `frames` frames, if there is one.
+struct ListedTile {
+  Tile tile;
+  bool is_tile;
+};
+template <typename T>
+__device__ __forceinline__ ListedTile TileOfBlock(const GradientsArguments<T>& arguments,
+                                                  int frames) {
+  const uint32_t blocks_per_tile = kListedFrames / frames;
+  // From one lane, so that the compiler knows the tile to be the same for the whole warp.
+  const uint32_t number =
+      __shfl_sync(kAllLanes, __ldg(arguments.tiles + blockIdx.x / blocks_per_tile), 0);
+  if (number >= arguments.grid.numbers) return {{0, 0, 0}, false};
+  const uint32_t block = number / arguments.grid.column_blocks;
+  const uint32_t n = block / arguments.grid.frame_blocks;
+  return {
+      {static_cast<int32_t>(n),
+       static_cast<int32_t>((block - n * arguments.grid.frame_blocks) * kListedFrames +
+                            blockIdx.x % blocks_per_tile * frames),
+       static_cast<int32_t>((number - block * arguments.grid.column_blocks) * kListedColumns)},
+      true};
+}
+
+template <typename T>
+__device__ __forceinline__ float ReadBound(const GradientsArguments<T>& arguments,
+                                           const Tile& tile) {
+  return __ldg(arguments.bounds + tile.n);
+}
+
+// The numbers that a row's gradient takes besides its logits. All zeros make a row of zeros, which a
+// padded cell is.
 struct RowCotangents {
   float maximum = 0.f;
-  float log_sum = -kMinusInfinity<float>;
+  float scale = 0.f;  // of the exponentials relative to the maximum; 0 for a row without them
   float blank = 0.f;
   float label = 0.f;
 };
-
-__device__ __forceinline__ bool IsActive(const RowCotangents& row) {
-  return row.log_sum < -kMinusInfinity<float> && (row.blank != 0.f || row.label != 0.f);
-}
 
 // The numbers of a cell whose label is `label`.
 template <typename T>
 __device__ __forceinline__ RowCotangents LoadRow(const GradientsArguments<T>& arguments,
                                                  int64_t cell, int32_t label) {
+  const EntriesCotangents<float>& cotangents = arguments.cotangents;
   RowCotangents row;
   row.maximum = __ldg(arguments.maxima + cell);
-  row.log_sum = __ldg(arguments.log_sums + cell);
-  row.blank = __ldg(arguments.blank_cotangents + cell);
-  if (label != kNoLabel) row.label = __ldg(arguments.label_cotangents + cell);
+  const float log_sum = __ldg(arguments.log_sums + cell);
+  const float sum = __ldg(cotangents.sums + cell);
+  row.blank = __ldg(cotangents.blanks + cell);
+  if (label != kNoLabel) row.label = __ldg(cotangents.labels + cell);
+  if (HasSumTerm(sum, log_sum)) {
+    row.scale = sum * expf(-fmaf(ScaleForSum(row.maximum).residual, kLn2, log_sum));
+  }
   return row;
 }
 
 // Turns a thread's logits of two rows, which have one label, into gradients, and stores them.
-template <typename T>
+// Through a chunk's products, the accumulators leave few registers for anything else: what the
+// epilogue can find anew, its tile and the places of its rows, it does not keep.
+template <typename T, int kWarpgroups>
 class GradientEpilogue {
  public:
-  // Row i of the thread's two goes to gradients + i * kTileColumns * V, and the sums over the
-  // warp's rows to bias_part, if that is not null.
   __device__ __forceinline__ GradientEpilogue(const GradientsArguments<T>& arguments, int32_t label,
-                                              const RowCotangents (&rows)[2], T* gradients,
-                                              float* bias_part)
+                                              const RowCotangents (&rows)[2], float bound)
       : arguments_(arguments),
         label_(label),
         rows_{rows[0], rows[1]},
-        gradients_(gradients),
-        bias_part_(bias_part) {}
+        plain_columns_(bound < -kMinusInfinity<float> ? 0 : arguments.options.plain_columns) {}
 
-  __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kWgmmaAccumulators]) {
+  template <int kAccumulators>
+  __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kAccumulators]) {
     Turn<0>(logits);
     Turn<1>(logits);
-    const bool is_active[2] = {IsActive(rows_[0]), IsActive(rows_[1])};
-    AddAt(arguments_.blank, first_v, is_active[0] ? rows_[0].blank : 0.f,
-          is_active[1] ? rows_[1].blank : 0.f, logits);
-    AddAt(label_, first_v, is_active[0] ? rows_[0].label : 0.f, is_active[1] ? rows_[1].label : 0.f,
-          logits);
+    const EntriesOptions& options = arguments_.options.entries;
+    const bool is_plain = first_v + kChunkColumns<kAccumulators> <= plain_columns_;
+    if (!is_plain) ReplaceLeftOut(options, label_, first_v, 0.f, logits);
+    AddAt(options.blank, first_v, rows_[0].blank, rows_[1].blank, logits);
+    AddAt(label_, first_v, rows_[0].label, rows_[1].label, logits);
+    if (!is_plain) {
+      if (options.pick_count > 0) AddPicks(first_v, logits);
+      Clamp(logits);
+    }
     arguments_.has_gradient_granules ? Store<true>(first_v, logits) : Store<false>(first_v, logits);
-    if (bias_part_ != nullptr) StoreSums(first_v, logits);
+    if (arguments_.bias_parts != nullptr) StoreSums(first_v, logits);
     // The warp's lanes, parted by rows and columns, meet: the products that follow take whole
     // warps.
     __syncwarp();
   }
 
  private:
-  // Replaces the logits of a row by -(c_blank + c_label) softmax_v; by 0 in a row that is not
-  // active.
-  template <int kRow>
-  __device__ __forceinline__ void Turn(float (&logits)[kWgmmaAccumulators]) const {
+  static constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
+
+  // The block's first among all rows of the list's tiles.
+  static __device__ __forceinline__ int64_t FirstRow() {
+    return static_cast<int64_t>(blockIdx.x) * (kTileFrames * kTileColumns);
+  }
+
+  // Replaces the logits of a row by c_sum softmax_v; by 0 in a row without this term.
+  template <int kRow, int kAccumulators>
+  __device__ __forceinline__ void Turn(float (&logits)[kAccumulators]) const {
     const RowCotangents& row = rows_[kRow];
-    if (!IsActive(row)) {
+    if (row.scale == 0.f) {
 #pragma unroll
-      for (int i = 2 * kRow; i < kWgmmaAccumulators; i += 4) logits[i] = logits[i + 1] = 0.f;
+      for (int i = 2 * kRow; i < kAccumulators; i += 4) logits[i] = logits[i + 1] = 0.f;
       return;
     }
     if (IsLargeMaximum(row.maximum)) {
 #pragma unroll
-      for (int i = 2 * kRow; i < kWgmmaAccumulators; i += 4) {
+      for (int i = 2 * kRow; i < kAccumulators; i += 4) {
         logits[i] -= row.maximum;
         logits[i + 1] -= row.maximum;
       }
     }
-    const ScaledMaximum scaled = ScaleForSum(row.maximum);
-    const float scale = -(row.blank + row.label) * expf(-fmaf(scaled.residual, kLn2, row.log_sum));
+    const float scaled = ScaleForSum(row.maximum).scaled;
 #pragma unroll
-    for (int i = 2 * kRow; i < kWgmmaAccumulators; i += 4) {
-      logits[i] = scale * ScaledExp(logits[i], scaled.scaled);
-      logits[i + 1] = scale * ScaledExp(logits[i + 1], scaled.scaled);
+    for (int i = 2 * kRow; i < kAccumulators; i += 4) {
+      logits[i] = row.scale * ScaledExp(logits[i], scaled);
+      logits[i + 1] = row.scale * ScaledExp(logits[i + 1], scaled);
+    }
+  }
+
+  template <int kAccumulators>
+  __device__ __forceinline__ void Clamp(float (&logits)[kAccumulators]) const {
+    const float bound = ReadBound(arguments_, TileOfBlock(arguments_, kTileFrames).tile);
+    if (!(bound < -kMinusInfinity<float>)) return;
+#pragma unroll
+    for (int i = 0; i < kAccumulators; ++i) {
+      logits[i] = MinOrNan(MaxOrNan(logits[i], -bound), bound);
     }
   }
 
   // Adds one number for each of the two rows to the gradients of column v, if the thread has it.
+  template <int kAccumulators>
   static __device__ __forceinline__ void AddAt(int32_t v, int32_t first_v, float first,
-                                               float second, float (&logits)[kWgmmaAccumulators]) {
-    const AccumulatorPlace place = PlaceOf(v, first_v);
-    if (!place.is_here) return;
+                                               float second, float (&logits)[kAccumulators]) {
+    UpdateAt(v, first_v, logits,
+             [&](int row, float* number) { *number += row == 0 ? first : second; });
+  }
+
+  // Adds the cotangents of the picks that are in the chunk. A lane of a quad loads those of every
+  // fourth pick, so that all loads start together.
+  template <int kAccumulators>
+  __device__ __forceinline__ void AddPicks(int32_t first_v, float (&logits)[kAccumulators]) const {
+    constexpr int kColumns = kChunkColumns<kAccumulators>;
+    constexpr int kLanePicks = kMaxPicks / 4;
+    const EntriesOptions& options = arguments_.options.entries;
+    const int lane = threadIdx.x % 4;
+    const CellPair cells = FindCells(arguments_.inputs, TileOfBlock(arguments_, kTileFrames).tile, label_);
+    float loaded[kLanePicks][2];
 #pragma unroll
-    for (int j = 0; j < kWgmmaColumns / 8; ++j) {
-      const bool is_even = place.group == j && !place.is_odd;
-      const bool is_odd = place.group == j && place.is_odd;
-      if (is_even) logits[4 * j] += first;
-      if (is_odd) logits[4 * j + 1] += first;
-      if (is_even) logits[4 * j + 2] += second;
-      if (is_odd) logits[4 * j + 3] += second;
+    for (int k = 0; k < kLanePicks; ++k) {
+      const int i = 4 * k + lane;
+      const bool is_here = i < options.pick_count && HasColumn<kColumns>(options.picks[i], first_v);
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        loaded[k][row] = is_here && row < cells.real
+                             ? __ldg(arguments_.cotangents.picks[i] + cells.first +
+                                     row * arguments_.inputs.shape.U)
+                             : 0.f;
+      }
+    }
+#pragma unroll 1
+    for (int i = 0; i < options.pick_count; ++i) {
+      const float first = __shfl_sync(kAllLanes, loaded[0][0], i % 4, 4);
+      const float second = __shfl_sync(kAllLanes, loaded[0][1], i % 4, 4);
+      if (HasColumn<kColumns>(options.picks[i], first_v)) {
+        AddAt(options.picks[i], first_v, first, second, logits);
+      }
+      __syncwarp();
+      if (i % 4 != 3) continue;
+#pragma unroll
+      for (int k = 1; k < kLanePicks; ++k) {
+        loaded[k - 1][0] = loaded[k][0];
+        loaded[k - 1][1] = loaded[k][1];
+      }
     }
   }
 
-  template <bool kHasGranules>
+  template <bool kHasGranules, int kAccumulators>
   __device__ __forceinline__ void Store(int32_t first_v,
-                                        const float (&logits)[kWgmmaAccumulators]) const {
+                                        const float (&logits)[kAccumulators]) const {
     const int32_t lane_v = first_v + FirstLaneColumn();
-    const int32_t V = arguments_.inputs.shape.V;
+    const int32_t W = arguments_.options.entries.width;
+    // The first of the thread's rows; the other is kTileColumns rows behind it.
+    const int thread = ReadThread();
+    T* gradients = arguments_.logits_gradients + FirstRow() * W +
+                   static_cast<int64_t>(AccumulatorFrame(thread) * kTileColumns +
+                                        AccumulatorCellColumn(thread)) *
+                       W;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      T* target = gradients_ + static_cast<int64_t>(row * kTileColumns) * V + lane_v;
+      T* target = gradients + static_cast<int64_t>(row * kTileColumns) * W + lane_v;
 #pragma unroll
-      for (int i = 2 * row; i < kWgmmaAccumulators; i += 16) {
+      for (int i = 2 * row; i < kAccumulators; i += 16) {
         float values[8];
 #pragma unroll
         for (int k = 0; k < 8; ++k) values[k] = logits[i + k / 2 * 4 + k % 2];
         const int column = AccumulatorColumn(i);
-        StoreGranule<kHasGranules>(target + column, V - lane_v - column, Granule<T>::Pack(values));
+        StoreGranule<kHasGranules>(target + column, W - lane_v - column, Granule<T>::Pack(values));
       }
     }
   }
 
   // Stores the gradients' sums over the warp's rows. Each exchange halves the columns that a lane
-  // has, until lane l has the eight from 8 l on.
+  // has, until of a chunk of 256 lane l has the eight from 8 l on, of 32 one.
+  template <int kAccumulators>
   __device__ __forceinline__ void StoreSums(int32_t first_v,
-                                            const float (&logits)[kWgmmaAccumulators]) const {
-    float sums[kWgmmaAccumulators / 2];
+                                            const float (&logits)[kAccumulators]) const {
+    constexpr int kSums = kAccumulators / 2;
+    constexpr int kLaneSums = kSums / 8;
+    static_assert(kLaneSums == 8 || kLaneSums == 1);
+    float sums[kSums];
 #pragma unroll
-    for (int i = 0; i < kWgmmaAccumulators / 2; ++i) {
+    for (int i = 0; i < kSums; ++i) {
       const int accumulator = i / 2 * 4 + i % 2;
       sums[i] = logits[accumulator] + logits[accumulator + 2];
     }
     const int lane = threadIdx.x % kWarpSize;
-    KeepHalf<32>(lane, sums);
-    KeepHalf<16>(lane, sums);
-    KeepHalf<8>(lane, sums);
-    const int32_t V = arguments_.inputs.shape.V;
-    const int32_t v = first_v + 8 * lane;
-    float* target = bias_part_ + v;
-    if (arguments_.has_gradient_granules) {
-      if (v < V) {
+    KeepHalf<kSums / 2, 16>(lane, sums);
+    KeepHalf<kSums / 4, 8>(lane, sums);
+    KeepHalf<kSums / 8, 4>(lane, sums);
+    const int32_t W = arguments_.options.entries.width;
+    const int32_t v = first_v + (kLaneSums == 8 ? 8 * lane : FirstLaneColumn() + lane / 4);
+    // Each part is of the 16 rows of a warp.
+    constexpr int kPartRows = kListedCells / kBiasParts;
+    float* target = arguments_.bias_parts +
+                    (FirstRow() / kPartRows + ReadThread() / kWarpSize) * W + v;
+    if (kLaneSums == 8 && arguments_.has_gradient_granules) {
+      if (v < W) {
         reinterpret_cast<float4*>(target)[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
         reinterpret_cast<float4*>(target)[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
       }
     } else {
 #pragma unroll
-      for (int k = 0; k < 8; ++k) {
-        if (v + k < V) target[k] = sums[k];
+      for (int k = 0; k < kLaneSums; ++k) {
+        if (v + k < W) target[k] = sums[k];
       }
     }
   }
 
-  // Of 2 kCount sums a lane keeps those below kCount, or the others where its bit kCount / 2 is
-  // set, and adds to them those of the lane that differs in this bit.
-  template <int kCount>
-  static __device__ __forceinline__ void KeepHalf(int lane, float (&sums)[kWgmmaAccumulators / 2]) {
-    const bool is_upper = (lane & kCount / 2) != 0;
+  // Of 2 kCount sums a lane keeps those below kCount, or the others where its bit kDistance is set,
+  // and adds to them those of the lane that differs in this bit.
+  template <int kCount, int kDistance, int kSums>
+  static __device__ __forceinline__ void KeepHalf(int lane, float (&sums)[kSums]) {
+    const bool is_upper = (lane & kDistance) != 0;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const float kept = is_upper ? sums[kCount + i] : sums[i];
       const float given = is_upper ? sums[i] : sums[kCount + i];
-      sums[i] = kept + __shfl_xor_sync(kAllLanes, given, kCount / 2);
+      sums[i] = kept + __shfl_xor_sync(kAllLanes, given, kDistance);
     }
   }
 
   const GradientsArguments<T>& arguments_;
   int32_t label_;
   RowCotangents rows_[2];
-  T* gradients_;
-  float* bias_part_;
+  int32_t plain_columns_;
 };
 
 }  // namespace jax_rnnt::cuda

@@ -1,15 +1,16 @@
 // Gradients of the joint network's inputs over a list of tiles. With i, j a cell of tile r, and
 // frame t and column u of sequence n,
 //
-//   d[r, i, j]            = activation'(encoder[n, t] + predictor[n, u]) hidden_gradients[r, i, j]
+//   d[r, i, j] = activation'(encoder[n / K, t] + predictor[n, u]) dropout(hidden_gradients[r, i, j])
 //   encoder_parts[r, i]   = sum_j d[r, i, j]
 //   predictor_parts[r, j] = sum_i d[r, i, j]
 //
-// in float32, for each of the H numbers of a row. d is 0 for cells of padding.
+// in float32, for each of the H numbers of a row. d is 0 for cells of padding. What dropout
+// multiplies by comes before the sums in these equations and after them in the kernel.
 //
 // Pointers (T is float, __nv_bfloat16 or __half):
-//   encoder (N, T, H), predictor (N, U, H), hidden_gradients (R, 16, 8, H) of T
-//   labels (N, U), frames (N), tiles (R) of int32
+//   encoder (N / K, T, H), predictor (N, U, H), hidden_gradients (R, 16, 8, H) of T
+//   labels (N, U), frames (N), sequences (N), tiles (R) of int32, seed (2) of uint32
 //   encoder_parts (R, 16, H), predictor_parts (R, 8, H) of float
 //
 // The kernel is bound by the bytes of hidden_gradients, which are read once, and by exponentials. A
@@ -21,6 +22,7 @@
 
 #include "core/row_label.h"
 #include "cuda/joint/activation.cuh"
+#include "cuda/joint/dropout.cuh"
 #include "cuda/joint/hidden.h"
 #include "cuda/joint/list.h"
 #include "cuda/memory/blocks.cuh"
@@ -39,9 +41,10 @@ constexpr int kHiddenThreads = kBlockGranules * kFrameGroups;
 // The number of columns whose loads a thread has under way at once: 4 granules of hidden_gradients.
 constexpr int kColumnsAtOnce = 2;
 // Blocks asked for on a multiprocessor. Shared memory, of which a block takes 32 KB for 16-bit
-// types, holds 6 of them. Loads of single elements take more registers than 6 blocks leave.
-constexpr int HiddenBlocks(bool has_granules) {
-  return ResidentBlocks(kHiddenThreads, has_granules ? 6 : 4);
+// types, holds 6 of them. Loads of single elements and dropout take more registers than 6 blocks
+// leave.
+constexpr int HiddenBlocks(bool has_granules, bool has_dropout) {
+  return ResidentBlocks(kHiddenThreads, !has_granules ? 4 : has_dropout ? 5 : 6);
 }
 
 template <typename T>
@@ -50,10 +53,8 @@ struct HiddenArguments {
   Activation activation;
   TileGrid grid;
   uint32_t row_blocks;  // of a tile's rows
-  const T* encoder;
-  const T* predictor;
-  const int32_t* labels;
-  const int32_t* frames;
+  JointInputs<T> inputs;
+  DropoutArguments dropout;
   const int32_t* tiles;
   const T* hidden_gradients;
   float* encoder_parts;
@@ -89,8 +90,8 @@ __device__ __forceinline__ void StoreFour(float* target, int count, float4 value
   }
 }
 
-template <typename T, bool kHasGranules>
-__global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
+template <typename T, bool kHasGranules, bool kHasDropout>
+__global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules, kHasDropout))
     JointHiddenKernel(const HiddenArguments<T> arguments) {
   constexpr int kElements = Granule<T>::kElements;
   constexpr int kFours = kElements / 4;
@@ -98,6 +99,7 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
   // then the others.
   __shared__ float4 sums[kFrameGroups][kListedColumns][kFours][kBlockGranules];
   const JointShape& shape = arguments.shape;
+  const JointInputs<T>& inputs = arguments.inputs;
   const int64_t H = shape.H;
   const uint32_t r = blockIdx.x / arguments.row_blocks;
   const int first_h =
@@ -117,17 +119,18 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
     first_frame = static_cast<int32_t>(block % arguments.grid.frame_blocks) * kListedFrames +
                   group * kThreadFrames;
     first_column = static_cast<int32_t>(number % arguments.grid.column_blocks) * kListedColumns;
-    frames_left = max(0, min(__ldg(arguments.frames + n), shape.T)) - first_frame;
+    frames_left = max(0, min(__ldg(inputs.frames + n), shape.T)) - first_frame;
     const int32_t u = first_column + threadIdx.x % kListedColumns;
     is_column =
         u < shape.U &&
-        !IsPaddingRow(__ldg(arguments.labels + static_cast<int64_t>(n) * shape.U + u), shape.V);
+        !IsPaddingRow(__ldg(inputs.labels + static_cast<int64_t>(n) * shape.U + u), shape.V);
   }
   // Bit j: column j is not padding. The bits of further lanes repeat it.
   const unsigned int columns = __ballot_sync(kAllLanes, is_column);
 
+  const Dropout<kHasDropout> dropout(arguments.dropout, n);
   const T* predictor =
-      arguments.predictor + (static_cast<int64_t>(n) * shape.U + first_column) * H + h;
+      inputs.predictor + (static_cast<int64_t>(n) * shape.U + first_column) * H + h;
   const T* gradients =
       arguments.hidden_gradients +
       (static_cast<int64_t>(r) * kListedFrames + group * kThreadFrames) * kListedColumns * H + h;
@@ -136,7 +139,7 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
 #pragma unroll
   for (int i = 0; i < kThreadFrames; ++i) {
     const T* source =
-        arguments.encoder + (static_cast<int64_t>(n) * shape.T + first_frame + i) * H + h;
+        inputs.encoder + (static_cast<int64_t>(n / shape.K) * shape.T + first_frame + i) * H + h;
     Granule<T>::Unpack(LoadRowGranule<kHasGranules>(source, i < frames_left ? count : 0),
                        encoder[i]);
 #pragma unroll
@@ -174,15 +177,22 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
           DispatchActivation(arguments.activation,
                              [&](auto tag) { Differentiate<decltype(tag)::value>(slopes); });
           Granule<T>::Unpack(loaded[j][i], values);
+          bool is_kept[kElements];
+          if constexpr (kHasDropout) {
+            dropout.KeptUnits(h, first_frame + i, first_column + column, is_kept);
+          }
 #pragma unroll
           for (int k = 0; k < kElements; ++k) {
             // A slope of 0 stops a gradient that has overflowed its dtype, as relu's select does.
-            const float d = slopes[k] == 0.f ? 0.f : __fmul_rn(slopes[k], values[k]);
+            const bool has_slope = slopes[k] != 0.f && (!kHasDropout || is_kept[k]);
+            const float d = has_slope ? __fmul_rn(slopes[k], values[k]) : 0.f;
             encoder_sums[i][k] += d;
             column_sums[k] += d;
           }
         }
       }
+#pragma unroll
+      for (int k = 0; kHasDropout && k < kElements; ++k) column_sums[k] *= dropout.Scale();
 #pragma unroll
       for (int four = 0; four < kFours; ++four) {
         sums[group][column][four][granule] =
@@ -196,6 +206,8 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
   for (int i = 0; i < kThreadFrames; ++i) {
     float* target = arguments.encoder_parts +
                     (static_cast<int64_t>(r) * kListedFrames + group * kThreadFrames + i) * H + h;
+#pragma unroll
+    for (int k = 0; kHasDropout && k < kElements; ++k) encoder_sums[i][k] *= dropout.Scale();
 #pragma unroll
     for (int four = 0; four < kFours; ++four) {
       StoreFour<kHasGranules>(
@@ -233,12 +245,9 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules))
 
 template <typename T>
 cudaError_t JointHidden(cudaStream_t stream, const JointShape& shape, Activation activation,
-                        int64_t R, const T* encoder, const T* predictor, const int32_t* labels,
-                        const int32_t* frames, const int32_t* tiles, const T* hidden_gradients,
-                        float* encoder_parts, float* predictor_parts) {
-  if (shape.N < 1 || shape.T < 1 || shape.U < 1 || shape.H < 1 || shape.V < 1 || R < 0) {
-    return cudaErrorInvalidValue;
-  }
+                        int64_t R, const JointInputs<T>& inputs, const int32_t* tiles,
+                        const T* hidden_gradients, float* encoder_parts, float* predictor_parts) {
+  if (!shape.IsValid() || !IsValid(inputs.dropout) || R < 0) return cudaErrorInvalidValue;
   if (R == 0) return cudaSuccess;
   constexpr int kElements = Granule<T>::kElements;
   constexpr int64_t kBlockElements = kBlockGranules * kElements;
@@ -247,22 +256,32 @@ cudaError_t JointHidden(cudaStream_t stream, const JointShape& shape, Activation
   if (grid.numbers == 0 || R > std::numeric_limits<int32_t>::max() / row_blocks) {
     return cudaErrorInvalidValue;
   }
-  const HiddenArguments<T> arguments{
-      shape,   activation,       grid,          static_cast<uint32_t>(row_blocks),
-      encoder, predictor,        labels,        frames,
-      tiles,   hidden_gradients, encoder_parts, predictor_parts};
-  const bool has_granules = shape.H % kElements == 0 && IsGranuleAligned(encoder) &&
-                            IsGranuleAligned(predictor) && IsGranuleAligned(hidden_gradients) &&
-                            IsGranuleAligned(encoder_parts) && IsGranuleAligned(predictor_parts);
-  const auto kernel = has_granules ? JointHiddenKernel<T, true> : JointHiddenKernel<T, false>;
+  const HiddenArguments<T> arguments{shape,
+                                     activation,
+                                     grid,
+                                     static_cast<uint32_t>(row_blocks),
+                                     inputs,
+                                     MakeDropoutArguments(inputs.dropout),
+                                     tiles,
+                                     hidden_gradients,
+                                     encoder_parts,
+                                     predictor_parts};
+  const bool has_granules = shape.H % kElements == 0 && IsGranuleAligned(inputs.encoder) &&
+                            IsGranuleAligned(inputs.predictor) &&
+                            IsGranuleAligned(hidden_gradients) && IsGranuleAligned(encoder_parts) &&
+                            IsGranuleAligned(predictor_parts);
+  const bool has_dropout = inputs.dropout.threshold != 0;
+  const auto kernel =
+      has_granules
+          ? (has_dropout ? JointHiddenKernel<T, true, true> : JointHiddenKernel<T, true, false>)
+          : (has_dropout ? JointHiddenKernel<T, false, true> : JointHiddenKernel<T, false, false>);
   kernel<<<static_cast<unsigned int>(R * row_blocks), kHiddenThreads, 0, stream>>>(arguments);
   return cudaGetLastError();
 }
 
 #define JAX_RNNT_INSTANTIATE(T)                                                             \
   template cudaError_t JointHidden<T>(cudaStream_t, const JointShape&, Activation, int64_t, \
-                                      const T*, const T*, const int32_t*, const int32_t*,   \
-                                      const int32_t*, const T*, float*, float*)
+                                      const JointInputs<T>&, const int32_t*, const T*, float*, float*)
 JAX_RNNT_INSTANTIATE(float);
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);

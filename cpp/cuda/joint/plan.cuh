@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/joint/shape.h"
+#include "core/host_device.h"
 #include "cuda/joint/wgmma.cuh"
 #include "cuda/memory/granule.cuh"
 
@@ -30,6 +30,13 @@ constexpr int kSliceLineBytes = kSliceDepth * 2;
 constexpr int kSliceBytes = kWgmmaColumns * kSliceLineBytes;
 constexpr int kSlicesPerBlock = kBlockDepth / kSliceDepth;
 
+// Behind the whole chunks of 256 columns, up to kMostNarrowChunks narrow ones take the rest: five
+// columns more would otherwise cost a chunk. A slice of theirs has as many bytes as any other, for
+// kNarrowBlocks blocks of activations.
+constexpr int kMostNarrowChunks = 3;
+constexpr int kNarrowSliceBytes = kNarrowColumns * kSliceLineBytes;
+constexpr int kNarrowBlocks = kSliceBytes / (kNarrowSliceBytes * kSlicesPerBlock);
+
 constexpr int kMinStages = 3;
 constexpr int kMaxStages = 8;
 // The shared memory that a block may have on compute capability 9.0.
@@ -42,28 +49,47 @@ constexpr int64_t RoundUp(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
 
-// How a shape is cut up; all zeros where it does not fit.
+// How a joint network of H by W is cut up; all zeros where it does not fit.
 struct JointPlan {
-  int warpgroups;    // that multiply
-  int stages;        // of the ring, each of which holds a slice
-  int depth_blocks;  // of activations: H over kBlockDepth
-  int chunks;        // of the vocabulary: V over kWgmmaColumns
+  int warpgroups;     // that multiply
+  int stages;         // of the ring, each of which holds a slice
+  int depth_blocks;   // of activations: H over kBlockDepth
+  int chunks;         // of the columns: W over kWgmmaColumns
+  int narrow_chunks;  // behind them
   int shared_bytes;
+
+  JAX_RNNT_HOST_DEVICE int64_t WideSlices() const {
+    return int64_t{1} * chunks * depth_blocks * kSlicesPerBlock; }
+  JAX_RNNT_HOST_DEVICE int64_t NarrowSlices() const {
+    return int64_t{1} * narrow_chunks * ((depth_blocks + kNarrowBlocks - 1) / kNarrowBlocks);
+  }
+  JAX_RNNT_HOST_DEVICE int64_t Lines() const {
+    return int64_t{kWgmmaColumns} * chunks + int64_t{kNarrowColumns} * narrow_chunks;
+  }
 };
 
-inline JointPlan MakePlan(const JointShape& shape) {
-  const JointPlan none{0, 0, 0, 0, 0};
-  if (shape.N < 1 || shape.T < 1 || shape.U < 1 || shape.H < 1 || shape.V < 1) return none;
-  const int64_t depth_blocks = RoundUp(shape.H, kBlockDepth) / kBlockDepth;
-  const int64_t chunks = RoundUp(shape.V, kWgmmaColumns) / kWgmmaColumns;
+inline JointPlan MakePlan(int32_t H, int32_t W) {
+  const JointPlan none{0, 0, 0, 0, 0, 0};
+  if (H < 1 || W < 1) return none;
+  const int64_t depth_blocks = RoundUp(H, kBlockDepth) / kBlockDepth;
+  int64_t chunks = W / kWgmmaColumns;
+  int64_t narrow_chunks = RoundUp(W % kWgmmaColumns, kNarrowColumns) / kNarrowColumns;
+  // The activations are computed along with a whole chunk.
+  if (chunks == 0 || narrow_chunks > kMostNarrowChunks) {
+    ++chunks;
+    narrow_chunks = 0;
+  }
   for (int warpgroups = 2; warpgroups >= 1; --warpgroups) {
     const int64_t fixed_bytes =
         kAlignment + kBarrierBytes + depth_blocks * warpgroups * kWgmmaRows * kBlockLineBytes;
     const int64_t stages =
         std::min<int64_t>(kMaxStages, (kMaxSharedBytes - fixed_bytes) / kSliceBytes);
     if (fixed_bytes <= kMaxSharedBytes && stages >= kMinStages) {
-      return JointPlan{warpgroups, static_cast<int>(stages), static_cast<int>(depth_blocks),
+      return JointPlan{warpgroups,
+                       static_cast<int>(stages),
+                       static_cast<int>(depth_blocks),
                        static_cast<int>(chunks),
+                       static_cast<int>(narrow_chunks),
                        static_cast<int>(fixed_bytes + stages * kSliceBytes)};
     }
   }

@@ -23,30 +23,35 @@ class SliceProducts {
   __device__ __forceinline__ void AddBlock(uint32_t a, float (&logits)[kWgmmaAccumulators]) {
 #pragma unroll
     for (int slice = 0; slice < kSlicesPerBlock; ++slice) {
-      // The slice, which the copying thread has sent for, becomes visible to the products.
-      WaitBarrier(ring_.full + position_.stage, position_.parity);
-      // The lanes of the warp, which may leave the wait one by one, meet: products take whole
-      // warps.
-      __syncwarp();
-      const uint32_t b = first_b_ + position_.stage * (kSliceBytes / 16);
-      FenceWgmma();
+      const uint32_t b = StartSlice();
 #pragma unroll
-      for (int k = 0; k < kSliceDepth / kWgmmaDepth; ++k) {
-        constexpr int kSteps = kSliceDepth / kWgmmaDepth;
+      for (int k = 0; k < kSliceSteps; ++k) {
         Wgmma<T>(logits,
-                 WgmmaDescriptor<kBlockLineBytes>(a + (slice * kSteps + k) * kWgmmaDepthStep),
+                 WgmmaDescriptor<kBlockLineBytes>(a + (slice * kSliceSteps + k) * kWgmmaDepthStep),
                  WgmmaDescriptor<kSliceLineBytes>(b + k * kWgmmaDepthStep));
       }
-      CommitWgmma();
-      WaitForWgmma<1>();
-      if (unfinished_ >= 0) ReleaseStage(ring_, unfinished_);
-      unfinished_ = position_.stage;
-      position_.Advance(ring_.stages);
+      EndProducts(true);
     }
   }
 
+  // Likewise adds the products of a block and its part of a narrow chunk's slice, one of
+  // kNarrowBlocks. After the last part that it needs of a slice, the next slice follows.
+  __device__ __forceinline__ void AddNarrowBlock(uint32_t a, int part, bool is_last,
+                                                 float (&logits)[kNarrowAccumulators]) {
+    constexpr int kPartBytes = kSliceBytes / kNarrowBlocks;
+    const uint32_t b = StartSlice() + part * (kPartBytes / 16);
+#pragma unroll
+    for (int k = 0; k < kSlicesPerBlock * kSliceSteps; ++k) {
+      Wgmma<T>(logits, WgmmaDescriptor<kBlockLineBytes>(a + k * kWgmmaDepthStep),
+               WgmmaDescriptor<kSliceLineBytes>(b + k / kSliceSteps * (kNarrowSliceBytes / 16) +
+                                                k % kSliceSteps * kWgmmaDepthStep));
+    }
+    EndProducts(is_last);
+  }
+
   // Waits for the last products, whose logits are then valid.
-  __device__ __forceinline__ void Finish(float (&logits)[kWgmmaAccumulators]) {
+  template <int kAccumulators>
+  __device__ __forceinline__ void Finish(float (&logits)[kAccumulators]) {
     WaitForWgmma<0>();
     PinAccumulators(logits);
     ReleaseStage(ring_, unfinished_);
@@ -54,57 +59,104 @@ class SliceProducts {
   }
 
  private:
+  static constexpr int kSliceSteps = kSliceDepth / kWgmmaDepth;
+
+  // Waits for the slice, and returns where it starts.
+  __device__ __forceinline__ uint32_t StartSlice() {
+    // The slice, which the copying thread has sent for, becomes visible to the products.
+    WaitBarrier(ring_.full + position_.stage, position_.parity);
+    // The lanes of the warp, which may leave the wait one by one, meet: products take whole
+    // warps.
+    __syncwarp();
+    FenceWgmma();
+    return first_b_ + position_.stage * (kSliceBytes / 16);
+  }
+
+  // Leaves the products since the last call under way, and waits for those before them. If they
+  // are the slice's last, the next slice follows.
+  __device__ __forceinline__ void EndProducts(bool is_last) {
+    CommitWgmma();
+    WaitForWgmma<1>();
+    if (unfinished_ >= 0) ReleaseStage(ring_, unfinished_);
+    unfinished_ = -1;
+    if (!is_last) return;
+    unfinished_ = position_.stage;
+    position_.Advance(ring_.stages);
+  }
+
   const SliceRing& ring_;
   uint32_t first_b_;
   RingPosition position_;
   int unfinished_ = -1;  // the stage that products under way read; -1 for none
 };
 
+// Sets a thread's accumulators to the bias. `bias` is that of the chunk's lines.
+template <int kAccumulators>
+__device__ __forceinline__ void SetToBias(const float* bias, float (&logits)[kAccumulators]) {
+  const float2* pairs = reinterpret_cast<const float2*>(bias) + threadIdx.x % 4;
+#pragma unroll
+  for (int j = 0; j < kAccumulators / 4; ++j) {
+    const float2 pair = __ldg(pairs + 4 * j);
+    logits[4 * j] = logits[4 * j + 2] = pair.x;
+    logits[4 * j + 1] = logits[4 * j + 3] = pair.y;
+  }
+  PinAccumulators(logits);
+}
+
 // Computes a warpgroup's logits, chunk by chunk.
 //   lines            the warpgroup's activations, whose blocks are block_bytes apart
 //   activations()    is called once, for an object whose Compute(block) is called for each block in
 //                    turn
 //   epilogue(first_v, logits)
-//                    is called at the end of each chunk with the thread's logits of columns first_v
-//                    on, laid out as AccumulatorColumn says, for it to do with as it likes. Logits
-//                    of columns beyond V mean nothing.
+//                    is called at the end of each chunk, whole or narrow, with the thread's logits
+//                    of columns first_v on, laid out as AccumulatorColumn says, for it to do with
+//                    as it likes. Logits of columns beyond W mean nothing.
 template <typename T, typename Activations, typename Epilogue>
 __device__ __forceinline__ void MultiplySlices(const TileInputs<T>& inputs, const SliceRing& ring,
                                                const unsigned char* lines, int block_bytes,
                                                const Activations& activations, Epilogue& epilogue) {
   const uint32_t first_a = WgmmaStart(lines);
   const uint32_t block_step = block_bytes / 16;
-  const float* bias = inputs.packed_bias + 2 * (threadIdx.x % 4);
+  const JointPlan& plan = inputs.plan;
   SliceProducts<T> products(ring);
-  float logits[kWgmmaAccumulators];
+  {
+    float logits[kWgmmaAccumulators];
 #pragma unroll 1
-  for (int chunk = 0; chunk < inputs.chunks; ++chunk) {
-#pragma unroll
-    for (int j = 0; j < kWgmmaColumns / 8; ++j) {
-      const float2 pair = __ldg(
-          reinterpret_cast<const float2*>(bias + static_cast<int64_t>(chunk) * kWgmmaColumns) +
-          4 * j);
-      logits[4 * j] = logits[4 * j + 2] = pair.x;
-      logits[4 * j + 1] = logits[4 * j + 3] = pair.y;
+    for (int chunk = 0; chunk < plan.chunks; ++chunk) {
+      SetToBias(inputs.packed_bias + static_cast<int64_t>(chunk) * kWgmmaColumns, logits);
+      // Two loops, so that the registers of the activations are free after the first.
+      uint32_t a = first_a;
+      if (chunk == 0) {
+        auto blocks = activations();
+#pragma unroll 1
+        for (int block = 0; block < plan.depth_blocks; ++block, a += block_step) {
+          blocks.Compute(block);
+          products.AddBlock(a, logits);
+        }
+      } else {
+#pragma unroll 1
+        for (int block = 0; block < plan.depth_blocks; ++block, a += block_step) {
+          products.AddBlock(a, logits);
+        }
+      }
+      products.Finish(logits);
+      epilogue(chunk * kWgmmaColumns, logits);
     }
-    PinAccumulators(logits);
-    // Two loops, so that the registers of the activations are free after the first.
+  }
+#pragma unroll 1
+  for (int chunk = 0; chunk < plan.narrow_chunks; ++chunk) {
+    const int32_t first_v = plan.chunks * kWgmmaColumns + chunk * kNarrowColumns;
+    float logits[kNarrowAccumulators];
+    SetToBias(inputs.packed_bias + first_v, logits);
     uint32_t a = first_a;
-    if (chunk == 0) {
-      auto blocks = activations();
 #pragma unroll 1
-      for (int block = 0; block < inputs.depth_blocks; ++block, a += block_step) {
-        blocks.Compute(block);
-        products.AddBlock(a, logits);
-      }
-    } else {
-#pragma unroll 1
-      for (int block = 0; block < inputs.depth_blocks; ++block, a += block_step) {
-        products.AddBlock(a, logits);
-      }
+    for (int block = 0; block < plan.depth_blocks; ++block, a += block_step) {
+      const int part = block % kNarrowBlocks;
+      products.AddNarrowBlock(a, part,
+                              part + 1 == kNarrowBlocks || block + 1 == plan.depth_blocks, logits);
     }
     products.Finish(logits);
-    epilogue(chunk * kWgmmaColumns, logits);
+    epilogue(first_v, logits);
   }
 }
 

@@ -30,11 +30,11 @@ __device__ __forceinline__ void RunTile(const TileInputs<T>& inputs, unsigned ch
                                         const Multiply& multiply) {
   constexpr int kBlockBytes = kWarpgroups * kWgmmaRows * kBlockLineBytes;
   unsigned char* lines = shared + (kAlignment - SharedAddress(shared) % kAlignment) % kAlignment;
-  unsigned char* slices = lines + inputs.depth_blocks * kBlockBytes;
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(slices + inputs.stages * kSliceBytes);
-  const SliceRing ring{slices, barriers, barriers + kMaxStages, inputs.stages};
+  unsigned char* slices = lines + inputs.plan.depth_blocks * kBlockBytes;
+  uint64_t* barriers = reinterpret_cast<uint64_t*>(slices + inputs.plan.stages * kSliceBytes);
+  const SliceRing ring{slices, barriers, barriers + kMaxStages, inputs.plan.stages};
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < inputs.stages; ++stage) {
+    for (int stage = 0; stage < inputs.plan.stages; ++stage) {
       InitBarrier(ring.full + stage, 1);
       InitBarrier(ring.empty + stage, kWarpgroups * kWarpgroupThreads / kWarpSize);
     }
@@ -47,8 +47,7 @@ __device__ __forceinline__ void RunTile(const TileInputs<T>& inputs, unsigned ch
   if (warpgroup == kWarpgroups) {
     if constexpr (kWarpgroups > 1) ReleaseRegisters<kCopyRegisters>();
     if (threadIdx.x % kWarpgroupThreads == 0) {
-      CopySlices(ring, inputs.packed_kernel,
-                 static_cast<int64_t>(inputs.chunks) * inputs.depth_blocks * kSlicesPerBlock);
+      CopySlices(ring, inputs.packed_kernel, inputs.plan.WideSlices() + inputs.plan.NarrowSlices());
     }
   } else {
     if constexpr (kWarpgroups > 1) TakeRegisters<kProductRegisters>();

@@ -1,7 +1,8 @@
 // Tiles of a joint network (sm_90a). The two kernels over tiles, JointForward's and
 // JointGradients', compute a tile's activations and their products with the kernel,
 //
-//   x = activation(encoder[n, t] + predictor[n, u]) rounded to T,  logits = x kernel + bias
+//   x = dropout(activation(encoder[n / K, t] + predictor[n, u])) rounded to T
+//   logits = x kernel + bias
 //
 // and each has an epilogue of its own, which takes the logits from registers.
 //
@@ -15,6 +16,7 @@
 //
 //   - The products of the first chunk are interleaved with the activations that they need, which
 //     are bound by the special function unit: either hides the other.
+//   - Columns behind the last whole chunk pass in narrow chunks of 32, whose slices are deeper.
 //   - The kernel's columns are packed in an order in which a thread's logits are runs of eight
 //     neighbours (ColumnOfLine): 16 bytes of T.
 //   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks in a
@@ -24,26 +26,31 @@
 //
 // In this room:
 //   shape.h, plan.cuh             a joint network's sizes, and how they are cut into tiles
+//   inputs.h                      its inputs, and what dropout is
 //   tile.cuh                      the inputs of a kernel over tiles; the cells of a tile
 //   run_tile.cuh                  a block: warpgroups that multiply, and the thread that copies
 //   activation_blocks.cuh         the activations, computed into shared memory
 //   slice_ring.cuh, products.cuh  the slices' ring, and the products
 //   wgmma.cuh, columns.cuh        the instruction, and which logits a thread has where
 //   pack.cu                       the kernel and bias in the order of slices and columns
-//   forward.cu, gradients.cu      the two kernels; their epilogues are log_softmax_epilogue.cuh and
+//   forward.cu, gradients.cu      the two kernels; their epilogues are entries_epilogue.cuh and
 //                                 gradient_epilogue.cuh
 //   list.h                        lists of tiles
 //   hidden.cu, add_blocks.cu      what the backward does with a list's tiles, on any GPU
-//   activation.cuh                activations and their derivatives
+//   activation.cuh, dropout.cuh   activations and their derivatives, dropout
 #ifndef JAX_RNNT_CUDA_JOINT_TILE_CUH_
 #define JAX_RNNT_CUDA_JOINT_TILE_CUH_
 
 #include <cstdint>
 
 #include "core/row_label.h"
+#include "cuda/joint/columns.cuh"
+#include "cuda/joint/dropout.cuh"
+#include "cuda/joint/inputs.h"
 #include "cuda/joint/plan.cuh"
 #include "cuda/joint/shape.h"
 #include "cuda/memory/granule.cuh"
+#include "cuda/memory/lanes.cuh"
 #include "cuda/rows/row_labels.cuh"
 
 namespace jax_rnnt::cuda {
@@ -54,36 +61,32 @@ struct TileInputs {
   JointShape shape;
   Activation activation;
   bool has_granules;  // rows of encoder and predictor are whole granules at aligned addresses
-  int stages;
-  int depth_blocks;
-  int chunks;
-  const T* encoder;                    // (N, T, H)
-  const T* predictor;                  // (N, U, H)
-  const int32_t* labels;               // (N, U)
-  const int32_t* frames;               // (N)
+  JointPlan plan;
+  const T* encoder;       // (N / K, T, H)
+  const T* predictor;     // (N, U, H)
+  const int32_t* labels;  // (N, U)
+  const int32_t* frames;  // (N)
+  DropoutArguments dropout;
   const unsigned char* packed_kernel;  // as JointPack wrote them
   const float* packed_bias;
 };
 
 template <typename T>
 TileInputs<T> MakeTileInputs(const JointShape& shape, const JointPlan& plan, Activation activation,
-                             const T* encoder, const T* predictor, const int32_t* labels,
-                             const int32_t* frames, const void* packed_kernel,
-                             const float* packed_bias) {
+                             const JointInputs<T>& inputs, const JointPacked& packed) {
   const bool has_granules =
-      shape.H % 8 == 0 && IsGranuleAligned(encoder) && IsGranuleAligned(predictor);
+      shape.H % 8 == 0 && IsGranuleAligned(inputs.encoder) && IsGranuleAligned(inputs.predictor);
   return {shape,
           activation,
           has_granules,
-          plan.stages,
-          plan.depth_blocks,
-          plan.chunks,
-          encoder,
-          predictor,
-          labels,
-          frames,
-          static_cast<const unsigned char*>(packed_kernel),
-          packed_bias};
+          plan,
+          inputs.encoder,
+          inputs.predictor,
+          inputs.labels,
+          inputs.frames,
+          MakeDropoutArguments(inputs.dropout),
+          static_cast<const unsigned char*>(packed.kernel),
+          packed.bias};
 }
 
 struct Tile {
@@ -122,6 +125,38 @@ __device__ __forceinline__ int64_t CellRow(const TileInputs<T>& inputs, const Ti
                                            int column) {
   const int64_t line = static_cast<int64_t>(tile.n) * inputs.shape.T + (tile.first_frame + frame);
   return line * inputs.shape.U + (tile.first_column + column);
+}
+
+// A thread's two cells, of one column and neighbouring frames.
+struct CellPair {
+  int64_t first;   // its index among (N, T, U); the other one's is U more
+  int32_t stored;  // how many are in the lattice's array: up to 2, or less than 1
+  int32_t real;    // how many are not padding, likewise
+};
+
+// The thread's number, read anew: what is derived from it need not stay in registers.
+__device__ __forceinline__ int ReadThread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
+// The first frame and the column of the tile whose logits a thread's accumulators are.
+__device__ __forceinline__ int AccumulatorFrame(int thread) { return thread / kWarpSize * 2; }
+__device__ __forceinline__ int AccumulatorCellColumn(int thread) { return thread % kWarpSize / 4; }
+
+// The cells of a thread's accumulators, `label` being the label of its column. Found anew where it
+// is needed, as registers are few.
+template <typename T>
+__device__ __forceinline__ CellPair FindCells(const TileInputs<T>& inputs, const Tile& tile,
+                                              int32_t label) {
+  const int thread = ReadThread();
+  const int frame = AccumulatorFrame(thread);
+  const int column = AccumulatorCellColumn(thread);
+  const int32_t t = tile.first_frame + frame;
+  return {CellRow(inputs, tile, frame, column),
+          tile.first_column + column < inputs.shape.U ? inputs.shape.T - t : 0,
+          label == kPaddingRow ? 0 : ReadFrames(inputs, tile.n) - t};
 }
 
 }  // namespace jax_rnnt::cuda

@@ -1,5 +1,6 @@
-// Matrix products of a warpgroup (sm_90a): D (64, 256) += A (64, 16) B (16, 256) with 16-bit A and
-// B in shared memory and float32 D in registers. A product runs beside the threads that started it.
+// Matrix products of a warpgroup (sm_90a): D (64, n) += A (64, 16) B (16, n), where n is 256 or 32,
+// with 16-bit A and B in shared memory and float32 D in registers. A product runs beside the threads
+// that started it.
 //
 // Both operands lie "K-major" in shared memory: a line of kSwizzleBytes for each row of A or column
 // of B, with consecutive k. The 16-byte chunks of each line are permuted so that the same chunk of
@@ -27,9 +28,12 @@ constexpr int kWgmmaRows = 64;
 constexpr int kWgmmaColumns = 256;
 constexpr int kWgmmaDepth = 16;
 
-// The accumulators of a thread: d[4 j + 2 i + e] is row 16 warp + 8 i + lane / 4, column
+// The accumulators of a thread, for n = 256: d[4 j + 2 i + e] is row 16 warp + 8 i + lane / 4, column
 // 8 j + 2 (lane % 4) + e.
 constexpr int kWgmmaAccumulators = kWgmmaRows * kWgmmaColumns / kWarpgroupThreads;
+// For n = 32 they are laid out alike.
+constexpr int kNarrowColumns = 32;
+constexpr int kNarrowAccumulators = kWgmmaRows * kNarrowColumns / kWarpgroupThreads;
 
 // The place of chunk `chunk` in line `line`.
 template <int kSwizzleBytes>
@@ -74,12 +78,13 @@ __device__ __forceinline__ void WaitForWgmma() {
 }
 
 // Keeps the compiler from moving uses of the accumulators across this point.
-__device__ __forceinline__ void PinAccumulators(float (&d)[kWgmmaAccumulators]) {
+template <int kAccumulators>
+__device__ __forceinline__ void PinAccumulators(float (&d)[kAccumulators]) {
 #pragma unroll
-  for (int i = 0; i < kWgmmaAccumulators; ++i) asm volatile("" : "+f"(d[i])::"memory");
+  for (int i = 0; i < kAccumulators; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// The product for a type of A and B, "bf16" or "f16". It is a macro because the instruction's text,
+// The product for a type of A and B and for n = 256, "bf16" or "f16". It is a macro because the instruction's text,
 // which has the type in it, must be a literal, and names the 128 accumulators one by one.
 // clang-format off
 #define JAX_RNNT_WGMMA(type) \
@@ -128,6 +133,18 @@ __device__ __forceinline__ void PinAccumulators(float (&d)[kWgmmaAccumulators]) 
         "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), \
         "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127]) \
       : "l"(a), "l"(b))
+
+#define JAX_RNNT_NARROW_WGMMA(type) \
+  asm volatile( \
+      "{\n.reg .pred add;\nsetp.ne.b32 add, 1, 0;\n" \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " " \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, " \
+      "%16, %17, add, 1, 1, 0, 0;\n}" \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), \
+        "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
+        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), \
+        "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]) \
+      : "l"(a), "l"(b))
 // clang-format on
 
 // The accumulators must not be touched until WaitForWgmma has waited for the product's group.
@@ -140,7 +157,17 @@ __device__ __forceinline__ void Wgmma(float (&d)[kWgmmaAccumulators], uint64_t a
     JAX_RNNT_WGMMA("f16");
   }
 }
+template <typename T>
+__device__ __forceinline__ void Wgmma(float (&d)[kNarrowAccumulators], uint64_t a, uint64_t b) {
+  static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, __half>);
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    JAX_RNNT_NARROW_WGMMA("bf16");
+  } else {
+    JAX_RNNT_NARROW_WGMMA("f16");
+  }
+}
 #undef JAX_RNNT_WGMMA
+#undef JAX_RNNT_NARROW_WGMMA
 
 // A barrier of the threads of one warpgroup, of two at most: what each of them has written before
 // becomes visible to the others.

@@ -12,6 +12,7 @@
 #include "cuda/rows/exponents.cuh"
 #include "cuda/rows/forward.cuh"
 #include "cuda/rows/left_out.cuh"
+#include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 namespace {
@@ -122,9 +123,7 @@ struct EntriesRule {
 
   __device__ __forceinline__ void StoreSum(const Results& results, int64_t row, Acc reference,
                                            Acc sum, Acc log_scale) const {
-    const Acc log_sum = log(sum) + log_scale;
-    results.maxima[row] = isnan(log_sum) ? 0 : reference;
-    results.log_sums[row] = log_sum;
+    cuda::StoreSum(results.maxima, results.log_sums, row, reference, sum, log_scale);
   }
 };
 

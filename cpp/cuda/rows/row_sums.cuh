@@ -1,5 +1,5 @@
 // A row of logits while it is reduced, and what is stored of it: a running maximum and sum, in
-// parts that lanes hold (cuda/rows/pick.h has the equations).
+// parts that lanes hold (cuda/rows/pick.h and entries.h have the equations).
 #ifndef JAX_RNNT_CUDA_ROWS_ROW_SUMS_CUH_
 #define JAX_RNNT_CUDA_ROWS_ROW_SUMS_CUH_
 
@@ -40,6 +40,16 @@ __device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t
       label == kNoLabel ? kMinusInfinity<Acc> : (label_logit - reference) - log_sum;
   results.maxima[row] = reference;
   results.log_sums[row] = log_sum;
+}
+
+// Stores the sum of a row's core alone, given as StoreRow takes it: log_sum is -inf where nothing of
+// the core is above -inf, and the maximum 0 where the sum is NaN.
+template <typename Acc>
+__device__ __forceinline__ void StoreSum(Acc* maxima, Acc* log_sums, int64_t row, Acc reference,
+                                         Acc sum, Acc log_scale) {
+  const Acc log_sum = log(sum) + log_scale;
+  maxima[row] = isnan(log_sum) ? 0 : reference;
+  log_sums[row] = log_sum;
 }
 
 // The number that exponents are relative to: the maximum, or 0 where all is -inf.

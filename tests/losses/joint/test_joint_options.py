@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from joint_problems import GRADIENT_ERRORS, IMPLEMENTATIONS, Problem, assert_close, make_problem
+from joint_problems import IMPLEMENTATIONS, Joint, Problem, assert_close, make_problem
 from materialised import dropout_mask, evaluate, expected, philox
 from support import PLATFORM, full, precision, ragged
 from tolerances import assert_same_bits, relative_error
@@ -48,8 +48,9 @@ RNNT = jax_rnnt.rnnt_loss_from_joint
 SHAPES = [(3, 9, 6, 6, 7), (1, 17, 9, 8, 5), (2, 16, 8, 11, 9)]
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("min_posterior", [None, 0.0])
+@pytest.mark.parametrize(
+    ("implementation", "min_posterior"), [(None, None), (None, 0.0), ("reference", None)]
+)
 def test_two_heads(rng, implementation, min_posterior):
     problem = _with_durations(rng, make_problem(rng, 3, 17, 9, 6, 7))
     cotangents = rng.standard_normal(3)
@@ -148,8 +149,9 @@ def test_dropout_keeps_as_much_as_it_says():
         assert abs(kept - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / numbers.size)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("clamp", [0.01, 0.3])
+@pytest.mark.parametrize(
+    ("implementation", "clamp"), [(None, 0.01), (None, 0.3), ("reference", 0.01)]
+)
 def test_clamp(rng, implementation, clamp):
     problem = make_problem(rng, 3, 9, 6, 6, 7)
     cotangents = np.array([1.0, -2.0, 0.5])
@@ -192,18 +194,17 @@ def _hypotheses(rng, N, K, T, U, H, V, make=ragged):
     )
 
 
-def _assert_close_to_flat(actual, wanted, K):
+def _assert_close_to_flat(actual, wanted, K, dtype="float32"):
     gradients = actual.gradients
     predictor = gradients.predictor.reshape(-1, *gradients.predictor.shape[2:])
     flat = actual._replace(
         costs=actual.costs.reshape(-1), gradients=gradients._replace(predictor=predictor)
     )
     assert actual.costs.shape[-1] == K
-    assert_close(flat, wanted)
+    assert_close(flat, wanted, dtype)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize(("implementation", "K"), [(None, 1), (None, 3), ("reference", 3)])
 def test_hypotheses_of_one_encoder(rng, K, implementation):
     flat, problem = _hypotheses(rng, 2, K, 17, 9, 6, 7)
     cotangents = rng.standard_normal((2, K))
@@ -245,67 +246,43 @@ PAIRS = [
     for pair in itertools.combinations(["tdt", "hat", "dropout", "clamp", "hypotheses"], 2)
     if set(pair) != {"tdt", "hat"}
 ]
+# In bfloat16 Hopper's kernels; the tiles of plain JAX compute it as any other dtype.
+PAIRS_DTYPES = ["float32", "bfloat16"] if PLATFORM == "cuda" else ["float32"]
+EVERY = ("tdt", "dropout", "clamp", "hypotheses")
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_pairs_of_options(rng, pair):
-    K = 3 if "hypotheses" in pair else 1
-    flat, problem = _hypotheses(rng, 2, K, 17, 9, 9, 7)
-    if "hat" in pair:  # in which a label that is the blank is impossible
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [*itertools.product(PAIRS, PAIRS_DTYPES), (EVERY, "float64"), (EVERY, PAIRS_DTYPES[-1])],
+    ids=lambda x: x if isinstance(x, str) else "-".join(x),
+)
+def test_options_together(rng, options, dtype):
+    K, heads = 3 if "hypotheses" in options else 1, "tdt" in options
+    flat, problem = _hypotheses(rng, 2, K, 17, 9, 16, 7)
+    if "hat" in options:  # in which a label that is the blank is impossible
         flat, problem = (x._replace(labels=np.maximum(x.labels, 1)) for x in (flat, problem))
-    if "tdt" in pair:
-        heads = _with_durations(rng, flat).joint
-        weights = {"kernel": heads.kernel, "bias": heads.bias}
-        flat = flat._replace(joint=flat.joint._replace(**weights))
-        problem = problem._replace(joint=problem.joint._replace(**weights))
-    options = {"sigma": 0.05} if "tdt" in pair else {}
-    options |= {"normalize": "hat"} if "hat" in pair else {}
-    of_logits = (_tdt if "tdt" in pair else _rnnt)(flat, **options)
-    mask = dropout_mask(KEY, 0.25, 2 * K, 17, 9, 9) if "dropout" in pair else None
-    clamp = 0.05 if "clamp" in pair else None
-    wanted = expected(flat, of_logits, mask=mask, clamp=clamp)
-    actual = evaluate(
-        TDT if "tdt" in pair else RNNT,
-        problem,
-        traced={"dropout_key": KEY},
-        dropout_rate=0.25 if mask is not None else 0.0,
-        clamp=clamp,
-        min_posterior=0.0,
-        **options,
-    )
-    _assert_close_to_flat(actual, wanted, K)
-
-
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_all_options_in_other_dtypes(rng, dtype):
-    if dtype == "bfloat16" and PLATFORM == "cpu":
-        pytest.skip("the tiles compute it as any other dtype")
-    flat, problem = _hypotheses(rng, 2, 2, 17, 9, 16, 7)
-    heads = _with_durations(rng, flat).joint
-    weights = {"kernel": heads.kernel / 4, "bias": heads.bias}
-    mask = dropout_mask(KEY, 0.25, 4, 17, 9, 16)
+    joint = _with_durations(rng, flat).joint if heads else flat.joint
+    weights = {"kernel": joint.kernel / 4, "bias": joint.bias}
+    own = {"sigma": 0.05} if heads else {}
+    own |= {"normalize": "hat"} if "hat" in options else {}
+    mask = dropout_mask(KEY, 0.25, 2 * K, 17, 9, 16) if "dropout" in options else None
+    clamp = 0.05 if "clamp" in options else None
     with precision(dtype):
-        cast = lambda joint: type(joint)(*(jnp.asarray(x, dtype) for x in joint))  # noqa: E731
-        flat = flat._replace(joint=cast(flat.joint._replace(**weights)))
-        problem = problem._replace(joint=cast(problem.joint._replace(**weights)))
+        flat, problem = (
+            x._replace(joint=Joint(*(jnp.asarray(y, dtype) for y in x.joint._replace(**weights))))
+            for x in (flat, problem)
+        )
         actual = evaluate(
-            TDT,
+            TDT if heads else RNNT,
             problem,
             traced={"dropout_key": KEY},
-            dropout_rate=0.25,
-            clamp=0.5,
+            dropout_rate=0.25 if mask is not None else 0.0,
+            clamp=clamp,
             min_posterior=0.0,
+            **own,
         )
-        rounded = flat._replace(
-            joint=type(flat.joint)(*(np.asarray(x, np.float64) for x in flat.joint))
-        )
-    wanted = expected(rounded, _tdt(flat), mask=mask, clamp=0.5)
-    np.testing.assert_allclose(
-        actual.costs.reshape(-1), wanted.costs, rtol=1e-11 if dtype == "float64" else 1e-2
-    )
-    for name, gradient, other in zip(flat.joint._fields, actual.gradients, wanted.gradients):
-        gradient = gradient.reshape(np.shape(other))
-        assert relative_error(gradient, other) < GRADIENT_ERRORS[dtype], name
+    wanted = expected(flat, (_tdt if heads else _rnnt)(flat, **own), mask=mask, clamp=clamp)
+    _assert_close_to_flat(actual, wanted, K, dtype)
 
 
 def test_training_with_dropout_follows_materialised_logits(rng):
