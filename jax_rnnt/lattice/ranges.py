@@ -59,7 +59,7 @@ def prune_ranges(
         rnnt_type: "regular", "modified" or "constrained", of the loss that is pruned.
 
     Returns:
-        (..., T) int32, in [0, U - S]: the `columns` of a loss.
+        (..., T) int32 in [0, U - S], the `columns` of a loss.
 
     Raises:
         TypeError: If posteriors are not floats, lengths not integers, or width is not known.

@@ -165,18 +165,18 @@ def rnnt_loss_from_joint(
         min_posterior=min_posterior,
         tile=tile,
     )
-    frames_lengths = of_each_hypothesis(joint, frames_lengths)
+    lengths = of_each_hypothesis(joint, frames_lengths)
     rows, picks = joint, JointPicks(normalize)
     if columns is not None or width is not None:
         rows, picks = (
-            band_of_joint(joint, columns, width, frames_lengths, where),
+            band_of_joint(joint, columns, width, lengths, where),
             band_picks(normalize),
         )
     return checked_loss(
         "logits",
         rows,
         labels,
-        frames_lengths,
+        lengths,
         labels_lengths,
         rows_to_picks=picks,
         picks_to_costs=topologies.costs_of(rnnt_type),

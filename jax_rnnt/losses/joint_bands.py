@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
@@ -31,10 +32,10 @@ def band_of_joint(
             raise ValueError(f"{name} is for a walk over tiles: with columns there is none.")
     rows = BandJoint(
         joint,
-        _checks.integers("columns", columns),
+        jnp.asarray(_checks.integers("columns", columns)),
         band_width(_checks.at_least_one("width", width), joint.shape[-2]),
     )
-    return layouts.band_of("the joint", rows, rows.columns, joint.shape[-2], frames_lengths, where)
+    return layouts.band_of("the joint", rows, columns, joint.shape[-2], frames_lengths, where)
 
 
 def traced_band(joint: Joint, columns: jax.Array, width: int) -> layouts.Band:

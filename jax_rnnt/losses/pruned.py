@@ -24,7 +24,7 @@ class PrunedLosses(NamedTuple):
     """What :func:`pruned_rnnt_loss` returns: two losses to be weighed and added."""
 
     simple: jax.Array
-    """(...) nats or, after a reduction, (): of the simple joint, over all columns."""
+    """(...) nats, () after a reduction; of the simple joint, over all columns."""
     pruned: jax.Array
     """The same of the real joint, over the columns of the band."""
 

@@ -117,16 +117,11 @@ def make_simple(encoder_name, encoder, predictor_name, predictor) -> simple.Simp
 
 def check_batch(rows, labels, frames_lengths, labels_lengths, where) -> list[_checks.Integers]:
     """labels, frames_lengths and labels_lengths of rows (..., T, U, V); TypeError, ValueError."""
-    arrays = [
-        _checks.integers(name, value)
-        for name, value in (
-            ("labels", labels),
-            ("frames_lengths", frames_lengths),
-            ("labels_lengths", labels_lengths),
-        )
-    ]
-    layouts.check_padded("logits", rows, *arrays, where, 0)
-    return arrays
+    labels = _checks.integers("labels", labels)
+    frames_lengths = _checks.integers("frames_lengths", frames_lengths)
+    labels_lengths = _checks.integers("labels_lengths", labels_lengths)
+    layouts.check_padded("logits", rows, labels, frames_lengths, labels_lengths, where, 0)
+    return [labels, frames_lengths, labels_lengths]
 
 
 def check_lm_scale(value) -> float:

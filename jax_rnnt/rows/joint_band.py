@@ -8,7 +8,7 @@ products; a walk over tiles would take twice the time, for less memory (see `joi
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -189,8 +189,12 @@ def _activations_backward(how, rows, cotangents):
         precision=lax.Precision.HIGHEST,
         preferred_element_type=how.wide,
     )
-    gradients = to_encoder.astype(encoder.dtype), to_predictor.astype(predictor.dtype)
-    return (_Rows(*gradients, None, None, None),)
+    nothing: Any = None  # of integers
+    to_encoder, to_predictor = (
+        to_encoder.astype(encoder.dtype),
+        to_predictor.astype(predictor.dtype),
+    )
+    return (_Rows(to_encoder, to_predictor, nothing, nothing, nothing),)
 
 
 _activations.defvjp(_activations_forward, _activations_backward)
@@ -213,7 +217,7 @@ def _project_backward(residuals, cotangents):
     contract = (activations.ndim - 1,), (0,)
     # Logits of a weight that is no number have no gradient, and 0 times it would be none either.
     finite = jnp.where(jnp.isfinite(kernel), kernel, 0)
-    _, pull = jax.vjp(lambda *x: joint_network.product(*x, contract), activations, finite)
+    _, pull = jax.vjp(lambda a, b: joint_network.product(a, b, contract), activations, finite)
     wide = cotangents.astype(accumulator_dtype(cotangents.dtype))
     to_bias = wide.sum(range(wide.ndim - 1))
     return *pull(cotangents), to_bias.astype(kernel.dtype)

@@ -7,8 +7,8 @@ No array of T U V exists: the normaliser is a product of matrices,
     log sum_v exp logits[n, t, u, v] = log (exp(encoder - a) @ exp(predictor - p)^T)[t, u] + a + p
 
 with a and p the rows' maxima. It loses what is below the smallest number, in float32 87 nats: all
-terms of a cell of which no symbol is likely in both. Such cells are summed again exactly, column after column, if there are
-any. Sums have a fixed order, and what stands in padding has no effect.
+terms of a cell of which no symbol is likely in both. Such cells are summed again exactly, column
+after column, if there are any. Sums have a fixed order, and what stands in padding has no effect.
 """
 
 from typing import NamedTuple
