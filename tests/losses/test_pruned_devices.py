@@ -101,7 +101,7 @@ def test_shard_map_with_checked_varying_axes(rng):
     assert_close(_result(losses, gradients), expected(problem, width=WIDTH)[0])
 
 
-def test_vmap_over_utterances_and_over_models(rng):
+def test_vmap_is_one_batch(rng):
     problem = _problem(rng)
     wanted = evaluate(problem, width=WIDTH)
     axes = Operands(0, 0, None, None, 0, 0)
@@ -112,10 +112,6 @@ def test_vmap_over_utterances_and_over_models(rng):
     np.testing.assert_allclose(result.simple, wanted.simple, rtol=1e-6)
     for own, other in zip(result.gradients, wanted.gradients):
         np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-6)
-    models = Operands(*(np.stack([x, 0.5 * x]) for x in problem.operands))
-    both = jax.jit(jax.vmap(_losses, (0, None, None, None)))(models, *problem.batch)
-    np.testing.assert_allclose(both.pruned[0], wanted.pruned, rtol=1e-6)
-    assert (np.abs(both.pruned[1] - wanted.pruned) > 1e-3).all()
 
 
 def test_any_batch_dimensions_are_one_batch(rng):
@@ -160,13 +156,9 @@ def test_the_same_inputs_give_the_same_bits(rng):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("option", ["jax_debug_nans", "jax_debug_infs", "jax_disable_jit"])
-def test_debugging_options_see_no_infinities_between(option, rng):
+def test_debugging_options_see_no_infinities_between(rng):
     problem = _problem(rng)
     clean = Problem(Operands(*map(np.nan_to_num, problem.operands)), *problem.batch)
-    jax.config.update(option, True)
-    try:
+    with jax.debug_nans(True), jax.debug_infs(True), jax.disable_jit():
         losses, gradients = _both(*clean)
-    finally:
-        jax.config.update(option, False)
     assert_close(_result(losses, gradients), expected(problem, width=WIDTH)[0])

@@ -54,15 +54,14 @@ def _evaluate(problem, columns, cotangents=None, traced=None, **options):
     return evaluate(RNNT, problem, cotangents, traced, width=S, **options)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("normalize", ["softmax", "hat"])
-def test_costs_and_gradients(normalize, implementation, rng):
+def test_costs_and_gradients(normalize, rng):
     problem = _problem(rng)
     columns, cotangents = _columns(rng, problem.labels_lengths), rng.standard_normal(N)
     options = dict(normalize=normalize, rnnt_type="constrained")
     labels = np.maximum(problem.labels, 1)
     problem = problem._replace(labels=labels)
-    actual = _evaluate(problem, columns, cotangents, implementation=implementation, **options)
+    actual = _evaluate(problem, columns, cotangents, **options)
     wanted = expected(problem, _loss(problem, columns, **options), cotangents=cotangents)
     assert np.isfinite(wanted.costs).all()
     assert_close(actual, wanted)
@@ -83,12 +82,11 @@ def test_dropout_has_the_mask_of_all_columns(implementation, rng):
     assert_close(actual, expected(problem, _loss(problem, columns), mask=mask))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_clamp_is_of_each_cost(implementation, rng):
+def test_clamp_is_of_each_cost(rng):
     problem = _problem(rng)
     columns, cotangents = _columns(rng, problem.labels_lengths), np.array([2.0, -1.0, 0.5])
     own = dict(clamp=0.05, activation="silu")
-    actual = _evaluate(problem, columns, cotangents, implementation=implementation, **own)
+    actual = _evaluate(problem, columns, cotangents, **own)
     wanted = expected(problem, _loss(problem, columns), cotangents=cotangents, **own)
     assert_close(actual, wanted)
     other = expected(problem, _loss(problem, columns), cotangents=cotangents, activation="silu")
