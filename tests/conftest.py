@@ -39,6 +39,7 @@ DEPENDS_ON_JAX = (
     "losses/joint/test_joint_devices.py",
     "losses/joint/test_joint_transformations.py",
     "losses/test_arguments.py",
+    "losses/test_pruned_devices.py",
     "losses/test_vectors.py",
     "rows/test_pick_rows_transformed.py",
     "search/test_search_transformed.py",
