@@ -146,61 +146,62 @@ __global__ void __launch_bounds__(kHiddenThreads, HiddenBlocks(kHasGranules, kHa
     for (int k = 0; k < kElements; ++k) encoder_sums[i][k] = 0.f;
   }
 
+  // One loop for each activation: chosen inside it, for every granule, the choice took
+  // HIDDEN_GAIN of the time.
+  DispatchActivation(arguments.activation, [&](auto tag) {
 #pragma unroll 1
-  for (int first = 0; first < kListedColumns; first += kColumnsAtOnce) {
-    uint4 loaded[kColumnsAtOnce][kThreadFrames + 1];
+    for (int first = 0; first < kListedColumns; first += kColumnsAtOnce) {
+      uint4 loaded[kColumnsAtOnce][kThreadFrames + 1];
 #pragma unroll
-    for (int j = 0; j < kColumnsAtOnce; ++j) {
-      const int column = first + j;
-      const int column_count = (columns >> column & 1) != 0 && frames_left > 0 ? count : 0;
-#pragma unroll
-      for (int i = 0; i < kThreadFrames; ++i) {
-        loaded[j][i] = LoadRowGranule<kHasGranules>(gradients + (i * kListedColumns + column) * H,
-                                                    i < frames_left ? column_count : 0);
-      }
-      loaded[j][kThreadFrames] = LoadRowGranule<kHasGranules>(predictor + column * H, column_count);
-    }
-#pragma unroll
-    for (int j = 0; j < kColumnsAtOnce; ++j) {
-      const int column = first + j;
-      float column_sums[kElements];
-#pragma unroll
-      for (int k = 0; k < kElements; ++k) column_sums[k] = 0.f;
-      if ((columns >> column & 1) != 0) {
+      for (int j = 0; j < kColumnsAtOnce; ++j) {
+        const int column = first + j;
+        const int column_count = (columns >> column & 1) != 0 && frames_left > 0 ? count : 0;
 #pragma unroll
         for (int i = 0; i < kThreadFrames; ++i) {
-          if (i >= frames_left) continue;
-          float slopes[kElements], values[kElements];
-          Granule<T>::Unpack(loaded[j][kThreadFrames], slopes);
+          loaded[j][i] = LoadRowGranule<kHasGranules>(gradients + (i * kListedColumns + column) * H,
+                                                      i < frames_left ? column_count : 0);
+        }
+        loaded[j][kThreadFrames] = LoadRowGranule<kHasGranules>(predictor + column * H, column_count);
+      }
 #pragma unroll
-          for (int k = 0; k < kElements; ++k) slopes[k] += encoder[i][k];
-          DispatchActivation(arguments.activation,
-                             [&](auto tag) { Differentiate<decltype(tag)::value>(slopes); });
-          Granule<T>::Unpack(loaded[j][i], values);
-          bool is_kept[kElements];
-          if constexpr (kHasDropout) {
-            dropout.KeptUnits(h, first_frame + i, first_column + column, is_kept);
-          }
+      for (int j = 0; j < kColumnsAtOnce; ++j) {
+        const int column = first + j;
+        float column_sums[kElements] = {};
+        if ((columns >> column & 1) != 0) {
 #pragma unroll
-          for (int k = 0; k < kElements; ++k) {
-            // A slope of 0 stops a gradient that has overflowed its dtype, as relu's select does.
-            const bool has_slope = slopes[k] != 0.f && (!kHasDropout || is_kept[k]);
-            const float d = has_slope ? __fmul_rn(slopes[k], values[k]) : 0.f;
-            encoder_sums[i][k] += d;
-            column_sums[k] += d;
+          for (int i = 0; i < kThreadFrames; ++i) {
+            if (i >= frames_left) continue;
+            float slopes[kElements], values[kElements];
+            Granule<T>::Unpack(loaded[j][kThreadFrames], slopes);
+#pragma unroll
+            for (int k = 0; k < kElements; ++k) slopes[k] += encoder[i][k];
+            Differentiate<decltype(tag)::value>(slopes);
+            Granule<T>::Unpack(loaded[j][i], values);
+            bool is_kept[kElements];
+            if constexpr (kHasDropout) {
+              dropout.KeptUnits(h, first_frame + i, first_column + column, is_kept);
+            }
+#pragma unroll
+            for (int k = 0; k < kElements; ++k) {
+              // A slope of 0 stops a gradient that has overflowed its dtype, as relu's select does.
+              const bool has_slope = slopes[k] != 0.f && (!kHasDropout || is_kept[k]);
+              const float d = has_slope ? __fmul_rn(slopes[k], values[k]) : 0.f;
+              encoder_sums[i][k] += d;
+              column_sums[k] = i == 0 ? d : column_sums[k] + d;
+            }
           }
         }
-      }
 #pragma unroll
-      for (int k = 0; kHasDropout && k < kElements; ++k) column_sums[k] *= dropout.Scale();
+        for (int k = 0; kHasDropout && k < kElements; ++k) column_sums[k] *= dropout.Scale();
 #pragma unroll
-      for (int four = 0; four < kFours; ++four) {
-        sums[group][column][four][granule] =
-            make_float4(column_sums[4 * four], column_sums[4 * four + 1], column_sums[4 * four + 2],
-                        column_sums[4 * four + 3]);
+        for (int four = 0; four < kFours; ++four) {
+          sums[group][column][four][granule] =
+              make_float4(column_sums[4 * four], column_sums[4 * four + 1], column_sums[4 * four + 2],
+                          column_sums[4 * four + 3]);
+        }
       }
     }
-  }
+  });
 
 #pragma unroll
   for (int i = 0; i < kThreadFrames; ++i) {
