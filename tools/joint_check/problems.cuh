@@ -75,8 +75,9 @@ inline int32_t Width(const Problem& problem) { return problem.shape.V + problem.
 inline void Print(const Problem& problem) {
   const JointShape& shape = problem.shape;
   const Options& options = problem.options;
-  std::printf("%s N %d K %d T %d U %d H %d V %d", kActivationNames[static_cast<int>(problem.activation)],
-              shape.N, shape.K, shape.T, shape.U, shape.H, shape.V);
+  std::printf("%s N %d K %d T %d U %d H %d V %d",
+              kActivationNames[static_cast<int>(problem.activation)], shape.N, shape.K, shape.T,
+              shape.U, shape.H, shape.V);
   if (options.behind > 0) std::printf(" + %d", options.behind);
   if (options.picks > 0) std::printf(" picks %d", options.picks);
   if (options.threshold > 0) std::printf(" dropout %u", options.threshold);
