@@ -110,9 +110,8 @@ Error EntriesForward(typename Backend::Context context, AnyBuffer logits, Labels
   Rows rows;
   EntriesOptions options;
   JAX_RNNT_RETURN_IF_ERROR(MakeRows(logits, blank, &rows, labels...));
-  JAX_RNNT_RETURN_IF_ERROR(
-      MakeEntriesOptions(rows.rows, rows.V, blank, tokens, without_blank, without_label, picks,
-                         &options));
+  JAX_RNNT_RETURN_IF_ERROR(MakeEntriesOptions(rows.rows, rows.V, blank, tokens, without_blank,
+                                              without_label, picks, &options));
   return DispatchLogits<Backend>(logits.element_type(), [&](auto t, auto real) -> Error {
     using T = typename decltype(t)::Type;
     using Real = typename decltype(real)::Type;
@@ -158,9 +157,8 @@ Error EntriesBackward(typename Backend::Context context, AnyBuffer logits, Label
   Rows rows;
   EntriesOptions options;
   JAX_RNNT_RETURN_IF_ERROR(MakeRows(logits, blank, &rows, labels...));
-  JAX_RNNT_RETURN_IF_ERROR(
-      MakeEntriesOptions(rows.rows, rows.V, blank, tokens, without_blank, without_label, picks,
-                         &options));
+  JAX_RNNT_RETURN_IF_ERROR(MakeEntriesOptions(rows.rows, rows.V, blank, tokens, without_blank,
+                                              without_label, picks, &options));
   JAX_RNNT_RETURN_IF_ERROR(Check("logits_cotangents", *logits_cotangents, logits.element_type(),
                                  logits.element_count()));
   return DispatchLogits<Backend>(logits.element_type(), [&](auto t, auto real) -> Error {

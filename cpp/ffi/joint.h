@@ -31,14 +31,14 @@ template <typename Context>
 auto BindJoint() {
   return xla::ffi::Ffi::Bind()
       .Ctx<Context>()
-      .template Arg<AnyBuffer>()    // encoder (P, E, T, H)
-      .template Arg<AnyBuffer>()    // predictor (P, N, U, H)
-      .template Arg<AnyBuffer>()    // kernel (P, H, W), for its shape
-      .template Arg<AnyBuffer>()    // packed_kernel
-      .template Arg<AnyBuffer>()    // packed_bias
-      .template Arg<Int32Buffer>()  // labels (P, N, U)
-      .template Arg<Int32Buffer>()  // counts (P, N)
-      .template Arg<Int32Buffer>()  // sequences (P, N)
+      .template Arg<AnyBuffer>()     // encoder (P, E, T, H)
+      .template Arg<AnyBuffer>()     // predictor (P, N, U, H)
+      .template Arg<AnyBuffer>()     // kernel (P, H, W), for its shape
+      .template Arg<AnyBuffer>()     // packed_kernel
+      .template Arg<AnyBuffer>()     // packed_bias
+      .template Arg<Int32Buffer>()   // labels (P, N, U)
+      .template Arg<Int32Buffer>()   // counts (P, N)
+      .template Arg<Int32Buffer>()   // sequences (P, N)
       .template Arg<Int32Buffer>();  // seed (P, 2)
 }
 
@@ -102,8 +102,8 @@ Error JointForward(typename Backend::Context context, AnyBuffer encoder, AnyBuff
   JAX_RNNT_RETURN_IF_ERROR(operands.MakeParts(tokens, &parts));
   JAX_RNNT_RETURN_IF_ERROR(packed.FindWidth(parts, dtype, &W));
   JAX_RNNT_RETURN_IF_ERROR(CheckOptions(activation, dropout));
-  JAX_RNNT_RETURN_IF_ERROR(MakeEntriesOptions(1, W, blank, tokens, without_blank, without_label,
-                                              picks, &options));
+  JAX_RNNT_RETURN_IF_ERROR(
+      MakeEntriesOptions(1, W, blank, tokens, without_blank, without_label, picks, &options));
   const int64_t cells = Times({parts.count, parts.Cells()});
   JAX_RNNT_RETURN_IF_ERROR(MakeEntriesResults(cells, picks, maxima, log_sums, blank_logits,
                                               label_logits, pick_logits, &results));
@@ -112,8 +112,7 @@ Error JointForward(typename Backend::Context context, AnyBuffer encoder, AnyBuff
     using T = typename decltype(tag)::Type;
     return ForEachPart(parts, [&](int64_t part) {
       return Backend::JointForward(context, parts.shape, *ActivationByName(activation), options,
-                                   operands.Part<T>(part, parts, dropout),
-                                   packed.Part(part, parts),
+                                   operands.Part<T>(part, parts, dropout), packed.Part(part, parts),
                                    PartOf(results, options, part, parts));
     });
   });
@@ -150,8 +149,8 @@ Error JointGradients(typename Backend::Context context, AnyBuffer encoder, AnyBu
   JAX_RNNT_RETURN_IF_ERROR(packed.FindWidth(parts, dtype, &W));
   JAX_RNNT_RETURN_IF_ERROR(TilesOfPart(tiles, parts, &R));
   JAX_RNNT_RETURN_IF_ERROR(CheckOptions(activation, dropout));
-  JAX_RNNT_RETURN_IF_ERROR(MakeEntriesOptions(1, W, blank, tokens, without_blank, without_label,
-                                              picks, &options));
+  JAX_RNNT_RETURN_IF_ERROR(
+      MakeEntriesOptions(1, W, blank, tokens, without_blank, without_label, picks, &options));
   const cuda::JointShape& shape = parts.shape;
   const int64_t P = parts.count;
   const int64_t cells = Times({P, parts.Cells()});
@@ -222,8 +221,7 @@ Error JointHidden(typename Backend::Context context, AnyBuffer hidden_gradients,
     return ForEachPart(parts, [&](int64_t part) {
       return Backend::JointHidden(
           context, shape, *ActivationByName(activation), R, operands.Part<T>(part, parts, dropout),
-          PartOf<const int32_t>(tiles, part, parts),
-          PartOf<const T>(hidden_gradients, part, parts),
+          PartOf<const int32_t>(tiles, part, parts), PartOf<const T>(hidden_gradients, part, parts),
           PartOf<float>(*encoder_parts, part, parts), PartOf<float>(*predictor_parts, part, parts));
     });
   });

@@ -119,7 +119,8 @@ inline void CheckActivations() {
     const bool pass = worst < 1e-6;
     failures += !pass;
     std::printf("%s %s %-4s error %.2e at %g\n", pass ? "PASS" : "FAIL",
-                is_slope ? "slope" : "activation", kActivationNames[a % cuda::kActivations], worst, worst_x);
+                is_slope ? "slope" : "activation", kActivationNames[a % cuda::kActivations], worst,
+                worst_x);
   }
 }
 

@@ -40,10 +40,10 @@ inline void CheckPhilox() {
 
 __host__ __device__ inline bool IsDropped(uint32_t threshold, uint32_t seed0, uint32_t seed1,
                                           int32_t sequence, int64_t t, int64_t u, int h) {
-  const PhiloxWords random = Philox4x32(
-      {{static_cast<uint32_t>(h / 8), static_cast<uint32_t>(u), static_cast<uint32_t>(t),
-        static_cast<uint32_t>(sequence)}},
-      seed0, seed1);
+  const PhiloxWords random =
+      Philox4x32({{static_cast<uint32_t>(h / 8), static_cast<uint32_t>(u), static_cast<uint32_t>(t),
+                   static_cast<uint32_t>(sequence)}},
+                 seed0, seed1);
   const uint32_t word = random.words[h % 8 / 2];
   return (h % 2 == 0 ? word & 0xffff : word >> 16) < threshold;
 }

@@ -17,8 +17,8 @@
 
 namespace jax_rnnt::joint_check {
 
-// A block per cell; `reference` holds arrays as ResultsIn has them. Shared memory: H numbers rounded
-// to even.
+// A block per cell; `reference` holds arrays as ResultsIn has them. Shared memory: H numbers
+// rounded to even.
 template <typename T>
 __global__ void ReferenceKernel(DeviceProblem<T> problem, int64_t cells, double* reference) {
   extern __shared__ float x[];

@@ -89,8 +89,8 @@ __global__ void GradientReferenceKernel(DeviceProblem<T> problem, cuda::TileGrid
       size += fabs(term);
       spread = fabs(term) * expm1(1e-4 * fmax(1., fabs(static_cast<double>(maximum))));
     }
-    const double bound = 1.01 * kHalfUlp * fabs(wanted) + 1e-6 * size + spread +
-                         (wanted == 0 ? 0 : 1e-7);
+    const double bound =
+        1.01 * kHalfUlp * fabs(wanted) + 1e-6 * size + spread + (wanted == 0 ? 0 : 1e-7);
     if (!isnan(wanted)) {
       wanted = fmin(fmax(wanted, -double{bound_of_sequence}), double{bound_of_sequence});
     }

@@ -66,9 +66,9 @@ void RunHidden(const Problem& problem) {
   DeviceArray<int32_t> device_tiles(tiles);
   GuardedArray<float> encoder_parts(R * 16 * H, problem.shift);
   GuardedArray<float> predictor_parts(R * 8 * H, problem.shift);
-  Check(cuda::JointHidden<T>(
-            0, shape, problem.activation, R, inputs.inputs, device_tiles.get(),
-            device_gradients.get() + problem.shift, encoder_parts.get(), predictor_parts.get()),
+  Check(cuda::JointHidden<T>(0, shape, problem.activation, R, inputs.inputs, device_tiles.get(),
+                             device_gradients.get() + problem.shift, encoder_parts.get(),
+                             predictor_parts.get()),
         "JointHidden");
   Check(cudaDeviceSynchronize(), "JointHiddenKernel");
   std::vector<float> got = encoder_parts.ToHost();

@@ -189,10 +189,10 @@ void TimeBackward(const Problem& problem, int64_t R) {
                 "AddBlocks");
         }));
   print("AddBlocks predictor", Measure(kLaunches, [&] {
-          Check(cuda::AddBlocks(0, predictor_count, 8 * H, R, predictor_sums.get(),
-                                predictor_blocks.get(), predictor_parts.get(),
-                                predictor_sums.get()),
-                "AddBlocks");
+          Check(
+              cuda::AddBlocks(0, predictor_count, 8 * H, R, predictor_sums.get(),
+                              predictor_blocks.get(), predictor_parts.get(), predictor_sums.get()),
+              "AddBlocks");
         }));
 }
 

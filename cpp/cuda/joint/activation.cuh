@@ -2,9 +2,9 @@
 // at a time. All activations map 0 to a finite number. A NaN among the elements gives NaN for
 // itself, and perhaps for others of the row.
 //
-// tanh, silu, gelu and sigmoid come down to 1 / (1 + 2^z). Two elements share one reciprocal, as ex2 and rcp
-// run at an eighth of the rate of other instructions: 1 / a = b / (a b). The error of the quotient
-// is within 4e-7 of the quotient.
+// tanh, silu, gelu and sigmoid come down to 1 / (1 + 2^z). Two elements share one reciprocal, as
+// ex2 and rcp run at an eighth of the rate of other instructions: 1 / a = b / (a b). The error of
+// the quotient is within 4e-7 of the quotient.
 #ifndef JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 #define JAX_RNNT_CUDA_JOINT_ACTIVATION_CUH_
 

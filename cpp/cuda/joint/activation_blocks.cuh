@@ -48,11 +48,11 @@ class ActivationBlocks {
     const int32_t u = tile.first_column + column;
     const int64_t H = inputs.shape.H;
     // The same for the whole block: a thread has registers for offsets, not for pointers.
-    encoder_ = inputs.encoder + (static_cast<int64_t>(tile.n / inputs.shape.K) * inputs.shape.T +
-                                 tile.first_frame) *
-                                    H;
-    predictor_ = inputs.predictor +
-                 (static_cast<int64_t>(tile.n) * inputs.shape.U + tile.first_column) * H;
+    encoder_ =
+        inputs.encoder +
+        (static_cast<int64_t>(tile.n / inputs.shape.K) * inputs.shape.T + tile.first_frame) * H;
+    predictor_ =
+        inputs.predictor + (static_cast<int64_t>(tile.n) * inputs.shape.U + tile.first_column) * H;
     encoder_offset_ =
         (warpgroup * kWarpgroupFrames + first_frame) * inputs.shape.H + chunk_ * kGranule;
     predictor_offset_ = column * inputs.shape.H + chunk_ * kGranule;
@@ -65,8 +65,7 @@ class ActivationBlocks {
     line_ = first_frame * kTileColumns + column;
     if constexpr (kIsStored) {
       stored_ = stored.rows;
-      stored_offset_ =
-          (warpgroup * kWgmmaRows + line_) * inputs.shape.H + chunk_ * kGranule;
+      stored_offset_ = (warpgroup * kWgmmaRows + line_) * inputs.shape.H + chunk_ * kGranule;
       stored_has_granules_ = stored.has_granules;
     }
     inputs_.has_granules ? Load<true>(0) : Load<false>(0);

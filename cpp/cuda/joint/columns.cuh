@@ -88,8 +88,8 @@ __device__ __forceinline__ void UpdateAt(int32_t v, int32_t first_v,
 }
 
 // The options of a row as epilogues take them. A chunk below plain_columns has neither picks nor
-// columns that are left out: nearly all chunks of nearly all batches, whose way past the rest is one
-// branch.
+// columns that are left out: nearly all chunks of nearly all batches, whose way past the rest is
+// one branch.
 struct ChunkOptions {
   EntriesOptions entries;
   int32_t plain_columns;

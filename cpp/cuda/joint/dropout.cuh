@@ -1,4 +1,5 @@
-// Which of a few neighbouring units of one cell dropout keeps (cuda/joint/inputs.h says what it is).
+// Which of a few neighbouring units of one cell dropout keeps (cuda/joint/inputs.h says what it
+// is).
 #ifndef JAX_RNNT_CUDA_JOINT_DROPOUT_CUH_
 #define JAX_RNNT_CUDA_JOINT_DROPOUT_CUH_
 
@@ -22,10 +23,10 @@ struct DropoutArguments {
 inline bool IsValid(const JointDropout& dropout) { return dropout.threshold < kDropoutNumbers; }
 
 inline DropoutArguments MakeDropoutArguments(const JointDropout& dropout) {
-  return {dropout.threshold,
-          static_cast<float>(kDropoutNumbers) /
-              static_cast<float>(kDropoutNumbers - dropout.threshold),
-          dropout.sequences, dropout.seed};
+  return {
+      dropout.threshold,
+      static_cast<float>(kDropoutNumbers) / static_cast<float>(kDropoutNumbers - dropout.threshold),
+      dropout.sequences, dropout.seed};
 }
 
 // The dropout of one sequence's cells. If it is not on, nothing is read, and KeptUnits means

@@ -19,8 +19,8 @@ namespace jax_rnnt::cuda {
 template <typename T>
 class EntriesEpilogue {
  public:
-  // `label` is the label of both rows; kPaddingRow and kNoLabel match no column. The logits of picks
-  // are stored as they come.
+  // `label` is the label of both rows; kPaddingRow and kNoLabel match no column. The logits of
+  // picks are stored as they come.
   __device__ __forceinline__ EntriesEpilogue(const TileInputs<T>& inputs,
                                              const ChunkOptions& options,
                                              const EntriesResults<float>& results, const Tile& tile,
@@ -32,8 +32,7 @@ class EntriesEpilogue {
     TakeAt(options_.entries.blank, first_v, logits, blank_logits_);
     TakeAt(label_, first_v, logits, label_logits_);
     if (!IsPlainChunk<kAccumulators>(options_, first_v)) {
-#pragma unroll 1
-      for (int i = 0; i < options_.entries.pick_count; ++i) StorePick(i, first_v, logits);
+      if (options_.entries.pick_count > 0) StorePicks(first_v, logits);
       ReplaceLeftOut(options_.entries, label_, first_v, kMinusInfinity<float>, logits);
     }
     Add<0>(logits);
@@ -60,20 +59,25 @@ class EntriesEpilogue {
   }
 
  private:
+  // Stores the logits of the picks that are in the chunk: each is in one chunk of the row.
   template <int kAccumulators>
-  __device__ __forceinline__ void StorePick(int i, int32_t first_v,
-                                            const float (&logits)[kAccumulators]) const {
-    const int32_t v = options_.entries.picks[i];
-    if (!HasColumn<kChunkColumns<kAccumulators>>(v, first_v)) return;
-    float picked[2];
-    TakeAt(v, first_v, logits, picked);
-    if (threadIdx.x % 4 != LaneOfColumn(v)) return;
+  __device__ __forceinline__ void StorePicks(int32_t first_v,
+                                             const float (&logits)[kAccumulators]) const {
+    const EntriesOptions& options = options_.entries;
     const CellPair cells = FindCells(inputs_, tile_, label_);
+#pragma unroll 1
+    for (int i = 0; i < options.pick_count; ++i) {
+      const int32_t v = options.picks[i];
+      if (!HasColumn<kChunkColumns<kAccumulators>>(v, first_v)) continue;
+      float picked[2] = {};
+      TakeAt(v, first_v, logits, picked);
+      if (threadIdx.x % 4 != LaneOfColumn(v)) continue;
 #pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      if (row < cells.stored) {
-        results_.pick_logits[i][cells.first + row * inputs_.shape.U] =
-            row < cells.real ? picked[row] : kMinusInfinity<float>;
+      for (int row = 0; row < 2; ++row) {
+        if (row < cells.stored) {
+          results_.pick_logits[i][cells.first + row * inputs_.shape.U] =
+              row < cells.real ? picked[row] : kMinusInfinity<float>;
+        }
       }
     }
   }

@@ -23,6 +23,9 @@
 //   - A block per tile, not one per multiprocessor: lengths differ, tiles of padding leave at once,
 //     and the hardware hands out the rest. The price is the start of each tile, whose first loads
 //     nothing hides.
+//   - Dropout has a kernel of its own: as a branch among the activations it made those without it 3
+//   %
+//     slower. At a rate of 0.2 the kernel takes 7 % longer than the one without.
 //   - Nothing is atomic and no order varies: the same inputs give the same bits.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -33,8 +36,8 @@
 #include "core/entries.h"
 #include "core/row_label.h"
 #include "cuda/joint/activation_blocks.cuh"
-#include "cuda/joint/forward.h"
 #include "cuda/joint/entries_epilogue.cuh"
+#include "cuda/joint/forward.h"
 #include "cuda/joint/plan.cuh"
 #include "cuda/joint/products.cuh"
 #include "cuda/joint/run_tile.cuh"
@@ -104,7 +107,8 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
         const int32_t label = ColumnLabel(inputs, tile, AccumulatorCellColumn(threadIdx.x));
 
         const auto activations = [&] {
-          return ActivationBlocks<T, false, kHasDropout>(inputs, tile, warpgroup, lines, block_bytes);
+          return ActivationBlocks<T, false, kHasDropout>(inputs, tile, warpgroup, lines,
+                                                         block_bytes);
         };
         EntriesEpilogue<T> epilogue(inputs, arguments.options, arguments.results, tile, label);
         MultiplySlices(inputs, ring, lines, block_bytes, activations, epilogue);
@@ -164,15 +168,14 @@ cudaError_t JointForward(cudaStream_t stream, const JointShape& shape, Activatio
   }
   const JointPlan plan = MakePlan(shape.H, options.width);
   if (plan.warpgroups == 0) return cudaErrorInvalidValue;
-  const ForwardArguments<T> arguments{
-      MakeTileInputs(shape, plan, activation, inputs, packed), MakeChunkOptions(options), 0, 0,
-      results};
+  const ForwardArguments<T> arguments{MakeTileInputs(shape, plan, activation, inputs, packed),
+                                      MakeChunkOptions(options), 0, 0, results};
   return plan.warpgroups == 2 ? LaunchTiles<T, 2>(stream, plan, arguments)
                               : LaunchTiles<T, 1>(stream, plan, arguments);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                    \
-  template cudaError_t JointForward<T>(cudaStream_t, const JointShape&, Activation, \
+#define JAX_RNNT_INSTANTIATE(T)                                                      \
+  template cudaError_t JointForward<T>(cudaStream_t, const JointShape&, Activation,  \
                                        const EntriesOptions&, const JointInputs<T>&, \
                                        const JointPacked&, const EntriesResults<float>&)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);

@@ -1,7 +1,8 @@
 // Forward of a transducer's joint network, and the entries of its logits, without the logits ever
 // being stored:
 //
-//   logits[n, t, u, :] = dropout(activation(encoder[n / K, t, :] + predictor[n, u, :])) kernel + bias
+//   logits[n, t, u, :] = dropout(activation(encoder[n / K, t, :] + predictor[n, u, :])) kernel +
+//   bias
 //
 // then, for each of these rows, what EntriesForward (cuda/rows/entries.h) computes. Needs a GPU of
 // compute capability 9.0 and code compiled for sm_90a.
@@ -22,7 +23,8 @@ namespace jax_rnnt::cuda {
 // synchronises nothing and gives the same bits for the same inputs. The activations are rounded to
 // T, products are summed in float32.
 //   options   of rows of W logits; its tokens are shape.V
-//   inputs    cell (n, t, u) is padding if t >= frames[n] or labels[n, u] is neither kNoLabel nor in
+//   inputs    cell (n, t, u) is padding if t >= frames[n] or labels[n, u] is neither kNoLabel nor
+//   in
 //             [0, V), as core/row_label.h has it by column
 //   packed    as JointPack wrote them for H and W
 //   results   each (N, T, U), written throughout

@@ -1,14 +1,14 @@
 // The epilogue of the gradients, which takes a chunk's logits from registers. Here the gradient of
-// a padded cell becomes zero: its row is not active.
+// a padded cell becomes zero: all of its row's cotangents are.
 #ifndef JAX_RNNT_CUDA_JOINT_GRADIENT_EPILOGUE_CUH_
 #define JAX_RNNT_CUDA_JOINT_GRADIENT_EPILOGUE_CUH_
 
 #include <cstdint>
 
 #include "core/entries.h"
-#include "core/row_label.h"
 #include "cuda/joint/activation.cuh"
 #include "cuda/joint/columns.cuh"
+#include "cuda/joint/gradient_rows.cuh"
 #include "cuda/joint/gradients.h"
 #include "cuda/joint/list.h"
 #include "cuda/joint/tile.cuh"
@@ -16,84 +16,10 @@
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
 #include "cuda/memory/partial_granule.cuh"
-#include "cuda/rows/entry_cotangents.cuh"
 #include "cuda/rows/exponents.cuh"
 #include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
-
-template <typename T>
-struct GradientsArguments {
-  TileInputs<T> inputs;
-  ChunkOptions options;
-  TileGrid grid;
-  bool has_gradient_granules;    // rows of logits_gradients and bias_parts are whole granules at
-                                 // aligned addresses
-  bool has_activation_granules;  // so are rows of activations
-  const int32_t* tiles;
-  const float* bounds;
-  const float* maxima;
-  const float* log_sums;
-  EntriesCotangents<float> cotangents;
-  T* logits_gradients;
-  T* activations;
-  float* bias_parts;
-};
-
-// The tile of a block of `frames` frames, if there is one.
-struct ListedTile {
-  Tile tile;
-  bool is_tile;
-};
-template <typename T>
-__device__ __forceinline__ ListedTile TileOfBlock(const GradientsArguments<T>& arguments,
-                                                  int frames) {
-  const uint32_t blocks_per_tile = kListedFrames / frames;
-  // From one lane, so that the compiler knows the tile to be the same for the whole warp.
-  const uint32_t number =
-      __shfl_sync(kAllLanes, __ldg(arguments.tiles + blockIdx.x / blocks_per_tile), 0);
-  if (number >= arguments.grid.numbers) return {{0, 0, 0}, false};
-  const uint32_t block = number / arguments.grid.column_blocks;
-  const uint32_t n = block / arguments.grid.frame_blocks;
-  return {
-      {static_cast<int32_t>(n),
-       static_cast<int32_t>((block - n * arguments.grid.frame_blocks) * kListedFrames +
-                            blockIdx.x % blocks_per_tile * frames),
-       static_cast<int32_t>((number - block * arguments.grid.column_blocks) * kListedColumns)},
-      true};
-}
-
-template <typename T>
-__device__ __forceinline__ float ReadBound(const GradientsArguments<T>& arguments,
-                                           const Tile& tile) {
-  return __ldg(arguments.bounds + tile.n);
-}
-
-// The numbers that a row's gradient takes besides its logits. All zeros make a row of zeros, which a
-// padded cell is.
-struct RowCotangents {
-  float maximum = 0.f;
-  float scale = 0.f;  // of the exponentials relative to the maximum; 0 for a row without them
-  float blank = 0.f;
-  float label = 0.f;
-};
-
-// The numbers of a cell whose label is `label`.
-template <typename T>
-__device__ __forceinline__ RowCotangents LoadRow(const GradientsArguments<T>& arguments,
-                                                 int64_t cell, int32_t label) {
-  const EntriesCotangents<float>& cotangents = arguments.cotangents;
-  RowCotangents row;
-  row.maximum = __ldg(arguments.maxima + cell);
-  const float log_sum = __ldg(arguments.log_sums + cell);
-  const float sum = __ldg(cotangents.sums + cell);
-  row.blank = __ldg(cotangents.blanks + cell);
-  if (label != kNoLabel) row.label = __ldg(cotangents.labels + cell);
-  if (HasSumTerm(sum, log_sum)) {
-    row.scale = sum * expf(-fmaf(ScaleForSum(row.maximum).residual, kLn2, log_sum));
-  }
-  return row;
-}
 
 // Turns a thread's logits of two rows, which have one label, into gradients, and stores them.
 // Through a chunk's products, the accumulators leave few registers for anything else: what the
@@ -186,7 +112,8 @@ class GradientEpilogue {
     constexpr int kLanePicks = kMaxPicks / 4;
     const EntriesOptions& options = arguments_.options.entries;
     const int lane = threadIdx.x % 4;
-    const CellPair cells = FindCells(arguments_.inputs, TileOfBlock(arguments_, kTileFrames).tile, label_);
+    const CellPair cells =
+        FindCells(arguments_.inputs, TileOfBlock(arguments_, kTileFrames).tile, label_);
     float loaded[kLanePicks][2];
 #pragma unroll
     for (int k = 0; k < kLanePicks; ++k) {
@@ -264,8 +191,8 @@ class GradientEpilogue {
     const int32_t v = first_v + (kLaneSums == 8 ? 8 * lane : FirstLaneColumn() + lane / 4);
     // Each part is of the 16 rows of a warp.
     constexpr int kPartRows = kListedCells / kBiasParts;
-    float* target = arguments_.bias_parts +
-                    (FirstRow() / kPartRows + ReadThread() / kWarpSize) * W + v;
+    float* target =
+        arguments_.bias_parts + (FirstRow() / kPartRows + ReadThread() / kWarpSize) * W + v;
     if (kLaneSums == 8 && arguments_.has_gradient_granules) {
       if (v < W) {
         reinterpret_cast<float4*>(target)[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);

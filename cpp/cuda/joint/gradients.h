@@ -43,7 +43,8 @@ inline constexpr int kBiasParts = 8;
 //   bias_parts        (R, 8, W) of float or null: sums of the gradients over two frames each, taken
 //                     before they are rounded; their sum is the bias's gradient
 // Where W is a multiple of 8 and logits_gradients (and bias_parts) are aligned to 16 bytes, they
-// are written 16 bytes at a time; so are the activations by H.
+// are written 16 bytes at a time; so are the activations by H. Where W is a multiple of 16, rows of
+// gradients are whole sectors of memory: W = 1032 took 6 % longer than 1040 (H100).
 template <typename T>
 cudaError_t JointGradients(cudaStream_t stream, const JointShape& shape, Activation activation,
                            const EntriesOptions& options, int64_t R, const JointInputs<T>& inputs,

@@ -1,6 +1,7 @@
 // Gradients of the joint network's inputs over a list of tiles, from those of its activations:
 //
-//   d[n, t, u] = activation'(encoder[n / K, t] + predictor[n, u]) dropout(hidden_gradients[n, t, u])
+//   d[n, t, u] = activation'(encoder[n / K, t] + predictor[n, u]) dropout(hidden_gradients[n, t,
+//   u])
 //
 // summed over each tile's columns for the encoder and over its frames for the predictor.
 #ifndef JAX_RNNT_CUDA_JOINT_HIDDEN_H_
@@ -20,8 +21,8 @@ namespace jax_rnnt::cuda {
 // allocates nothing, synchronises nothing and gives the same bits for the same inputs: sums are of
 // float32, in one order.
 //   inputs            cell (n, t, u) is padding if t >= frames[n] or labels[n, u] is neither
-//                     kNoLabel nor in [0, V); its d is 0 and its inputs are not read. d is 0 as well
-//                     where the slope is, or the unit is dropped, whatever the gradient
+//                     kNoLabel nor in [0, V); its d is 0 and its inputs are not read. d is 0 as
+//                     well where the slope is, or the unit is dropped, whatever the gradient
 //   tiles             (R)              numbers as cuda/joint/list.h has them
 //   hidden_gradients  (R, 16, 8, H)
 //   encoder_parts     (R, 16, H)       sums over the columns, written throughout

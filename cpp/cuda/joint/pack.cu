@@ -27,8 +27,8 @@ namespace {
 // The most chunks, whose slices are fewer than 2^22.
 constexpr int kMaxChunks = 65535;
 
-// A block takes a slice, a thread a line of it: rows of the kernel are read along W, and each column
-// becomes a line.
+// A block takes a slice, a thread a line of it: rows of the kernel are read along W, and each
+// column becomes a line.
 template <typename T>
 __global__ void __launch_bounds__(kWgmmaColumns)
     JointPackKernel(const JointPlan plan, const T* __restrict__ kernel, const T* __restrict__ bias,

@@ -152,8 +152,8 @@ __device__ __forceinline__ void MultiplySlices(const TileInputs<T>& inputs, cons
 #pragma unroll 1
     for (int block = 0; block < plan.depth_blocks; ++block, a += block_step) {
       const int part = block % kNarrowBlocks;
-      products.AddNarrowBlock(a, part,
-                              part + 1 == kNarrowBlocks || block + 1 == plan.depth_blocks, logits);
+      products.AddNarrowBlock(a, part, part + 1 == kNarrowBlocks || block + 1 == plan.depth_blocks,
+                              logits);
     }
     products.Finish(logits);
     epilogue(first_v, logits);

@@ -11,11 +11,11 @@ enum class Activation { kNone, kTanh, kRelu, kSilu, kGelu, kSigmoid };
 inline constexpr int kActivations = 6;
 
 struct JointShape {
-  int32_t N;  // sequences
-  int32_t T;  // frames
-  int32_t U;  // columns: the most labels, and one
-  int32_t H;  // width of the joint network
-  int32_t V;  // symbols, the blank included: what labels are below
+  int32_t N;      // sequences
+  int32_t T;      // frames
+  int32_t U;      // columns: the most labels, and one
+  int32_t H;      // width of the joint network
+  int32_t V;      // symbols, the blank included: what labels are below
   int32_t K = 1;  // sequences that share a row block of the encoder; divides N
 
   bool IsValid() const {

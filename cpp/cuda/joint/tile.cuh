@@ -35,6 +35,7 @@
 //   pack.cu                       the kernel and bias in the order of slices and columns
 //   forward.cu, gradients.cu      the two kernels; their epilogues are entries_epilogue.cuh and
 //                                 gradient_epilogue.cuh
+//   gradient_rows.cuh             the tiles and the rows' cotangents of gradients.cu
 //   list.h                        lists of tiles
 //   hidden.cu, add_blocks.cu      what the backward does with a list's tiles, on any GPU
 //   activation.cuh, dropout.cuh   activations and their derivatives, dropout

@@ -1,6 +1,6 @@
 // Matrix products of a warpgroup (sm_90a): D (64, n) += A (64, 16) B (16, n), where n is 256 or 32,
-// with 16-bit A and B in shared memory and float32 D in registers. A product runs beside the threads
-// that started it.
+// with 16-bit A and B in shared memory and float32 D in registers. A product runs beside the
+// threads that started it.
 //
 // Both operands lie "K-major" in shared memory: a line of kSwizzleBytes for each row of A or column
 // of B, with consecutive k. The 16-byte chunks of each line are permuted so that the same chunk of
@@ -28,8 +28,8 @@ constexpr int kWgmmaRows = 64;
 constexpr int kWgmmaColumns = 256;
 constexpr int kWgmmaDepth = 16;
 
-// The accumulators of a thread, for n = 256: d[4 j + 2 i + e] is row 16 warp + 8 i + lane / 4, column
-// 8 j + 2 (lane % 4) + e.
+// The accumulators of a thread, for n = 256: d[4 j + 2 i + e] is row 16 warp + 8 i + lane / 4,
+// column 8 j + 2 (lane % 4) + e.
 constexpr int kWgmmaAccumulators = kWgmmaRows * kWgmmaColumns / kWarpgroupThreads;
 // For n = 32 they are laid out alike.
 constexpr int kNarrowColumns = 32;
@@ -84,8 +84,9 @@ __device__ __forceinline__ void PinAccumulators(float (&d)[kAccumulators]) {
   for (int i = 0; i < kAccumulators; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// The product for a type of A and B and for n = 256, "bf16" or "f16". It is a macro because the instruction's text,
-// which has the type in it, must be a literal, and names the 128 accumulators one by one.
+// The product for a type of A and B and for n = 256, "bf16" or "f16". It is a macro because the
+// instruction's text, which has the type in it, must be a literal, and names the 128 accumulators
+// one by one.
 // clang-format off
 #define JAX_RNNT_WGMMA(type) \
   asm volatile( \

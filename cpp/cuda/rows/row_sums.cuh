@@ -42,8 +42,8 @@ __device__ __forceinline__ void StoreRow(const RowResults<Acc>& results, int64_t
   results.log_sums[row] = log_sum;
 }
 
-// Stores the sum of a row's core alone, given as StoreRow takes it: log_sum is -inf where nothing of
-// the core is above -inf, and the maximum 0 where the sum is NaN.
+// Stores the sum of a row's core alone, given as StoreRow takes it: log_sum is -inf where nothing
+// of the core is above -inf, and the maximum 0 where the sum is NaN.
 template <typename Acc>
 __device__ __forceinline__ void StoreSum(Acc* maxima, Acc* log_sums, int64_t row, Acc reference,
                                          Acc sum, Acc log_scale) {
