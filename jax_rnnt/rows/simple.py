@@ -44,9 +44,8 @@ class SimpleJoint(NamedTuple):
 
 
 class _Half(NamedTuple):
-    """The rows (..., R, V) of encoder or predictor, as a product takes them."""
+    """What there is to know of the rows (..., R, V) of encoder or predictor."""
 
-    exps: jax.Array  # (..., R, V), exp(row - maximum)
     maxima: jax.Array  # (..., R), 0 where the row is not usable
     inside: jax.Array  # (..., R), not padding
     sensible: jax.Array  # without NaN and +inf
@@ -109,27 +108,27 @@ def _arcs(joint, labels, scale, blank):
 
 
 def _forward(joint, labels, scale, blank):
-    encoder, predictor = _halves(joint, labels)
+    encoder, predictor = halves = _halves(joint, labels)
     cells = _cells(encoder.usable, predictor.usable)
-    sums = _product("...tv,...uv->...tu", encoder.exps, predictor.exps)
+    exps = [jnp.exp(_shifted(rows, half)) for rows, half in zip(joint, halves)]
+    sums = _product("...tv,...uv->...tu", *exps)
     # Each of V terms may have lost as much as the smallest number that is not denormal.
     numbers = jnp.finfo(sums.dtype)
     least = joint.shape[-1] * float(numbers.tiny) / float(numbers.eps)
     lost = cells & ~(sums > least)
     exact = lax.cond(
         lost.any(),
-        lambda joint, encoder, predictor, _: _exact_logs(joint, encoder, predictor),
-        lambda joint, encoder, predictor, sums: sums,
+        lambda joint, halves, _: _exact_logs(joint, halves),
+        lambda joint, halves, sums: sums,
         joint,
-        encoder,
-        predictor,
+        halves,
         sums,
     )
     in_product = cells & ~lost
     logs = jnp.where(lost, exact, jnp.log(jnp.where(in_product, sums, 1)))
     exist = cells & (logs > -jnp.inf)
     logs = jnp.where(exist, logs, 0)
-    own = scale * jnp.log(predictor.exps.sum(-1))
+    own = scale * jnp.log(exps[1].sum(-1))
     senseless = _cells(encoder.inside, predictor.inside)
     senseless &= ~_cells(encoder.sensible, predictor.sensible)
     missing = jnp.where(senseless, jnp.nan, -jnp.inf).astype(sums.dtype)
@@ -141,7 +140,7 @@ def _forward(joint, labels, scale, blank):
 
     has_label, symbols = _symbols(labels, joint)
     blanks = (x[..., blank].astype(sums.dtype) for x in joint)
-    relative = [x - half.maxima for x, half in zip(blanks, (encoder, predictor))]
+    relative = [x - half.maxima for x, half in zip(blanks, halves)]
     blank_arcs = arcs(relative[0][..., None], relative[1])
     at_labels = jnp.take_along_axis(joint.encoder, symbols[..., None, :], -1, mode="clip")
     at_labels = at_labels.astype(sums.dtype) - encoder.maxima[..., None]
@@ -155,38 +154,38 @@ def _forward(joint, labels, scale, blank):
 
 def _backward(scale, blank, kept, cotangents):
     joint, labels = kept.joint, kept.labels
-    encoder, predictor = _halves(joint, labels)
+    encoder, predictor = halves = _halves(joint, labels)
     has_label, symbols = _symbols(labels, joint)
-    blanks, own = cotangents[0], jnp.where(has_label[..., None, :], cotangents[1], 0)
+    exist = (kept.inverse > 0) | kept.lost
+    blanks = jnp.where(exist, cotangents[0], 0)
+    own = jnp.where(exist & has_label[..., None, :], cotangents[1], 0)
     total = blanks + own
     away = (scale - 1) * total
     weights = away * kept.inverse
-    to_encoder = encoder.exps * _product("...tu,...uv->...tv", weights, predictor.exps)
-    to_predictor = _product("...tu,...tv->...uv", weights, encoder.exps)
-    to_predictor -= (scale * total.sum(-2) / predictor.exps.sum(-1))[..., None]
-    to_predictor *= predictor.exps
+    of_frames, of_columns = (jnp.exp(_shifted(rows, half)) for rows, half in zip(joint, halves))
+    symbol = positions(joint.shape[-1], joint.encoder.ndim, -1)
+    to_encoder = of_frames * _product("...tu,...uv->...tv", weights, of_columns)
+    to_encoder += jnp.where(symbol == blank, ((1 - scale) * blanks).sum(-1)[..., None], 0)
+    to_encoder += _at_labels((1 - scale) * own, has_label, symbols, joint.shape[-1])
+    to_predictor = _product("...tu,...tv->...uv", weights, of_frames)
+    to_predictor -= (scale * total.sum(-2) / of_columns.sum(-1))[..., None]
+    to_predictor *= of_columns
+    to_predictor += jnp.where(symbol == blank, blanks.sum(-2)[..., None], 0)
+    to_predictor += jnp.where(symbol == symbols[..., None], own.sum(-2)[..., None], 0)
     gradients = lax.cond(
         kept.lost.any(),
         _add_exact,
-        lambda joint, encoder, predictor, logs, away, gradients: gradients,
+        lambda joint, halves, logs, away, gradients: gradients,
         joint,
-        encoder,
-        predictor,
+        halves,
         kept.logs,
         jnp.where(kept.lost, away, 0),
-        SimpleJoint(to_encoder, to_predictor),
+        SimpleJoint(
+            jnp.where(encoder.usable[..., None], to_encoder, 0),
+            jnp.where(predictor.usable[..., None], to_predictor, 0),
+        ),
     )
-    symbol = positions(joint.shape[-1], gradients.encoder.ndim, -1)
-    of_frames = ((1 - scale) * blanks).sum(-1)[..., None]
-    to_encoder = gradients.encoder + jnp.where(symbol == blank, of_frames, 0)
-    to_encoder += _at_labels((1 - scale) * own, has_label, symbols, joint.shape[-1])
-    to_predictor = gradients.predictor
-    to_predictor += jnp.where(symbol == blank, blanks.sum(-2)[..., None], 0)
-    to_predictor += jnp.where(symbol == symbols[..., None], own.sum(-2)[..., None], 0)
-    to_encoder = jnp.where(encoder.usable[..., None], to_encoder, 0)
-    to_predictor = jnp.where(predictor.usable[..., None], to_predictor, 0)
-    gradients = to_encoder.astype(joint.encoder.dtype), to_predictor.astype(joint.predictor.dtype)
-    return SimpleJoint(*gradients), None
+    return SimpleJoint(*(g.astype(x.dtype) for g, x in zip(gradients, joint))), None
 
 
 _arcs.defvjp(_forward, _backward)
@@ -204,18 +203,13 @@ def _half(rows, inside, dtype):
     maxima = jnp.where(inside, rows.max(-1).astype(dtype), 0)
     sensible = maxima < jnp.inf  # a maximum with NaN is NaN
     usable = inside & sensible & (maxima > -jnp.inf)
-    maxima = jnp.where(usable, maxima, 0)
-    return _Half(_shifted_exps(rows, usable, maxima), maxima, inside, sensible, usable)
+    return _Half(jnp.where(usable, maxima, 0), inside, sensible, usable)
 
 
-def _shifted_exps(rows, usable, maxima):
-    return jnp.exp(_shifted(rows, usable, maxima))
-
-
-def _shifted(rows, usable, maxima):
+def _shifted(rows: jax.Array, half: _Half) -> jax.Array:
     """Rows less their maxima; 0 where they are not usable."""
-    shifted = rows.astype(maxima.dtype) - maxima[..., None]
-    return jnp.where(usable[..., None], shifted, 0)
+    shifted = rows.astype(half.maxima.dtype) - half.maxima[..., None]
+    return jnp.where(half.usable[..., None], shifted, 0)
 
 
 def _cells(of_frames, of_columns):
@@ -242,16 +236,15 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.platform_dependent(a, b, cuda=by(_HALVES), default=exact)
 
 
-def _by_column(joint, encoder, predictor):
+def _by_column(joint, halves):
     """Rows less their maxima: the encoder's (..., T, V), the predictor's (U, ..., V)."""
-    frames = _shifted(joint.encoder, encoder.usable, encoder.maxima)
-    columns = _shifted(joint.predictor, predictor.usable, predictor.maxima)
+    frames, columns = (_shifted(rows, half) for rows, half in zip(joint, halves))
     return frames, jnp.moveaxis(columns, -2, 0)
 
 
-def _exact_logs(joint, encoder, predictor):
+def _exact_logs(joint, halves):
     """(..., T, U), the logarithms of all sums."""
-    frames, columns = _by_column(joint, encoder, predictor)
+    frames, columns = _by_column(joint, halves)
 
     def column(row):
         return jax.nn.logsumexp(frames + row[..., None, :], -1)
@@ -259,9 +252,9 @@ def _exact_logs(joint, encoder, predictor):
     return jnp.moveaxis(lax.map(column, columns), 0, -1)
 
 
-def _add_exact(joint, encoder, predictor, logs, away, gradients):
+def _add_exact(joint, halves, logs, away, gradients):
     """Gradients with away (..., T, U) times the softmax of each cell whose sum's log is `logs`."""
-    frames, columns = _by_column(joint, encoder, predictor)
+    frames, columns = _by_column(joint, halves)
 
     def step(total, column):
         row, logs, away = column

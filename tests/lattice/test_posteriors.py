@@ -137,7 +137,8 @@ def test_vmap_and_batch_dimensions_are_one_batch(rng):
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 def test_a_sharded_batch_moves_nothing(rng):
     problem, arguments = _two_arcs(rng)
-    mesh = jax.make_mesh((2,), ("a",), devices=jax.devices()[:2])
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("a",), axis_types=auto, devices=jax.devices()[:2])
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
     arguments = [jax.device_put(x, sharding) for x in arguments]
     run = jax.jit(jax_rnnt.lattice_cost_and_posteriors).lower(*arguments).compile()
