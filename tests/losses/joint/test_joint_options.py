@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from joint_problems import GRADIENT_ERRORS, IMPLEMENTATIONS, Problem, assert_close, make_problem
-from materialised import dropout_mask, evaluate, expected, philox
+from materialised import evaluate, expected
+from philox import dropout_mask, philox
 from support import PLATFORM, full, precision, ragged
 from tolerances import assert_same_bits, relative_error
 
