@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fuzz_cases import Case, Signature
 from fuzz_expected import expected
 from fuzz_joints import compare
 from fuzz_lattices import IMPOSSIBLE

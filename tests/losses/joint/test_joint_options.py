@@ -150,6 +150,25 @@ def test_dropout_keeps_as_much_as_it_says():
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+def test_what_is_dropped_has_no_gradient_whatever_it_is(rng, implementation, activation):
+    problem = make_problem(rng, 1, 3, 2, 8, 5, make=full)
+    unit = int(np.argmin(dropout_mask(KEY, 0.9, 1, 3, 2, 8)[0, 1].sum(0)))
+    problem.joint.encoder[0, 1, unit] = np.nan
+    assert not dropout_mask(KEY, 0.9, 1, 3, 2, 8)[0, 1, :, unit].any()
+    actual = evaluate(
+        RNNT,
+        problem,
+        traced={"dropout_key": KEY},
+        dropout_rate=0.9,
+        activation=activation,
+        implementation=implementation,
+    )
+    assert all(np.isfinite(x).all() for x in (actual.costs, *actual.gradients))
+    assert not actual.gradients.encoder[0, 1, unit]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("clamp", [0.01, 0.3])
 def test_clamp(rng, implementation, clamp):
     problem = make_problem(rng, 3, 9, 6, 6, 7)
@@ -313,10 +332,10 @@ def test_training_with_dropout_follows_materialised_logits(rng):
     problem = make_problem(rng, 4, 12, 6, 8, 9)
 
     def materialised(joint, key):
-        hidden = jnp.tanh(joint.encoder[:, :, None] + joint.predictor[:, None])
+        sums = joint.encoder[:, :, None] + joint.predictor[:, None]
         frames, columns = jnp.arange(12)[None, :, None], jnp.arange(6)[None, None]
         own = dropout.Dropout(dropout.seed_of(key), jnp.arange(4), dropout.threshold_of(0.2))
-        hidden = own.apply(hidden, jnp.arange(4)[:, None, None], frames, columns)
+        hidden = own.apply(jnp.tanh, sums, jnp.arange(4)[:, None, None], frames, columns)
         logits = hidden @ joint.kernel + joint.bias[None, None, None]
         return jax_rnnt.rnnt_loss_from_logits(logits, *problem[1:], reduction="mean")
 
