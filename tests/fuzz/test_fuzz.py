@@ -9,10 +9,13 @@ from typing import Any
 import fuzz_answers
 import fuzz_cases
 import fuzz_functions
+import fuzz_joints
 import fuzz_places
 import fuzz_signatures
 import hypothesis
+import jax
 import numpy as np
+import philox
 import pytest
 from hypothesis import strategies as st
 
@@ -44,9 +47,10 @@ def test_illegal_calls_name_the_argument(kind, data):
 
 
 def _cheap(function: fuzz_functions.Function, count: int = 512) -> list[fuzz_signatures.Signature]:
-    """Signatures of `count` of several sequences with several alignments."""
+    """Signatures of `count` of several sequences with several alignments; joints drop units."""
     signatures = [s for s in fuzz_signatures.pool(0, count) if s.function == function and s.jitted]
-    return [s for s in signatures if sum(s.batch) >= 3 and s.T >= 4 and s.U >= 3]
+    signatures = [s for s in signatures if sum(s.batch) >= 3 and s.T >= 4 and s.U >= 3]
+    return [s for s in signatures if s.K != 1 and (s.drops or not s.function.is_joint)]
 
 
 @pytest.mark.parametrize("function", fuzz_functions.FUNCTIONS, ids=str)
@@ -86,4 +90,25 @@ def test_wrong_answers_are_seen(monkeypatch, spoil):
 
     assert not any(fuzz_answers.judge(case).findings for case in cases)
     monkeypatch.setattr(fuzz_answers, "answers", wrong)
+    assert sum(bool(fuzz_answers.judge(case).findings) for case in cases) > 5
+
+
+def _another_mask(key, *sizes):
+    return philox.dropout_mask(jax.random.fold_in(key, 1), *sizes)
+
+
+_JOINT_FAULTS = {
+    "mask": (fuzz_joints, "dropout_mask", _another_mask),
+    "clamp": (fuzz_joints.Joint, "clamp", lambda joint, dense: dense),
+}
+
+
+@pytest.mark.parametrize("fault", _JOINT_FAULTS)
+def test_wrong_joints_are_seen(monkeypatch, fault):
+    function = next(f for f in fuzz_functions.FUNCTIONS if str(f).endswith("joint, biased"))
+    signature = _cheap(function)[0]  # compiled already
+    assert dict(signature.options)["clamp"]
+    sources = [fuzz_signatures.RandomSource(0, i) for i in range(20)]
+    cases = [fuzz_cases.draw_case(s, [signature], ["values"]) for s in sources]
+    monkeypatch.setattr(*_JOINT_FAULTS[fault])
     assert sum(bool(fuzz_answers.judge(case).findings) for case in cases) > 5
