@@ -66,9 +66,10 @@ def show(seed: int, signatures: int, index: int) -> int:
 
 def draw(seed: int, signatures: int, index: int):
     import fuzz_cases
+    import fuzz_signatures
 
-    source = fuzz_cases.RandomSource(seed, index)
-    return fuzz_cases.draw_case(source, fuzz_cases.pool(seed, signatures))
+    source = fuzz_signatures.RandomSource(seed, index)
+    return fuzz_cases.draw_case(source, fuzz_signatures.pool(seed, signatures))
 
 
 class Summary:

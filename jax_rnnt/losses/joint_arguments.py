@@ -35,14 +35,15 @@ def make_joint(
     threshold = dropout.threshold_of(_in_range("dropout_rate", dropout_rate, high=1))
     if threshold and dropout_key is None:
         raise ValueError(f"dropout_rate={dropout_rate!r} needs a dropout_key.")
-    if clamp is not None and not _in_range("clamp", clamp) > 0:
+    most = float(np.finfo(np.float32).max)  # more than that times a cotangent of 0 would be NaN
+    if clamp is not None and not _in_range("clamp", clamp, most) > 0:
         raise ValueError(f"clamp must be above 0, or None for none, got {clamp!r}.")
     joint = Joint(
         encoder=_checks.floats("encoder", encoder),
         predictor=_checks.floats("predictor", predictor),
         kernel=_checks.floats("kernel", kernel),
         bias=None if bias is None else _checks.floats("bias", bias),
-        seed=dropout.seed_of(_key(dropout_key)) if threshold else None,
+        seed=_seed(dropout_key) if threshold else None,
         activation=resolve_activation(activation),
         dropout=threshold,
         clamp=None if clamp is None else float(clamp),
@@ -122,7 +123,7 @@ def _check_shapes(encoder, predictor, kernel, bias):
         _checks.shape("bias", bias, kernel.shape[1:], "(V,) of the kernel")
 
 
-def _in_range(name, value, high: float = np.inf) -> float:
+def _in_range(name, value, high: float) -> float:
     """A number known in advance that is in [0, high)."""
     if not isinstance(value, int | float | np.floating | np.integer):
         raise TypeError(f"{name} must be a number known in advance, got {value!r}.")
@@ -131,14 +132,19 @@ def _in_range(name, value, high: float = np.inf) -> float:
     return float(value)
 
 
-def _key(value) -> jax.Array:
-    """A JAX key, typed or of integers; TypeError otherwise."""
+def _seed(value) -> jax.Array:
+    """Of one JAX key, typed or of integers; TypeError otherwise."""
     is_key = isinstance(value, jax.Array) and (
         jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.dtype == np.uint32
     )
     if not is_key:
         raise TypeError(f"dropout_key must be a key of jax.random, got {type(value).__name__}.")
-    return value
+    try:
+        return dropout.seed_of(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"dropout_key must be one key of jax.random, got {value.dtype} {value.shape}: {error}"
+        ) from error
 
 
 def _check_tile(value) -> Tile:

@@ -5,6 +5,7 @@ generator from (seed, n, t, u, h). So every walk over the cells draws the same m
 needs it, and none is ever stored.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,19 +25,28 @@ class Dropout(NamedTuple):
     threshold: int  # how many of 2^16 are dropped, in [0, 2^16)
 
     def apply(
-        self, activations: jax.Array, sequences: jax.Array, frames: jax.Array, columns: jax.Array
+        self,
+        activation: Callable[[jax.Array], jax.Array],
+        sums: jax.Array,
+        sequences: jax.Array,
+        frames: jax.Array,
+        columns: jax.Array,
     ) -> jax.Array:
         """Activations (..., H), those that are kept divided by their share, the others zero.
 
+        Those have no gradient either, whatever their sums are.
+
         Args:
-            activations: (..., H).
+            activation: elementwise.
+            sums: (..., H).
             sequences, frames, columns: int32, which broadcast to (...).
         """
         if not self.threshold:
-            return activations
-        H = activations.shape[-1]
+            return activation(sums)
+        H = sums.shape[-1]
         numbers = uniform_bits(self.seed, sequences, frames, columns, H)
         kept = numbers >= np.uint16(self.threshold)
+        activations = activation(jnp.where(kept, sums, 0))
         dtype = np.float64 if activations.dtype == np.float64 else np.float32
         scale = dtype(_PRECISION) / dtype(_PRECISION - self.threshold)
         return jnp.where(kept, activations * scale.astype(activations.dtype), 0)

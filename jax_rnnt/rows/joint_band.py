@@ -149,7 +149,7 @@ def _activate(rows: _Rows, how: _How, sums: jax.Array) -> jax.Array:
     column = band_columns(rows.columns, how.width)
     _, sequences = rows.dropout
     places = sequences[..., None, None], positions(column.shape[-2], column.ndim, -2), column
-    return Dropout(*rows.dropout, how.dropout).apply(how.activation(sums), *places)
+    return Dropout(*rows.dropout, how.dropout).apply(how.activation, sums, *places)
 
 
 def _flat_columns(columns, width):

@@ -79,7 +79,7 @@ def logits(
     places = dropout.sequences[..., None, None], positions(T, rank, -2), positions(U, rank, -1)
 
     def activate(sums):
-        return dropout.apply(activation(sums), *places)
+        return dropout.apply(activation, sums, *places)
 
     return logits_of_sums(weights, sums, reference.is_read(labels, tokens), activate)
 

@@ -150,7 +150,8 @@ class _Activate:
     def __call__(self, tiles, sums):
         """(R, frames, labels, H)."""
         sequences = take(self._dropout.sequences, self._grid.sequence(tiles))[:, None, None]
-        return self._dropout.apply(self._activation(sums), sequences, *self._grid.places(tiles))
+        places = sequences, *self._grid.places(tiles)
+        return self._dropout.apply(self._activation, sums, *places)
 
 
 class Cells:

@@ -125,6 +125,15 @@ class Kind:
     sigma: float = 0.0
     omega: float = 0.0
 
+    @property
+    def reach(self) -> int:
+        """Of an arc's log-probability by the logits, the most that the L1 norm can be.
+
+        2 of a softmax: 1 - p of its own entry, as much of all others. "hat" has it of a label among
+        the others, and one more of the blank's sigmoid.
+        """
+        return (3 if self.normalize == "hat" else 2) + 2 * bool(self.durations)
+
     def solve(self, picks: Picks, magnitudes: Picks) -> tuple[Found, Picks]:
         """The cost, and its derivatives with respect to what is picked."""
         if not self.durations:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from joint_problems import IMPLEMENTATIONS, Problem, assert_close, make_problem
-from materialised import dropout_mask, evaluate, expected
+from materialised import evaluate, expected
+from philox import dropout_mask
 from support import full
 
 import jax_rnnt

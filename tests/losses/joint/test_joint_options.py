@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from joint_problems import IMPLEMENTATIONS, Joint, Problem, assert_close, make_problem
-from materialised import dropout_mask, evaluate, expected, philox
+from materialised import evaluate, expected
+from philox import dropout_mask, philox
 from support import PLATFORM, full, precision, ragged
 from tolerances import assert_same_bits, relative_error
 
@@ -147,6 +148,25 @@ def test_dropout_keeps_as_much_as_it_says():
     for rate in (0.1, 0.2, 0.5):
         kept = (numbers >= dropout.threshold_of(rate)).mean()
         assert abs(kept - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / numbers.size)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+def test_what_is_dropped_has_no_gradient_whatever_it_is(rng, implementation, activation):
+    problem = make_problem(rng, 1, 3, 2, 8, 5, make=full)
+    unit = int(np.argmin(dropout_mask(KEY, 0.9, 1, 3, 2, 8)[0, 1].sum(0)))
+    problem.joint.encoder[0, 1, unit] = np.nan
+    assert not dropout_mask(KEY, 0.9, 1, 3, 2, 8)[0, 1, :, unit].any()
+    actual = evaluate(
+        RNNT,
+        problem,
+        traced={"dropout_key": KEY},
+        dropout_rate=0.9,
+        activation=activation,
+        implementation=implementation,
+    )
+    assert all(np.isfinite(x).all() for x in (actual.costs, *actual.gradients))
+    assert not actual.gradients.encoder[0, 1, unit]
 
 
 @pytest.mark.parametrize(
@@ -289,10 +309,10 @@ def test_training_with_dropout_follows_materialised_logits(rng):
     problem = make_problem(rng, 4, 12, 6, 8, 9)
 
     def materialised(joint, key):
-        hidden = jnp.tanh(joint.encoder[:, :, None] + joint.predictor[:, None])
+        sums = joint.encoder[:, :, None] + joint.predictor[:, None]
         frames, columns = jnp.arange(12)[None, :, None], jnp.arange(6)[None, None]
         own = dropout.Dropout(dropout.seed_of(key), jnp.arange(4), dropout.threshold_of(0.2))
-        hidden = own.apply(hidden, jnp.arange(4)[:, None, None], frames, columns)
+        hidden = own.apply(jnp.tanh, sums, jnp.arange(4)[:, None, None], frames, columns)
         logits = hidden @ joint.kernel + joint.bias[None, None, None]
         return jax_rnnt.rnnt_loss_from_logits(logits, *problem[1:], reduction="mean")
 

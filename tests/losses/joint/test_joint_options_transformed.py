@@ -134,6 +134,17 @@ def test_the_same_key_is_the_same_bits(rng):
         ({"dropout_rate": 1.0, "dropout_key": KEY}, ValueError, r"^dropout_rate must be in \[0, 1"),
         ({"dropout_rate": "a", "dropout_key": KEY}, TypeError, r"^dropout_rate must be a number"),
         ({"dropout_rate": 0.2, "dropout_key": 3}, TypeError, r"^dropout_key must be a key"),
+        (
+            {"dropout_rate": 0.2, "dropout_key": jax.random.split(KEY)},
+            TypeError,
+            r"^dropout_key must be one key",
+        ),
+        (
+            {"dropout_rate": 0.2, "dropout_key": jnp.zeros(3, jnp.uint32)},
+            TypeError,
+            r"^dropout_key must be one key",
+        ),
+        ({"clamp": 1e300}, ValueError, r"^clamp must be in \[0, 3.4"),
         ({"clamp": 0.0}, ValueError, r"^clamp must be above 0"),
         ({"clamp": "a"}, TypeError, r"^clamp must be a number"),
         ({"normalize": "sigmoid"}, ValueError, r"^normalize must be one of"),
