@@ -1,7 +1,7 @@
 """The loss of a joint network beside that of its materialised logits: `python -m benchmarks.joint`.
 
-Forward and backward of the mean cost with respect to encoder, predictor, kernel and bias; and the
-pruned recipe by its parts, of the summed costs.
+Forward and backward of the mean cost with respect to encoder, predictor, kernel and bias; the same
+with each option; and the pruned recipe by its parts, of the summed costs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, PATHS
+from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, OPTION_WAYS, PATHS
 from benchmarks.printing import joint_tables
 from benchmarks.printing.results import in_mib, write
 from benchmarks.problems import shapes
@@ -44,7 +44,11 @@ PRUNED_CASES = {
 # one of this many rows of logits.
 SQUARE = {"gpu": 8192, "cpu": 1024}
 ROWS = {"gpu": 1 << 16, "cpu": 1 << 12}
-PRUNED = "pruned"
+OPTIONS_CASES = {
+    "gpu": ((32, 400, 100, H, V), (16, 400, 100, H, 4096)),
+    "cpu": ((4, 100, 30, 128, 512),),
+}
+PRUNED, OPTIONS = "pruned", "options"
 # Its parts, as `running.on_pruned` describes them.
 PARTS = ("joint", "whole", "simple", "ranges", "pruned", "band lattice", "full lattice")
 PLUGINS = ("benchmarks.contenders.joint_paths",)
@@ -64,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for group in _groups(cases):
             _measure(group, results, options)
             write(options.json, results)
-        if PRUNED in options.cases:
-            _measure_pruned(results, options)
-            write(options.json, results)
+        for kind, measure in ((OPTIONS, _measure_options), (PRUNED, _measure_pruned)):
+            if kind in options.cases:
+                measure(results, options)
+                write(options.json, results)
     except processes.MissingError as error:
         raise SystemExit(f"The joint's loss does not run here: {error}") from None
     print(joint_tables.markdown(results))
@@ -106,6 +111,7 @@ def _start(
         "products": rates,
         "rows": [],
         "cases": [],
+        "options_rows": [],
         "pruned": [],
     }
     return results, cases
@@ -195,6 +201,21 @@ def _measure(group: Sequence[JointCase], results: dict, options: argparse.Namesp
             results["cases"].append(common)
 
 
+def _measure_options(results: dict, options: argparse.Namespace) -> None:
+    """Enters the figures of the loss with each of its options."""
+    for N, T, U, units, symbols in options.shapes or OPTIONS_CASES[results["platform"]]:
+        case = JointCase.of(shapes.full(N, T, U, symbols), units, symbols, "random", options.scale)
+        tasks = [
+            {"kind": "measure_option", "arguments": {"case": vars(case), "way": way}}
+            for way in OPTION_WAYS
+        ]
+        _, _, answers = _run(JOINT, lambda _, tasks=tasks: tasks, options)
+        results["options_rows"] += [
+            in_mib({**case.key, "way": way, **answer})
+            for way, answer in zip(OPTION_WAYS, answers, strict=True)
+        ]
+
+
 def _measure_pruned(results: dict, options: argparse.Namespace) -> None:
     """Enters the figures of each part of the pruned recipe."""
     for sizes in options.shapes or PRUNED_CASES[results["platform"]]:
@@ -271,7 +292,7 @@ def _tile(text: str) -> tuple[int, ...]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    kinds = ("random", "confident", "librispeech", PRUNED)
+    kinds = ("random", "confident", "librispeech", OPTIONS, PRUNED)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.joint", description=__doc__)
     parser.add_argument("--json", default="benchmark_joint.json", help="file (%(default)s)")
     parser.add_argument("--dtype", default="bfloat16", choices=ITEM_BYTES)

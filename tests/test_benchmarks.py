@@ -240,7 +240,15 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     joint.main(
         [
             *("--json", str(path), "--dtype", "float32", "--platform", "cpu"),
-            *("--shapes", "2,30,10,16,12", "--cases", "confident", "librispeech", "pruned"),
+            *(
+                "--shapes",
+                "2,30,10,16,12",
+                "--cases",
+                "confident",
+                "librispeech",
+                "options",
+                "pruned",
+            ),
             *("--librispeech", librispeech, "--librispeech-batches", "1"),
         ]
     )
@@ -249,7 +257,7 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     assert [row["path"] for row in results["rows"]] == ["joint", "materialised"] * 2
     assert all(row["forward_backward_ms"] > 0 for row in results["rows"])
     confident, real = results["cases"]
-    assert (confident["model"], confident["cells"]) == ("confident", 600)
+    assert (confident["model"], confident["cells"]) == ("confident", 1200)
     assert (real["group"], real["N"], real["V"]) == (shapes.FILE_ORDER, 32, 12)
     assert real["cells"] < real["padded_cells"]
     for case in results["cases"]:
@@ -259,6 +267,8 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     for row in results["rows"]:
         assert max(row["relative_from_truth"].values()) < 1e-4
 
+    assert [row["way"] for row in results["options_rows"]] == list(joint.OPTION_WAYS)
+    assert all(row["forward_backward_ms"] > 0 for row in results["options_rows"])
     assert [row["part"] for row in results["pruned"]] == list(joint.PARTS)
     assert all(row["forward_backward_ms"] > 0 for row in results["pruned"])
 

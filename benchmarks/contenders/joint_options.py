@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 import jax_rnnt
+from benchmarks.contenders.joint_paths import OPTION_WAYS
 
 DURATIONS = (0, 1, 2, 3, 4)
 HYPOTHESES = 4
@@ -39,13 +40,12 @@ def _hypotheses(encoder, predictor, kernel, bias, labels, frames_lengths, labels
     return jax_rnnt.rnnt_loss_from_joint(encoder[::K], predictor, kernel, bias, *lengths)
 
 
-WAYS = {
-    "standard": Way(jax_rnnt.rnnt_loss_from_joint),
-    "TDT, 5 durations": Way(
-        functools.partial(jax_rnnt.tdt_loss_from_joint, durations=DURATIONS), len(DURATIONS)
-    ),
-    "HAT": Way(functools.partial(jax_rnnt.rnnt_loss_from_joint, normalize="hat")),
-    f"dropout {RATE}": Way(_dropout),
-    "clamp 0.1": Way(functools.partial(jax_rnnt.rnnt_loss_from_joint, clamp=0.1)),
-    f"{HYPOTHESES} hypotheses an encoder": Way(_hypotheses),
-}
+_LOSSES = (
+    Way(jax_rnnt.rnnt_loss_from_joint),
+    Way(functools.partial(jax_rnnt.tdt_loss_from_joint, durations=DURATIONS), len(DURATIONS)),
+    Way(functools.partial(jax_rnnt.rnnt_loss_from_joint, normalize="hat")),
+    Way(_dropout),
+    Way(functools.partial(jax_rnnt.rnnt_loss_from_joint, clamp=0.1)),
+    Way(_hypotheses),
+)
+WAYS = dict(zip(OPTION_WAYS, _LOSSES, strict=True))

@@ -7,6 +7,15 @@ frames_lengths, labels_lengths, **options) -> costs (N,), with tanh between.
 from benchmarks.contenders.peers import contender
 
 PATHS = JOINT, MATERIALISED = "joint", "materialised"
+# The joint with its options; see `joint_options`.
+OPTION_WAYS = (
+    "standard",
+    "TDT, 5 durations",
+    "HAT",
+    "dropout 0.2",
+    "clamp 0.1",
+    "4 hypotheses an encoder",
+)
 
 
 @contender("joint", requires="jax_rnnt")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, PATHS
-from benchmarks.printing import pruned_tables
+from benchmarks.printing import joint_options_tables, pruned_tables
 from benchmarks.printing.markdown import grid, heading, number
 from benchmarks.problems import shapes
 
@@ -28,8 +28,11 @@ def markdown(results: dict) -> str:
         key = own if case["group"] == shapes.SYNTHETIC else (case["group"],)
         groups.setdefault(key, []).append((case, *both))
     sums = [_Sum(list(group), results) for group in groups.values()]
-    pruned = results.get("pruned")
-    more = [f"## Pruned\n\n{pruned_tables.markdown(pruned, results['platform'])}"] if pruned else []
+    more = []
+    if rows := results.get("options_rows"):
+        more.append(f"## Options\n\n{joint_options_tables.markdown(rows)}")
+    if rows := results.get("pruned"):
+        more.append(f"## Pruned\n\n{pruned_tables.markdown(rows, results['platform'])}")
     if not groups:
         return "\n\n".join([_header(results), *more])
     return "\n\n".join(

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.measuring import timing, traces
 from benchmarks.problems import joint_models
 from benchmarks.problems.shapes import JointCase
-from benchmarks.running import on_jax, on_pruned
+from benchmarks.running import on_jax, on_joint_options, on_pruned
 from jax_rnnt.rows import joint_entries, joint_left_out
 
 
@@ -66,6 +66,10 @@ class Framework(on_jax.Device):
         product = jax.jit(jnp.matmul)
         seconds = timing.measure(lambda _: product(a, b), jax.block_until_ready)
         return {"flops_per_second": 2 * rows * inner * columns / seconds}
+
+    def measure_option(self, case: dict, way: str) -> dict:
+        """Time and memory of the loss with one of its options; see `on_joint_options`."""
+        return on_joint_options.row(_case(case), way, self.dtype)
 
     def measure_pruned(self, case: dict, part: str) -> dict:
         """Time and temporary memory of a part of the pruned recipe."""

@@ -5,16 +5,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from benchmarks.contenders.joint_options import Way
+from benchmarks.contenders.joint_options import WAYS
 from benchmarks.measuring import timing
 from benchmarks.problems import joint_models
 from benchmarks.problems.shapes import JointCase
 
 
-def measure(way: Way, case: JointCase, dtype: str) -> dict:
+def row(case: JointCase, name: str, dtype) -> dict:
     """Milliseconds of forward and of both, and bytes beyond arguments and results."""
+    way = WAYS[name]
     wide = dataclasses.replace(case, V=case.V + way.durations)
-    operands = tuple(jnp.asarray(x.astype(jnp.dtype(dtype))) for x in joint_models.random(wide))
+    operands = tuple(jnp.asarray(x.astype(dtype)) for x in joint_models.random(wide))
     arguments = operands, *map(jnp.asarray, case.arrays())
 
     def loss(operands, *rest):
