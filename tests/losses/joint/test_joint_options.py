@@ -111,6 +111,15 @@ def test_dropout_has_the_same_mask_in_every_tiling(rng):
         np.testing.assert_allclose(first.costs, other.costs, rtol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_dropout_of_no_sequences(rng, implementation):
+    problem = make_problem(rng, 0, 3, 2, 8, 5, make=full)
+    options = {"dropout_rate": 0.5, "implementation": implementation}
+    actual = evaluate(RNNT, problem, traced={"dropout_key": KEY}, **options)
+    assert actual.costs.shape == (0,)
+    assert not actual.gradients.kernel.any()
+
+
 def test_another_key_is_another_mask_and_no_rate_is_no_mask(rng):
     problem = make_problem(rng, 2, 9, 6, 8, 7)
     costs = [
