@@ -67,6 +67,15 @@ def test_two_heads(rng, implementation, min_posterior):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_cell_that_no_alignment_can_leave_may_be_nan(rng, implementation):
+    problem = _with_durations(rng, make_problem(rng, 1, 3, 2, 2, 4, make=full))
+    problem.joint.encoder[0, 2, 0], problem.joint.predictor[0, 0, 0] = np.inf, -np.inf
+    late = functools.partial(jax_rnnt.tdt_loss_from_joint, durations=(1, 2, 4, 5))
+    actual = evaluate(late, problem, implementation=implementation)
+    assert all(np.isfinite(x).all() for x in (actual.costs, *actual.gradients))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_hat(rng, implementation):
     problem = make_problem(rng, 3, 17, 9, 6, 7)
     actual = evaluate(RNNT, problem, normalize="hat", implementation=implementation)
