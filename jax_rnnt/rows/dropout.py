@@ -67,16 +67,15 @@ def uniform_bits(
 ) -> jax.Array:
     """(..., units) uint16, a number for every unit of the cells (...)."""
     cells = jnp.broadcast_arrays(*(x[..., None] for x in (columns, frames, sequences)))
-    block = lax.broadcasted_iota(
-        jnp.uint32, (*cells[0].shape[:-1], -(-units // _UNITS_AT_ONCE)), cells[0].ndim - 1
-    )
+    shape, blocks = cells[0].shape[:-1], -(-units // _UNITS_AT_ONCE)
+    block = lax.broadcasted_iota(jnp.uint32, (*shape, blocks), len(shape))
     counter = block, *(jnp.broadcast_to(x.astype(jnp.uint32), block.shape) for x in cells)
     words = jnp.stack(philox(counter, (seed[0], seed[1])), -1)
     # Otherwise a loop over units would draw all of a block's for each of them.
     words = lax.optimization_barrier(words)
     # The lower half of each word first.
     numbers = lax.bitcast_convert_type(words, jnp.uint16)
-    return numbers.reshape(*block.shape[:-1], -1)[..., :units]
+    return numbers.reshape(*shape, blocks * _UNITS_AT_ONCE)[..., :units]
 
 
 _ROUNDS = 7

@@ -222,12 +222,16 @@ class PlainCells(Cells):
             bounds = take(self._bounds, self._grid.sequence(tiles))[:, None, None, None]
             gradients = lax.clamp(*jnp.broadcast_arrays(-bounds, gradients, bounds))
         dtype = self._weights.dtype
-        return activations.astype(dtype), gradients.astype(dtype), gradients.sum((0, 1, 2))
+        activations = activations.astype(dtype)
+        # A row with infinities or NaN has no gradient; 0 times them would be one of the kernel.
+        activations = jnp.where(jnp.isfinite(activations), activations, 0)
+        return activations, gradients.astype(dtype), gradients.sum((0, 1, 2))
 
     def hidden(self, tiles, gradients):
         activate = functools.partial(self._activate, tiles)
         values, pull_back = jax.vjp(activate, self._activate.sums(tiles))
         (gradients,) = pull_back(gradients.astype(values.dtype))
+        gradients = jnp.where(jnp.isfinite(values.astype(self._weights.dtype)), gradients, 0)
         gradients = self._grid.clear_padding(tiles, gradients)
         return gradients.sum(2), gradients.sum(1)
 

@@ -68,6 +68,15 @@ def test_two_heads(rng, implementation, min_posterior):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_cell_that_no_alignment_can_leave_may_be_nan(rng, implementation):
+    problem = _with_durations(rng, make_problem(rng, 1, 3, 2, 2, 4, make=full))
+    problem.joint.encoder[0, 2, 0], problem.joint.predictor[0, 0, 0] = np.inf, -np.inf
+    late = functools.partial(jax_rnnt.tdt_loss_from_joint, durations=(1, 2, 4, 5))
+    actual = evaluate(late, problem, implementation=implementation)
+    assert all(np.isfinite(x).all() for x in (actual.costs, *actual.gradients))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_hat(rng, implementation):
     problem = make_problem(rng, 3, 17, 9, 6, 7)
     actual = evaluate(RNNT, problem, normalize="hat", implementation=implementation)
@@ -110,6 +119,15 @@ def test_dropout_has_the_same_mask_in_every_tiling(rng):
     for tile in ((1, 1, 7), None):
         other = evaluate(RNNT, problem, tile=tile, **options)
         np.testing.assert_allclose(first.costs, other.costs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_dropout_of_no_sequences(rng, implementation):
+    problem = make_problem(rng, 0, 3, 2, 8, 5, make=full)
+    options = {"dropout_rate": 0.5, "implementation": implementation}
+    actual = evaluate(RNNT, problem, traced={"dropout_key": KEY}, **options)
+    assert actual.costs.shape == (0,)
+    assert not actual.gradients.kernel.any()
 
 
 def test_another_key_is_another_mask_and_no_rate_is_no_mask(rng):
