@@ -5,8 +5,9 @@ generator from (seed, n, t, u, h). So every walk over the cells draws the same m
 needs it, and none is ever stored.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,13 @@ _UNITS_AT_ONCE = 8  # one draw of the generator, of 16 bits each
 _PRECISION = 2**16
 
 
-class Dropout(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["seed", "sequences"],
+    meta_fields=["threshold"],
+)
+@dataclasses.dataclass(frozen=True)
+class Dropout:
     """Which activations are dropped."""
 
     seed: jax.Array  # (2,) uint32

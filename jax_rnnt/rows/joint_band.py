@@ -97,7 +97,8 @@ def _band_logits(
         columns, inside = columns[..., None, :], inside[..., None, :, :]
     weights = joint.weights
     dropout = joint.dropout_of(weights)
-    rows = _Rows(weights.encoder, weights.predictor, columns, inside, dropout[:2])
+    places = dropout.seed, dropout.sequences
+    rows = _Rows(weights.encoder, weights.predictor, columns, inside, places)
     how = _How(band.width, joint.activation, dropout.threshold, weights.dtype)
     if implementation == "reference":
         activate = functools.partial(_activate, rows, how)

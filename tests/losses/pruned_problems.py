@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pruned_ranges
+from support import PLATFORM
 from support import Problem as Rows
 from tolerances import assert_costs, relative_error
 
@@ -226,12 +227,20 @@ def evaluate(
     return Result(*map(np.asarray, losses), Operands(*map(np.asarray, gradients)))
 
 
-# Norm over norm, of each of the six gradients.
-GRADIENT_ERRORS = {"float64": 1e-12, "float32": 2e-6}
+# Norm over norm, of each of the six gradients. On CUDA the simple joint's products in float32 are
+# of two bfloat16 halves of each factor.
+GRADIENT_ERRORS = {"float64": 1e-12, "float32": 5e-5 if PLATFORM == "cuda" else 2e-6}
+
+
+def assert_simple_costs(actual, wanted, dtype: str = "float32") -> None:
+    if PLATFORM == "cuda" and dtype == "float32":
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5)
+    else:
+        assert_costs(actual, wanted, dtype)
 
 
 def assert_close(actual: Result, wanted: Result, dtype: str = "float32") -> None:
-    assert_costs(actual.simple, wanted.simple, dtype)
+    assert_simple_costs(actual.simple, wanted.simple, dtype)
     assert_costs(actual.pruned, wanted.pruned, dtype)
     for name, gradient, other in zip(Operands._fields, actual.gradients, wanted.gradients):
         assert gradient.dtype == dtype, name

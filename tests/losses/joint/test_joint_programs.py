@@ -5,11 +5,13 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from joint_problems import Joint, make_problem, needs_devices
 from support import run_python
 
 import jax_rnnt
+from jax_rnnt._xla import ffi
 from jax_rnnt.rows import joint_fused
 
 
@@ -26,6 +28,41 @@ def test_fused_kernels_are_called_where_they_run(rng, dtype):
     assert fits == (joint_fused._has_hopper() and dtype == "bfloat16")
     for name in ("pack", "forward", "gradients", "hidden"):
         assert (f"jax_rnnt_joint_{name}_cuda" in lowered) == fits
+
+
+@pytest.mark.skipif(ffi.native_module("cuda") is None, reason="the CUDA kernels are not built")
+@pytest.mark.parametrize(
+    ("loss", "durations", "options"),
+    [
+        (jax_rnnt.rnnt_loss_from_joint, 0, {}),
+        (jax_rnnt.rnnt_loss_from_joint, 0, {"normalize": "hat", "dropout_rate": 0.2, "clamp": 0.1}),
+        (jax_rnnt.tdt_loss_from_joint, 3, {"durations": (0, 1, 2), "dropout_rate": 0.2}),
+    ],
+    ids=["standard", "hat", "tdt"],
+)
+def test_programs_for_a_gpu_that_is_not_here(loss, durations, options, rng, monkeypatch):
+    """Exported for Hopper's kernels, with several hypotheses, on any machine."""
+    monkeypatch.setattr(joint_fused, "_has_hopper", lambda: True)
+    monkeypatch.setattr(joint_fused, "wave", lambda *_: 132)
+    joint, labels, frames, lengths = make_problem(rng, 4, 20, 10, 16, 12)
+    D = durations
+    kernel, bias = np.pad(joint.kernel, ((0, 0), (0, D))), np.pad(joint.bias, (0, D))
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (joint.encoder[::2], kernel, bias)]
+    predictor = jnp.asarray(joint.predictor.reshape(2, 2, 10, 16), jnp.bfloat16)
+    lattice = labels.reshape(2, 2, -1), frames[::2], lengths.reshape(2, 2)
+
+    def run(encoder, predictor, kernel, bias, key):
+        own = {**options, "dropout_key": key, "reduction": "sum"}
+        return loss(encoder, predictor, kernel, bias, *lattice, **own)
+
+    exported = jax.export.export(
+        jax.jit(jax.grad(run, range(4))),
+        platforms=["cuda"],
+        disabled_checks=jax_rnnt.custom_call_checks(),
+    )(half[0], predictor, *half[1:], jax.random.PRNGKey(0))
+    program = exported.mlir_module()
+    for name in ("pack", "forward", "gradients", "hidden"):
+        assert f"jax_rnnt_joint_{name}_cuda" in program
 
 
 def test_memory_does_not_grow_with_frames_times_labels_times_symbols():

@@ -1,4 +1,4 @@
-"""Settings of the joint's tests."""
+"""Settings of the losses' tests."""
 
 import jax
 import pytest
