@@ -118,7 +118,8 @@ def rnnt_loss_from_joint(
         tile: (frames, labels, tiles at once) of the walk, by default from the shapes. A step holds
             frames x labels x tiles rows of logits, on several devices for each part of the batch.
         implementation: None for the native kernels where there are some, "native" to insist on
-            them, "reference" for plain JAX on logits as an array (differentiable twice).
+            them, "reference" for plain JAX on logits as an array (differentiable twice; with a
+            clamp in reverse mode alone).
 
     Returns:
         (...) nats, (..., K) of hypotheses, or () after a reduction; float32 (float64 for float64).
