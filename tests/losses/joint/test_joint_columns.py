@@ -14,8 +14,12 @@ from support import full
 import jax_rnnt
 
 RNNT = jax_rnnt.rnnt_loss_from_joint
-KEY = jax.random.key(7)
 N, T, U, H, V, S = 3, 9, 6, 5, 7, 3
+
+
+@functools.cache
+def key() -> jax.Array:
+    return jax.random.key(7)
 
 
 def _problem(rng, dtype="float32") -> Problem:
@@ -72,11 +76,11 @@ def test_costs_and_gradients(normalize, rng):
 def test_dropout_has_the_mask_of_all_columns(implementation, rng):
     problem = _problem(rng)
     columns = _columns(rng, problem.labels_lengths)
-    mask = dropout_mask(KEY, 0.3, N, T, U, H)
+    mask = dropout_mask(key(), 0.3, N, T, U, H)
     actual = _evaluate(
         problem,
         columns,
-        traced={"dropout_key": KEY},
+        traced={"dropout_key": key()},
         dropout_rate=0.3,
         implementation=implementation,
     )
@@ -100,7 +104,7 @@ def test_hypotheses_share_an_encoder(rng):
     many.labels_lengths[:] = 5, 3, 4, 0
     many = many._replace(joint=many.joint._replace(encoder=many.joint.encoder[::K]))
     columns = _columns(rng, many.labels_lengths)
-    mask = dropout_mask(KEY, 0.3, 2 * K, T, U, H)
+    mask = dropout_mask(key(), 0.3, 2 * K, T, U, H)
     wanted = expected(many, _loss(many, columns), mask=mask)
 
     def fold(x):
@@ -112,7 +116,7 @@ def test_hypotheses_share_an_encoder(rng):
         many.frames_lengths[::K],
         fold(many.labels_lengths),
     )
-    options = dict(traced={"dropout_key": KEY}, dropout_rate=0.3)
+    options = dict(traced={"dropout_key": key()}, dropout_rate=0.3)
     actual = _evaluate(problem, fold(columns), **options)
     flat = actual.gradients.predictor.reshape(many.joint.predictor.shape)
     actual = actual._replace(

@@ -17,7 +17,11 @@ import jax_rnnt
 from jax_rnnt.rows import dropout
 
 DURATIONS = (0, 1, 2, 3)
-KEY = jax.random.key(7)
+
+
+@functools.cache
+def key() -> jax.Array:
+    return jax.random.key(7)
 
 
 def _with_durations(rng, problem: Problem) -> Problem:
@@ -94,18 +98,18 @@ def test_hat_with_a_posterior_to_leave_out_below(rng):
 def test_dropout(rng, shape, make):
     problem = make_problem(rng, *shape, make=make)
     N, T, U, H, _ = shape
-    mask = dropout_mask(KEY, 0.3, N, T, U, H)
-    actual = evaluate(RNNT, problem, traced={"dropout_key": KEY}, dropout_rate=0.3)
+    mask = dropout_mask(key(), 0.3, N, T, U, H)
+    actual = evaluate(RNNT, problem, traced={"dropout_key": key()}, dropout_rate=0.3)
     assert_close(actual, expected(problem, _rnnt(problem), mask=mask))
 
 
 def test_dropout_of_a_rate_near_one_and_in_the_reference(rng):
     problem = make_problem(rng, 2, 9, 6, 16, 7)
-    mask = dropout_mask(KEY, 0.9, 2, 9, 6, 16)
+    mask = dropout_mask(key(), 0.9, 2, 9, 6, 16)
     actual = evaluate(
         RNNT,
         problem,
-        traced={"dropout_key": KEY},
+        traced={"dropout_key": key()},
         dropout_rate=0.9,
         implementation="reference",
     )
@@ -114,7 +118,7 @@ def test_dropout_of_a_rate_near_one_and_in_the_reference(rng):
 
 def test_dropout_has_the_same_mask_in_every_tiling(rng):
     problem = make_problem(rng, 2, 20, 10, 8, 7)
-    options = {"traced": {"dropout_key": KEY}, "dropout_rate": 0.5, "min_posterior": 0.0}
+    options = {"traced": {"dropout_key": key()}, "dropout_rate": 0.5, "min_posterior": 0.0}
     first = evaluate(RNNT, problem, tile=(3, 2, 5), **options)
     for tile in ((1, 1, 7), None):
         other = evaluate(RNNT, problem, tile=tile, **options)
@@ -125,7 +129,7 @@ def test_dropout_has_the_same_mask_in_every_tiling(rng):
 def test_dropout_of_no_sequences(rng, implementation):
     problem = make_problem(rng, 0, 3, 2, 8, 5, make=full)
     options = {"dropout_rate": 0.5, "implementation": implementation}
-    actual = evaluate(RNNT, problem, traced={"dropout_key": KEY}, **options)
+    actual = evaluate(RNNT, problem, traced={"dropout_key": key()}, **options)
     assert actual.costs.shape == (0,)
     assert not actual.gradients.kernel.any()
 
@@ -161,7 +165,7 @@ def test_the_generator_gives_the_published_words():
 def test_dropout_keeps_as_much_as_it_says():
     cells = (jnp.arange(64)[:, None, None], jnp.arange(8)[:, None], jnp.arange(8))
     cells = [jnp.expand_dims(x, tuple(range(3 - x.ndim))) for x in cells]
-    seed = dropout.seed_of(KEY)
+    seed = dropout.seed_of(key())
     numbers = np.asarray(dropout.uniform_bits(seed, *cells, 64))
     for rate in (0.1, 0.2, 0.5):
         kept = (numbers >= dropout.threshold_of(rate)).mean()
@@ -172,13 +176,13 @@ def test_dropout_keeps_as_much_as_it_says():
 @pytest.mark.parametrize("activation", ["tanh", "silu"])
 def test_what_is_dropped_has_no_gradient_whatever_it_is(rng, implementation, activation):
     problem = make_problem(rng, 1, 3, 2, 8, 5, make=full)
-    unit = int(np.argmin(dropout_mask(KEY, 0.9, 1, 3, 2, 8)[0, 1].sum(0)))
+    unit = int(np.argmin(dropout_mask(key(), 0.9, 1, 3, 2, 8)[0, 1].sum(0)))
     problem.joint.encoder[0, 1, unit] = np.nan
-    assert not dropout_mask(KEY, 0.9, 1, 3, 2, 8)[0, 1, :, unit].any()
+    assert not dropout_mask(key(), 0.9, 1, 3, 2, 8)[0, 1, :, unit].any()
     actual = evaluate(
         RNNT,
         problem,
-        traced={"dropout_key": KEY},
+        traced={"dropout_key": key()},
         dropout_rate=0.9,
         activation=activation,
         implementation=implementation,
@@ -303,7 +307,7 @@ def test_options_together(rng, options, dtype):
     weights = {"kernel": joint.kernel / 4, "bias": joint.bias}
     own = {"sigma": 0.05} if heads else {}
     own |= {"normalize": "hat"} if "hat" in options else {}
-    mask = dropout_mask(KEY, 0.25, 2 * K, 17, 9, 16) if "dropout" in options else None
+    mask = dropout_mask(key(), 0.25, 2 * K, 17, 9, 16) if "dropout" in options else None
     clamp = 0.05 if "clamp" in options else None
     with precision(dtype):
         flat, problem = (
@@ -313,7 +317,7 @@ def test_options_together(rng, options, dtype):
         actual = evaluate(
             TDT if heads else RNNT,
             problem,
-            traced={"dropout_key": KEY},
+            traced={"dropout_key": key()},
             dropout_rate=0.25 if mask is not None else 0.0,
             clamp=clamp,
             min_posterior=0.0,
@@ -346,7 +350,7 @@ def test_training_with_dropout_follows_materialised_logits(rng):
 
         joint, values = type(problem.joint)(*map(jnp.asarray, problem.joint)), []
         for i in range(40):
-            joint, value = step(joint, jax.random.fold_in(KEY, i))
+            joint, value = step(joint, jax.random.fold_in(key(), i))
             values.append(float(value))
         return values
 
