@@ -203,34 +203,28 @@ def _measure(group: Sequence[JointCase], results: dict, options: argparse.Namesp
 
 def _measure_options(results: dict, options: argparse.Namespace) -> None:
     """Enters the figures of the loss with each of its options."""
-    for N, T, U, units, symbols in options.shapes or OPTIONS_CASES[results["platform"]]:
-        case = JointCase.of(shapes.full(N, T, U, symbols), units, symbols, "random", options.scale)
-        tasks = [
-            {"kind": "measure_option", "arguments": {"case": vars(case), "way": way}}
-            for way in OPTION_WAYS
-        ]
-        _, _, answers = _run(JOINT, lambda _, tasks=tasks: tasks, options)
-        results["options_rows"] += [
-            in_mib({**case.key, "way": way, **answer})
-            for way, answer in zip(OPTION_WAYS, answers, strict=True)
-        ]
+    results["options_rows"] = _each(
+        "measure_option", "way", OPTION_WAYS, OPTIONS_CASES, results, options
+    )
 
 
 def _measure_pruned(results: dict, options: argparse.Namespace) -> None:
     """Enters the figures of each part of the pruned recipe."""
-    for sizes in options.shapes or PRUNED_CASES[results["platform"]]:
-        N, T, U, units, symbols = sizes
-        full = shapes.full(N, T, U, symbols)
-        case = JointCase.of(full, units, symbols, "random", options.scale)
-        tasks = [
-            {"kind": "measure_pruned", "arguments": {"case": vars(case), "part": part}}
-            for part in PARTS
-        ]
+    results["pruned"] = _each("measure_pruned", "part", PARTS, PRUNED_CASES, results, options)
+
+
+def _each(kind: str, what: str, names: Sequence[str], cases: dict, results: dict, options):
+    """The rows of a kind of tasks: of every shape one for each name of what is measured."""
+    rows = []
+    for N, T, U, units, symbols in options.shapes or cases[results["platform"]]:
+        case = JointCase.of(shapes.full(N, T, U, symbols), units, symbols, "random", options.scale)
+        tasks = [{"kind": kind, "arguments": {"case": vars(case), what: name}} for name in names]
         _, _, answers = _run(JOINT, lambda _, tasks=tasks: tasks, options)
-        results["pruned"] += [
-            in_mib({**case.key, "part": part, **answer})
-            for part, answer in zip(PARTS, answers, strict=True)
+        rows += [
+            in_mib({**case.key, what: name, **answer})
+            for name, answer in zip(names, answers, strict=True)
         ]
+    return rows
 
 
 def _answers(

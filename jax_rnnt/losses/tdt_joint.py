@@ -59,9 +59,20 @@ def tdt_loss_from_joint(
         sigma: logit under-normalisation, as in `tdt_loss_from_logits`. May be traced.
         omega: in [0, 1], how much of the RNN-T loss of the tokens there is. May be traced.
         blank: index of the blank among the V tokens; negative counts from their end.
-        activation, average_frames, reduction, fastemit_lambda, where, dropout_rate, dropout_key,
-            clamp, min_posterior, tile, implementation: as in `rnnt_loss_from_joint`. FastEmit
-            leaves the durations' gradients.
+        activation: as in `rnnt_loss_from_joint`.
+        average_frames: divide each cost by its number of frames.
+        reduction: None or "none", "sum" or "mean" over the batch.
+        fastemit_lambda: FastEmit; the tokens' gradients of label arcs are multiplied by
+            (1 + lambda); the durations' gradients, the blanks' and the value stay. May be traced.
+        where: (...) booleans, (..., K) of hypotheses, None for all true: sequences for which it is
+            false are left out, as in `rnnt_loss_from_joint`.
+        dropout_rate: as in `rnnt_loss_from_joint`, as are the following.
+        dropout_key: a key of `jax.random`, for a rate above 0.
+        clamp: of the logits' gradient; None for none.
+        min_posterior: which cells the backward visits.
+        tile: (frames, labels, tiles at once) of the walk.
+        implementation: None for the native kernels where there are some, "native" to insist on
+            them, "reference" for plain JAX on logits as an array.
 
     Returns:
         (...) nats, (..., K) of hypotheses, or () after a reduction; float32 (float64 for float64),
