@@ -3,8 +3,9 @@
 
     python tools/check_dist.py dist/*
 
-A wheel holds the package's own files, the two native modules, the metadata and nothing else; it is
-under 10 MB, and for CPython 3.11 or the stable ABI of 3.12, on Linux. The source distribution holds
+A wheel holds the package's own files, the native modules (on macOS the CPU's alone), the metadata
+and nothing else; it is under 10 MB, and for CPython 3.11 or the stable ABI of 3.12, on Linux or on
+macOS with Apple silicon. The source distribution holds
 everything that building and testing need. The check runs in a clone, with nothing installed.
 """
 
@@ -18,7 +19,8 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MOST_BYTES = 10_000_000
-TAGS = "cp311-cp311-*linux*", "cp312-abi3-*linux*"
+PYTHONS, PLATFORMS = ("cp311-cp311", "cp312-abi3"), ("*linux*", "macosx_*_arm64")
+TAGS = [f"{python}-{platform}" for python in PYTHONS for platform in PLATFORMS]
 NOT_IN_SDIST = ".*", "docs/*"
 FIELDS = "License-Expression", "Requires-Python", "Requires-Dist", "Description-Content-Type"
 
@@ -30,10 +32,13 @@ def tracked(*patterns: str) -> set[str]:
 
 def faults_of_wheel(path: pathlib.Path) -> list[str]:
     name, version, tag = path.stem.split("-", 2)
-    suffix = "abi3" if "abi3" in tag else "cpython-311-*-linux-gnu"
+    is_mac = "macosx" in tag
+    own = "cpython-311-darwin" if is_mac else "cpython-311-*-linux-gnu"
+    suffix = "abi3" if "abi3" in tag else own
+    modules = ("_cpu",) if is_mac else ("_cpu", "_cuda")
     info = f"{name}-{version}.dist-info"
     expected = sorted(tracked("jax_rnnt"))
-    expected += [f"jax_rnnt/_cpu.{suffix}.so", f"jax_rnnt/_cuda.{suffix}.so"]
+    expected += [f"jax_rnnt/{module}.{suffix}.so" for module in modules]
     expected += [f"{info}/{file}" for file in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")]
     with zipfile.ZipFile(path) as wheel:
         files = [file for file in wheel.namelist() if not file.endswith("/")]

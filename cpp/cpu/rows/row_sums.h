@@ -41,7 +41,7 @@ struct LeaveColumns {
   }
   __attribute__((always_inline)) Floats operator()(Floats x, int64_t column) const {
     const Ints lanes = LaneIndices() + static_cast<int32_t>(column);
-    return (lanes == a) | (lanes == b) ? Broadcast(-kInfinity) : x;
+    return ((lanes == a) | (lanes == b)) ? Broadcast(-kInfinity) : x;
   }
   __attribute__((always_inline)) double operator()(double x, int64_t column) const {
     return column == a || column == b ? -HUGE_VAL : x;
