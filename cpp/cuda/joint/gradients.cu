@@ -22,9 +22,8 @@
 // registers, rounded and stored (gradient_epilogue.cuh): a thread has eight neighbouring columns at
 // a time, a quad 64 bytes of a row.
 //
-//   - The logits are the forward's bit for bit, products and sums being the same. The exponential
-//   is
-//     therefore what the forward's sums say.
+//   - The logits are the forward's bit for bit, products and sums being the same: the exponentials
+//     sum to what the forward's sums say.
 //   - The activations go to shared and to global memory as they are computed, in the first chunk.
 //   - What is not needed by nearly all chunks, picks, left out columns and the clamp, is behind one
 //     branch, and the epilogue finds its tile and rows anew: a few spilled registers, which wait
