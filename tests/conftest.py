@@ -37,6 +37,8 @@ hypothesis.settings.load_profile("suite")
 DEPENDS_ON_JAX = (
     "lattice/test_arcs_transformations.py",
     "losses/joint/test_joint_devices.py",
+    "losses/joint/test_joint_options_transformed.py",
+    "losses/joint/test_joint_programs.py",
     "losses/joint/test_joint_transformations.py",
     "losses/test_arguments.py",
     "losses/test_pruned_devices.py",
