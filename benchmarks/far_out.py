@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
+from benchmarks.measuring import devices
 from benchmarks.printing.markdown import grid, versions
 from benchmarks.printing.results import write
 from benchmarks.problems.far_cases import CASES, JOINT, LATTICE, LOG_PROBS, LOGITS, Case, Rows
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     device = jax.devices()[0]
     results = {
-        "device": device.device_kind,
+        "device": devices.name(device),
         "versions": {"jax_rnnt": jax_rnnt.__version__, "jax": jax.__version__},
         "mantissa_bits_of_the_truth": np.finfo(np.longdouble).nmant + 1,
         "rows": [],

@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import family, joint, loss, plot, scaling, search
 from benchmarks.contenders import quoted
-from benchmarks.measuring import hlo, timing, traces
+from benchmarks.measuring import devices, hlo, timing, traces
 from benchmarks.printing import joint_tables
 from benchmarks.problems import joint_models, precision, shapes
 
@@ -446,3 +447,16 @@ def test_times_on_the_device_are_of_its_streams_alone():
     }
     kinds = {kind: ms for kind, ms in traces.by_kind(times).items() if ms}
     assert kinds == {"rows": 0.5, "products": 3.0, "other": 0.25}
+
+
+def test_a_gpu_is_called_by_its_name_and_clock(monkeypatch):
+    gpu = types.SimpleNamespace(platform="gpu", device_kind="NVIDIA L4")
+    answer = types.SimpleNamespace(stdout="NVIDIA A100, 1410\nNVIDIA L4, 2040\n")
+    monkeypatch.setattr(devices.subprocess, "run", lambda *_, **__: answer)
+    assert devices.name(gpu) == "NVIDIA L4, 2040 MHz"
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(devices.subprocess, "run", missing)
+    assert devices.name(gpu) == "NVIDIA L4"

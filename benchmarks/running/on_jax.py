@@ -1,9 +1,6 @@
 """Contenders in JAX: arrays, calls, and what XLA says of the compiled functions."""
 
-import contextlib
 import functools
-import pathlib
-import platform
 from collections.abc import Callable
 
 import jax
@@ -11,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from benchmarks.measuring import hlo, timing
+from benchmarks.measuring import devices, hlo, timing
 from benchmarks.problems.shapes import Case
 
 
@@ -22,7 +19,7 @@ class Device:
         device = jax.devices()[0]
         versions = {"jax_rnnt": jax_rnnt.__version__, "jax": jax.__version__}
         return {
-            "device": _cpu_model() if device.platform == "cpu" else device.device_kind,
+            "device": devices.name(device),
             "platform": device.platform,
             "versions": {**versions, "runtime": device.client.platform_version.splitlines()[0]},
         }
@@ -121,15 +118,6 @@ def _temporary(compiled) -> dict:
 
 def _joint(encoder: jax.Array, predictor: jax.Array) -> jax.Array:
     return encoder[:, :, None] + predictor[:, None]
-
-
-def _cpu_model() -> str:
-    """The CPU's name where /proc tells it, and the cores that this process may use."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    return f"{name}, {timing.count_cores()} cores"
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
