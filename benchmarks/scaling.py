@@ -22,7 +22,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jax_rnnt
-from benchmarks.measuring import devices, timing
+from benchmarks.measuring import timing
+from benchmarks.measuring.devices import name as device_name
 from benchmarks.printing.markdown import grid, number
 from benchmarks.printing.results import write
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device, count = jax.devices()[0], options.devices or jax.device_count()
     results: dict[str, Any] = {
-        "device": devices.name(device),
+        "device": device_name(device),
         "devices": count,
         "versions": {"jax_rnnt": jax_rnnt.__version__, "jax": jax.__version__},
         "rows": [],

@@ -21,12 +21,10 @@ def name(device: jax.Device) -> str:
 def _highest_clock(device: jax.Device) -> str | None:
     query = ["nvidia-smi", "--query-gpu=name,clocks.max.sm", "--format=csv,noheader,nounits"]
     try:
-        lines = subprocess.run(
-            query, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
+        answer = subprocess.run(query, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    clocks = dict(line.rsplit(", ", 1) for line in lines if ", " in line)
+    clocks = dict(line.rsplit(", ", 1) for line in answer.stdout.splitlines() if ", " in line)
     return clocks.get(device.device_kind)
 
 
