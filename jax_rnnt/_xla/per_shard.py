@@ -256,7 +256,7 @@ def _explicit_batch(operands, kinds, num_batch_dims):
         for x, kind in zip(types, kinds)
         if kind == BATCH
     ]
-    return mesh, batch_spec("rnnt_loss_from_joint", batched, num_batch_dims)
+    return mesh, batch_spec("a loss from a joint", batched, num_batch_dims)
 
 
 def _reshard(operands, mesh, specs):

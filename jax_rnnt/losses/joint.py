@@ -86,17 +86,17 @@ def rnnt_loss_from_joint(
         blank: index of the blank; negative counts from the end.
         fastemit_lambda: FastEmit; gradients of label arcs are multiplied by (1 + lambda), the value
             and the blank arcs' gradients stay. May be traced.
-        where: (...) booleans, None for all true: sequences for which it is false are left out of
-            value, gradient and mean, as in `jnp.mean(costs, where=where)`. Their costs are 0, and
-            their lengths and labels may be anything.
+        where: (...) booleans, (..., K) of hypotheses, None for all true: sequences for which it is
+            false are left out of value, gradient and mean, as in `jnp.mean(costs, where=where)`.
+            Their costs are 0, and their lengths and labels may be anything.
         rnnt_type: "regular"; "modified": each frame takes one arc, the blank's or a label's, and is
             left by it (RNA, the monotonic RNN-T); "constrained": at most one label a frame, and
             each frame ends with a blank.
         normalize: "softmax" of all symbols, or "hat": a sigmoid of the blank's own logit, and a
             softmax among the others for the rest.
-        label_bias: floats that broadcast to (..., T, U), added to the labels'
-            log-probabilities; -inf forbids. Minus its gradient is the posterior probability that
-            the label is written there, without FastEmit's factor.
+        label_bias: floats that broadcast to (..., T, U), of hypotheses to (..., K, T, U), added to
+            the labels' log-probabilities; -inf forbids. Minus its gradient is the posterior
+            probability that the label is written there, without FastEmit's factor.
         blank_bias: the same of the blanks.
         dropout_rate: in [0, 1), rounded to a multiple of 2^-16: that part of the activations is
             zero, and the others are divided by what is left. A number known in advance.
@@ -119,7 +119,7 @@ def rnnt_loss_from_joint(
             frames x labels x tiles rows of logits, on several devices for each part of the batch.
         implementation: None for the native kernels where there are some, "native" to insist on
             them, "reference" for plain JAX on logits as an array (differentiable twice; with a
-            clamp in reverse mode alone).
+            clamp not by plain `jax.jvp`).
 
     Returns:
         (...) nats, (..., K) of hypotheses, or () after a reduction; float32 (float64 for float64).

@@ -30,6 +30,7 @@ def make_joint(
     clamp: float | None = None,
     min_posterior: float | None = None,
     tile: tuple[int, int, int] | None = None,
+    durations: int = 0,
 ) -> Joint:
     """The joint of a caller's arguments; TypeError or ValueError if they do not make one."""
     threshold = dropout.threshold_of(_in_range("dropout_rate", dropout_rate, high=1))
@@ -52,7 +53,7 @@ def make_joint(
         ),
         tile=None if tile is None else _check_tile(tile),
     )
-    _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias)
+    _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias, durations)
     operands = joint.encoder, joint.predictor, joint.kernel, joint.bias
     # An error where jax_numpy_dtype_promotion does not let them be promoted.
     jnp.result_type(*(x.dtype for x in operands if x is not None))
@@ -92,7 +93,7 @@ def of_each_hypothesis(joint: Joint, frames_lengths: ArrayLike) -> Any:
     return numpy.broadcast_to(lengths[..., None], (*batch, joint.predictor.shape[-3]))
 
 
-def _check_shapes(encoder, predictor, kernel, bias):
+def _check_shapes(encoder, predictor, kernel, bias, durations):
     sizes = *encoder.shape, *predictor.shape, *kernel.shape
     if not all(isinstance(size, int) for size in sizes):
         raise NotImplementedError(
@@ -113,9 +114,11 @@ def _check_shapes(encoder, predictor, kernel, bias):
             f"predictor must have shape (..., U, H) = {own}, or of K hypotheses {of_hypotheses}, "
             f"for encoder {encoder.shape}, got {predictor.shape}."
         )
-    if kernel.ndim != 2 or kernel.shape[0] != H or not kernel.shape[1]:
+    if kernel.ndim != 2 or kernel.shape[0] != H or kernel.shape[1] <= durations:
+        columns = f"V + {durations}" if durations else "V"
         raise ValueError(
-            f"kernel must have shape (H, V) = ({H}, V) with V at least 1, got {kernel.shape}."
+            f"kernel must have shape (H, {columns}) = ({H}, {columns}) with V at least 1, "
+            f"got {kernel.shape}."
         )
     if not predictor.shape[-2]:
         raise ValueError(f"predictor must have U at least 1, got {predictor.shape}.")
@@ -134,6 +137,7 @@ def _in_range(name, value, high: float) -> float:
 
 def _seed(value) -> jax.Array:
     """Of one JAX key, typed or of integers; TypeError otherwise."""
+    value = jnp.asarray(value) if isinstance(value, np.ndarray) else value
     is_key = isinstance(value, jax.Array) and (
         jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.dtype == np.uint32
     )

@@ -57,6 +57,7 @@ def pick_rows_from_joint(
         labels_lengths: (...) integers U_n in [0, U - 1]; (..., K) of hypotheses.
         blank, others, rest, normalize, durations: as in `pick_rows`.
         activation, dropout_rate, dropout_key, tile, implementation: as in `rnnt_loss_from_joint`.
+            With more than 16 others and durations together the logits are an array.
         min_posterior: as in `rnnt_loss_from_joint`, of the cotangents, relative to the largest of a
             blank in the sequence.
 
@@ -89,6 +90,7 @@ def pick_rows_from_joint(
 
     See Graves (2012), arXiv:1211.3711, and `pick_rows` for the options.
     """
+    durations = durations_count(durations)
     joint = make_joint(
         encoder,
         predictor,
@@ -99,13 +101,14 @@ def pick_rows_from_joint(
         dropout_key=dropout_key,
         min_posterior=min_posterior,
         tile=tile,
+        durations=durations,
     )
     labels = _checks.integers("labels", labels)
     frames_lengths = of_each_hypothesis(joint, frames_lengths)
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     lengths = frames_lengths, labels_lengths
-    layouts.check_padded("logits", joint, labels, *lengths, None, durations_count(durations))
+    layouts.check_padded("logits", joint, labels, *lengths, None, durations)
     picking = make_picking(blank, others, rest, normalize, durations, joint.shape[-1])
     return _rows(joint, labels, *lengths, picking=picking, implementation=implementation)
 

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
@@ -126,7 +127,7 @@ def check_batch(rows, labels, frames_lengths, labels_lengths, where) -> list[_ch
 
 def check_lm_scale(value) -> float:
     """lm_scale as a float; TypeError or ValueError if it is none of its values."""
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float | np.floating):
         raise TypeError(f"lm_scale must be a number known in advance, got {value!r}.")
     if not 0 <= value < 1:
         raise ValueError(f"lm_scale must be in [0, 1), got {value!r}.")

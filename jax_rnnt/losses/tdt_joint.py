@@ -72,7 +72,8 @@ def tdt_loss_from_joint(
         min_posterior: which cells the backward visits.
         tile: (frames, labels, tiles at once) of the walk.
         implementation: None for the native kernels where there are some, "native" to insist on
-            them, "reference" for plain JAX on logits as an array.
+            them, "reference" for plain JAX on logits as an array, which more than 16 durations
+            take in any case.
 
     Returns:
         (...) nats, (..., K) of hypotheses, or () after a reduction; float32 (float64 for float64),
@@ -113,6 +114,7 @@ def tdt_loss_from_joint(
         clamp=clamp,
         min_posterior=min_posterior,
         tile=tile,
+        durations=len(durations),
     )
     return checked_loss(
         "logits",

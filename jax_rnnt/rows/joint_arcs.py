@@ -36,8 +36,7 @@ def _of_logits(joint, labels, picking, implementation):
     logits = logits if joint.has_hypotheses else logits.squeeze(-4)
     unit = None
     if joint.clamp is not None:
-        zeros = jnp.zeros_like(logits, shape=joint.shape[:-3])
-        logits, unit = joint_network.clamp_gradient(logits, zeros, joint.clamp)
+        logits, unit = joint_network.clamp_gradient(logits, joint.clamp)
     return row_arcs(logits, row_labels, picking, implementation), unit
 
 

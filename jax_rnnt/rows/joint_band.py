@@ -60,9 +60,7 @@ class BandJointPicks:
         logits, broken = _band_logits(band, inside, implementation)
         clamp, unit = band.joint.clamp, None
         if clamp is not None:
-            dtype = accumulator_dtype(logits.dtype)
-            zeros = jnp.zeros_like(logits, shape=logits.shape[:-3], dtype=dtype)
-            logits, unit = joint_network.clamp_gradient(logits, zeros, clamp)
+            logits, unit = joint_network.clamp_gradient(logits, clamp)
         picks = self.pick(logits, labels, blank=blank, implementation=implementation)
         if broken is not None:
             picks = tuple(jnp.where(broken, jnp.nan, x) for x in picks)

@@ -264,9 +264,7 @@ def _entries_forward(*arguments):
     )
     maxima, log_sums, blank, label, *picks = rows
     results = Entries(maxima, log_sums, blank, label, tuple(picks))
-    # A zero that depends on a sequence, as its cotangent does: vmap must batch both.
-    first = maxima[..., 0, 0]
-    unit = None if walk.clamp is None else jnp.where(jnp.isnan(first), 0, jnp.zeros_like(first))
+    unit = None if walk.clamp is None else joint_network.zeros_of_sequences(maxima)
     return (results, unit), (operands, to_bits(*rows))
 
 

@@ -44,7 +44,10 @@ def visited(
         norms, part = grid.tiles(norms).sum((-2, -1)), left_out(dtype)
         return _enough(norms, part, axis=1) | _enough(norms, part, axis=2)
     symbols = [x for x, v in zip(cotangents.picks, selection.picks) if v < selection.tokens]
+    durations = [x for x, v in zip(cotangents.picks, selection.picks) if v >= selection.tokens]
     posteriors = sum(map(jnp.abs, (cotangents.blank, cotangents.label, *symbols)))
+    # Those of durations are no larger where they come from a lattice.
+    posteriors = functools.reduce(jnp.maximum, map(jnp.abs, durations), posteriors)
     # The last arc of a sequence is taken with certainty, and none is above it: where labels have a
     # distribution of their own, a sum's cotangent is that of their arcs.
     certain = cotangents.log_sums if selection.without_blank else cotangents.blank

@@ -117,19 +117,34 @@ def _project_usable_jvp(primals, tangents):
     return _project_usable(*primals), tangent
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def clamp_gradient(logits: jax.Array, unit: jax.Array, clamp: float) -> tuple[jax.Array, jax.Array]:
-    """Logits (..., T, U, W) whose gradient is clamped, and `unit` (...), which is zeros.
+def zeros_of_sequences(cells: jax.Array) -> jax.Array:
+    """A zero for each sequence of cells (..., T, U).
 
-    Whoever adds `unit` to the costs says with its cotangent g how the costs are weighed: logits'
-    gradients are clamped to [-clamp |g|, clamp |g|], those of a cost to [-clamp, clamp].
+    It depends on the sequence, as its cotangent does: vmap must batch both.
     """
+    first = cells[..., 0, 0]
+    return jnp.where(jnp.isnan(first), 0, jnp.zeros_like(first))
+
+
+def clamp_gradient(logits: jax.Array, clamp: float) -> tuple[jax.Array, jax.Array]:
+    """Logits (..., T, U, W) whose gradient is clamped, and a zero for each sequence (...).
+
+    Whoever adds the zeros to the costs says with their cotangents g how the costs are weighed:
+    logits' gradients are clamped to [-clamp |g|, clamp |g|], those of a cost to [-clamp, clamp].
+    """
+    unit = zeros_of_sequences(logits[..., 0]).astype(accumulator_dtype(logits.dtype))
+    return _clamp_gradient(logits, unit, clamp)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _clamp_gradient(logits, unit, clamp):
     del clamp
     return logits, unit
 
 
 def _clamp_forward(logits, unit, clamp):
-    return clamp_gradient(logits, unit, clamp), None
+    del clamp
+    return (logits, unit), None
 
 
 def _clamp_backward(clamp, _, cotangents):
@@ -139,7 +154,7 @@ def _clamp_backward(clamp, _, cotangents):
     return lax.clamp(*jnp.broadcast_arrays(-bounds, gradients, bounds)), unit
 
 
-clamp_gradient.defvjp(_clamp_forward, _clamp_backward)
+_clamp_gradient.defvjp(_clamp_forward, _clamp_backward)
 
 
 def product(a, b, contract, dtype=None):

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from joint_problems import Joint, make_problem, needs_devices
-from support import collectives
+from support import collectives, full
 from tolerances import assert_same_bits, relative_error
 
 import jax_rnnt
@@ -181,5 +181,70 @@ def test_errors_of_hypotheses(rng, change, message):
 
 def test_kernels_must_have_more_columns_than_durations(rng):
     joint, *lattice = make_problem(rng, 1, 3, 3, 2, 3)
-    with pytest.raises(ValueError, match=r"^logits must have shape \(..., T, U, V \+ 3\)"):
+    with pytest.raises(ValueError, match=r"^kernel must have shape \(H, V \+ 3\)"):
         jax_rnnt.tdt_loss_from_joint(*joint, *lattice, durations=DURATIONS)
+
+
+@pytest.mark.parametrize("options", [{"implementation": "reference"}, {"width": 4}], ids=str)
+def test_vmap_weighs_each_clamped_cost_by_itself(rng, options):
+    joint, *lattice = make_problem(rng, 3, 9, 6, 5, 7, make=full)
+    weights = jnp.array([1.0, -1.0, 0.3])
+    more = {"clamp": 0.05, **options}
+    columns = jnp.minimum(jnp.arange(9, dtype=jnp.int32), 2)
+
+    def cost(encoder, predictor, *rest):
+        own = {"columns": columns, **more} if "width" in more else more
+        return jax_rnnt.rnnt_loss_from_joint(encoder, predictor, *joint[2:], *rest, **own)
+
+    def total(arrays, mapped):
+        costs = mapped(*arrays, *lattice)
+        return (weights * costs).sum()
+
+    each = lambda *arrays: jnp.stack([cost(*(x[n] for x in arrays)) for n in range(3)])  # noqa: E731
+    arrays = tuple(map(jnp.asarray, joint[:2]))
+    found, wanted = (jax.grad(total)(arrays, way) for way in (jax.vmap(cost), each))
+    for a, b in zip(found, wanted):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_second_derivatives_of_a_clamped_reference(rng):
+    """The gradient's own derivative, by differences of the gradient."""
+    joint, *lattice = make_problem(rng, 1, 4, 3, 3, 4, make=full)
+    along = rng.standard_normal(joint.bias.shape).astype(np.float32)
+
+    def slope(bias):
+        def cost(bias):
+            own = {"clamp": 0.1, "implementation": "reference", "reduction": "sum"}
+            return jax_rnnt.rnnt_loss_from_joint(*joint[:3], bias, *lattice, **own)
+
+        return (jax.grad(cost)(bias) * along).sum()
+
+    found = (jax.grad(slope)(jnp.asarray(joint.bias)) * along).sum()
+    step = 1e-2 * along
+    difference = (slope(joint.bias + step) - slope(joint.bias - step)) / 2e-2
+    assert abs(found) > 1e-3
+    np.testing.assert_allclose(found, difference, rtol=3e-2)
+
+
+def test_durations_alone_have_gradients_wherever_they_are_asked_for(rng):
+    joint, *lattice = make_problem(rng, 2, 9, 6, 5, 7 + 2)
+    lattice[0] = lattice[0] % 7
+
+    def total(kernel, least):
+        rows = jax_rnnt.pick_rows_from_joint(
+            *joint[:2], kernel, joint.bias, *lattice, durations=2, min_posterior=least
+        )
+        return jnp.where(rows.durations > -jnp.inf, rows.durations, 0)[..., 0].sum()
+
+    every, default = (jax.grad(total)(jnp.asarray(joint.kernel), x) for x in (0.0, None))
+    assert jnp.abs(default).max() > 1
+    np.testing.assert_allclose(every, default, atol=1e-3)
+
+
+def test_numpy_keys_are_keys(rng):
+    joint, *lattice = make_problem(rng, 1, 3, 3, 2, 3)
+    own, other = (
+        jax_rnnt.rnnt_loss_from_joint(*joint, *lattice, dropout_rate=0.5, dropout_key=k)
+        for k in (jax.random.PRNGKey(3), np.asarray(jax.random.PRNGKey(3)))
+    )
+    assert_same_bits(own, other)
