@@ -60,6 +60,15 @@ def number(name: str, value: Any) -> jax.Array:
     return array
 
 
+def number_below(name: str, value: Any, high: float) -> float:
+    """value as a float, a number known in advance in [0, high); or TypeError, ValueError."""
+    if not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"{name} must be a number known in advance, got {value!r}.")
+    if not 0 <= value < high:
+        raise ValueError(f"{name} must be in [0, {high}), got {value!r}.")
+    return float(value)
+
+
 def choice(name: str, value: Any, allowed: tuple) -> None:
     """ValueError unless value is one of allowed."""
     if not isinstance(value, str | None) or value not in allowed:

@@ -33,12 +33,14 @@ def make_joint(
     durations: int = 0,
 ) -> Joint:
     """The joint of a caller's arguments; TypeError or ValueError if they do not make one."""
-    threshold = dropout.threshold_of(_in_range("dropout_rate", dropout_rate, high=1))
+    threshold = dropout.threshold_of(_checks.number_below("dropout_rate", dropout_rate, high=1))
     if threshold and dropout_key is None:
         raise ValueError(f"dropout_rate={dropout_rate!r} needs a dropout_key.")
     most = float(np.finfo(np.float32).max)  # more than that times a cotangent of 0 would be NaN
-    if clamp is not None and not _in_range("clamp", clamp, most) > 0:
+    if clamp is not None and not _checks.number_below("clamp", clamp, most) > 0:
         raise ValueError(f"clamp must be above 0, or None for none, got {clamp!r}.")
+    if min_posterior is not None:
+        min_posterior = _checks.number_below("min_posterior", min_posterior, high=1)
     joint = Joint(
         encoder=_checks.floats("encoder", encoder),
         predictor=_checks.floats("predictor", predictor),
@@ -48,9 +50,7 @@ def make_joint(
         activation=resolve_activation(activation),
         dropout=threshold,
         clamp=None if clamp is None else float(clamp),
-        min_posterior=(
-            None if min_posterior is None else _in_range("min_posterior", min_posterior, high=1)
-        ),
+        min_posterior=min_posterior,
         tile=None if tile is None else _check_tile(tile),
     )
     _check_shapes(joint.encoder, joint.predictor, joint.kernel, joint.bias, durations)
@@ -124,15 +124,6 @@ def _check_shapes(encoder, predictor, kernel, bias, durations):
         raise ValueError(f"predictor must have U at least 1, got {predictor.shape}.")
     if bias is not None:
         _checks.shape("bias", bias, kernel.shape[1:], "(V,) of the kernel")
-
-
-def _in_range(name, value, high: float) -> float:
-    """A number known in advance that is in [0, high)."""
-    if not isinstance(value, int | float | np.floating | np.integer):
-        raise TypeError(f"{name} must be a number known in advance, got {value!r}.")
-    if not 0 <= value < high:
-        raise ValueError(f"{name} must be in [0, {high}), got {value!r}.")
-    return float(value)
 
 
 def _seed(value) -> jax.Array:

@@ -15,9 +15,8 @@ from jax_rnnt.lattice.posteriors import padded_cost_and_posteriors
 from jax_rnnt.losses import checked, layouts, topologies
 from jax_rnnt.losses.joint_arguments import make_joint
 from jax_rnnt.losses.joint_bands import band_picks, traced_band
-from jax_rnnt.losses.simple import check_batch, check_lm_scale, make_simple
+from jax_rnnt.losses.simple import check_batch, make_simple
 from jax_rnnt.rows import simple
-from jax_rnnt.rows.normalise import NORMALISATIONS
 
 
 class PrunedLosses(NamedTuple):
@@ -161,7 +160,7 @@ def pruned_rnnt_loss(
             f"{(*batch, T, V)} and {(*batch, U, V)}, got {simple_joint.encoder.shape} and "
             f"{simple_joint.predictor.shape}."
         )
-    _checks.choice("normalize", normalize, NORMALISATIONS)
+    rows_to_picks = band_picks(normalize)
     _checks.choice("implementation", implementation, (None, "native", "reference"))
     checked.check_reduction(reduction)
     width = ranges.check_width(width, rnnt_type)
@@ -178,12 +177,12 @@ def pruned_rnnt_loss(
         where,
         options,
         width=width,
-        lm_scale=check_lm_scale(lm_scale),
+        lm_scale=_checks.number_below("lm_scale", lm_scale, 1),
         blank=_checks.blank_index(blank, joint.shape[-1]),
         average_frames=_checks.flag("average_frames", average_frames),
         reduction=reduction,
         rnnt_type=rnnt_type,
-        normalize=normalize,
+        rows_to_picks=rows_to_picks,
         implementation=implementation,
     )
 
@@ -197,7 +196,7 @@ def pruned_rnnt_loss(
         "average_frames",
         "reduction",
         "rnnt_type",
-        "normalize",
+        "rows_to_picks",
         "implementation",
     ),
 )
@@ -216,7 +215,7 @@ def _losses(
     average_frames,
     reduction,
     rnnt_type,
-    normalize,
+    rows_to_picks,
     implementation,
 ):
     batch = labels, frames_lengths, labels_lengths
@@ -237,7 +236,7 @@ def _losses(
         *batch,
         where,
         options,
-        rows_to_picks=band_picks(normalize),
+        rows_to_picks=rows_to_picks,
         picks_to_costs=topologies.costs_of(rnnt_type),
         clamped=True,
         durations=0,

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
@@ -80,7 +79,10 @@ def simple_arcs(
         labels_lengths = jnp.full(tuple(batch), U - 1, jnp.int32)
     arrays = check_batch(joint, labels, frames_lengths, labels_lengths, None)
     return _simple_arcs(
-        joint, *arrays, lm_scale=check_lm_scale(lm_scale), blank=_checks.blank_index(blank, V)
+        joint,
+        *arrays,
+        lm_scale=_checks.number_below("lm_scale", lm_scale, 1),
+        blank=_checks.blank_index(blank, V),
     )
 
 
@@ -123,12 +125,3 @@ def check_batch(rows, labels, frames_lengths, labels_lengths, where) -> list[_ch
     labels_lengths = _checks.integers("labels_lengths", labels_lengths)
     layouts.check_padded("logits", rows, labels, frames_lengths, labels_lengths, where, 0)
     return [labels, frames_lengths, labels_lengths]
-
-
-def check_lm_scale(value) -> float:
-    """lm_scale as a float; TypeError or ValueError if it is none of its values."""
-    if not isinstance(value, int | float | np.floating):
-        raise TypeError(f"lm_scale must be a number known in advance, got {value!r}.")
-    if not 0 <= value < 1:
-        raise ValueError(f"lm_scale must be in [0, 1), got {value!r}.")
-    return float(value)

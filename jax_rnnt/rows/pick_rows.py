@@ -129,9 +129,11 @@ def pick_rows(
 def make_picking(
     blank: int, others: Iterable[int], rest: bool, normalize: str, durations: int, width: int
 ) -> Picking:
-    """The options of rows of so many logits; TypeError or ValueError if they make no sense."""
-    durations = durations_count(durations)
-    _checks.choice("normalize", normalize, tuple(NORMALISATIONS))
+    """The options of rows of so many logits; TypeError or ValueError if they make no sense.
+
+    `durations` is what `durations_count` gives.
+    """
+    _checks.choice("normalize", normalize, NORMALISATIONS)
     V = width - durations
     blank = _checks.blank_index(blank, V)
     others = other_symbols(others, blank, V)
