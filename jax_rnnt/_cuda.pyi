@@ -9,11 +9,17 @@ def jaxlib_version() -> str:
 def registrations() -> dict[str, Any]:
     """Handler capsules by kernel name."""
 
-def joint_packed_sizes(H: int, V: int) -> tuple[int, int] | None:
-    """Bytes of a joint network's packed kernel and bias, None for sizes that no kernel takes."""
+def joint_packed_sizes(capability: int, H: int, W: int) -> tuple[int, int] | None:
+    """Bytes of a joint network's packed kernel and bias for the kernels of a compute capability.
+
+    None where it has none that take the sizes. 90 is 9.0.
+    """
 
 def architectures() -> str:
     """The architectures that the kernels were compiled for, in CMake's terms."""
+
+def joint_architectures() -> str:
+    """Those of the joint network's kernels, besides the ones that are for 9.0 alone."""
 
 def toolkit_version() -> tuple[int, int]:
     """The version of CUDA that the kernels were compiled with."""

@@ -4,13 +4,13 @@
 #   tools/check_gpu.sh build            install into $SITE (default: a temporary directory)
 #   tools/check_gpu.sh test [ARGS]      the test suite on the GPU; ARGS go to pytest
 #   tools/check_gpu.sh sanitize         compute-sanitizer over every kernel (tools/every_kernel.cu
-#                                       and, on Hopper, tools/joint_check.cu)
+#                                       and, from 8.0 on, tools/joint_check.cu)
 #   tools/check_gpu.sh time [ARGS]      benchmarks/loss.py; ARGS go to it
 #   tools/check_gpu.sh joint [ARGS]     benchmarks/joint.py; ARGS go to it
 #   tools/check_gpu.sh family [ARGS]    benchmarks/family.py; ARGS go to it
 #   tools/check_gpu.sh kernels [ARGS]   benchmarks/kernels.cu; ARGS go to it
 #   tools/check_gpu.sh entries_kernels  tools/entries_check.cu, checks and times
-#   tools/check_gpu.sh joint_kernels    tools/joint_check.cu, checks and times, on Hopper
+#   tools/check_gpu.sh joint_kernels [ARGS]  tools/joint_check.cu, checks and times, from 8.0 on
 #
 # Needs: nvcc, compute-sanitizer, and a Python ($PYTHON, default python3) with JAX for CUDA,
 # scikit-build-core, nanobind, pytest and hypothesis. No network: build isolation is off.
@@ -37,7 +37,9 @@ run_tests() {
   JAX_RNNT_REQUIRE_GPU=1 JAX_RNNT_REQUIRE_NATIVE=1 "$python" -m pytest -q "$@"
 }
 
-is_hopper() { [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1)" = 9.0 ]; }
+has_joint() {
+  [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | cut -d. -f1)" -ge 8 ]
+}
 
 # compile PROGRAM MAIN [OPTIONS]: into $site, with the kernels that every GPU has.
 compile() {
@@ -47,20 +49,25 @@ compile() {
 }
 
 compile_joint() {
-  mkdir -p "$site"
-  nvcc -O2 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -lineinfo -Icpp tools/joint_check.cu \
-    cpp/cuda/joint/*.cu -o "$site/joint_check"
+  mkdir -p "$site/wgmma"
+  local file
+  for file in pack forward gradients; do
+    nvcc -O2 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -lineinfo -Icpp \
+      -c "cpp/cuda/joint/wgmma/$file.cu" -o "$site/wgmma/$file.o"
+  done
+  nvcc -O2 -std=c++17 -arch=native -lineinfo -Icpp tools/joint_check.cu cpp/cuda/joint/{,mma/}*.cu \
+    "$site"/wgmma/*.o -o "$site/joint_check"
 }
 
 sanitize() {
   compile every_kernel tools/every_kernel.cu
   # What racecheck follows: cpp/cuda/lattice/gate.cuh.
   compile every_kernel_racecheck tools/every_kernel.cu -DJAX_RNNT_EVERY_LANE_ARRIVES
-  if is_hopper; then compile_joint; fi
+  if has_joint; then compile_joint; fi
   for tool in memcheck racecheck initcheck synccheck; do
     local programs=("$site/every_kernel")
     [ "$tool" != racecheck ] || programs=("$site/every_kernel_racecheck")
-    if is_hopper; then programs+=("$site/joint_check small"); fi
+    if has_joint; then programs+=("$site/joint_check small"); fi
     for program in "${programs[@]}"; do
       echo "== $tool $program"
       # shellcheck disable=SC2086  # a program and its argument
@@ -80,7 +87,7 @@ check_entries_kernels() {
 }
 
 check_joint_kernels() {
-  is_hopper || { echo "the fused kernels are for compute capability 9.0" >&2; return; }
+  has_joint || { echo "the fused kernels are for compute capability 8.0 and later" >&2; return; }
   compile_joint
   "$site/joint_check" "$@"
 }

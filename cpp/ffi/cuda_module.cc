@@ -288,12 +288,13 @@ NB_MODULE(_cuda, module) {
                         {"joint_gradients", kJointGradients},
                         {"joint_hidden", kJointHidden},
                         {"add_blocks", kAddBlocks}});
-  module.def("joint_packed_sizes", [](int32_t H, int32_t W) {
-    const cuda::JointPackedBytes bytes = cuda::PackedJointBytes(H, W);
+  module.def("joint_packed_sizes", [](int capability, int32_t H, int32_t W) {
+    const cuda::JointPackedBytes bytes = cuda::PackedJointBytes(cuda::TargetOf(capability), H, W);
     return bytes.kernel == 0 ? nanobind::object(nanobind::none())
                              : nanobind::object(nanobind::make_tuple(bytes.kernel, bytes.bias));
   });
   module.def("architectures", [] { return JAX_RNNT_CUDA_ARCHITECTURES; });
+  module.def("joint_architectures", [] { return JAX_RNNT_JOINT_ARCHITECTURES; });
   module.def("toolkit_version", [] { return CudaVersion(CUDART_VERSION); });
   module.def("driver_version", [] {
     int version = 0;

@@ -19,6 +19,7 @@
 #include "cuda/joint/list.h"
 #include "cuda/joint/pack.h"
 #include "cuda/joint/shape.h"
+#include "cuda/joint/target.h"
 #include "ffi/buffers.h"
 #include "ffi/entries.h"
 #include "ffi/joint_buffers.h"
@@ -46,13 +47,14 @@ auto BindJoint() {
 template <typename Binding>
 auto BindJointOptions(Binding binding) {
   return BindEntriesOptions(std::move(binding)
+                                .template Attr<int64_t>("capability")
                                 .template Attr<std::string_view>("activation")
                                 .template Attr<int64_t>("dropout"));
 }
 
 template <typename Backend>
 Error JointPack(typename Backend::Context context, AnyBuffer kernel, AnyBuffer bias,
-                AnyResult packed_kernel, AnyResult packed_bias) {
+                AnyResult packed_kernel, AnyResult packed_bias, int64_t capability) {
   if (kernel.dimensions().size() < 2) return WrongBuffer("kernel", "(..., H, W)");
   const auto own = kernel.dimensions().last(2);
   const int64_t H = own[0], W = own[1];
@@ -62,12 +64,13 @@ Error JointPack(typename Backend::Context context, AnyBuffer kernel, AnyBuffer b
   const JointParts parts{Leading(kernel.dimensions(), 2),
                          {1, 1, 1, static_cast<int32_t>(H), static_cast<int32_t>(W)}};
   JAX_RNNT_RETURN_IF_ERROR(Check("bias", bias, kernel.element_type(), Times({parts.count, W})));
-  JAX_RNNT_RETURN_IF_ERROR(CheckPacked(parts, W, *packed_kernel, *packed_bias));
+  const cuda::JointTarget target = TargetOf(capability);
+  JAX_RNNT_RETURN_IF_ERROR(CheckPacked(target, parts, W, *packed_kernel, *packed_bias));
   return DispatchHalves<Backend>(kernel.element_type(), [&](auto tag) -> Error {
     using T = typename decltype(tag)::Type;
     return ForEachPart(parts, [&](int64_t part) {
       return Backend::JointPack(
-          context, parts.shape.H, parts.shape.V, PartOf<const T>(kernel, part, parts),
+          context, target, parts.shape.H, parts.shape.V, PartOf<const T>(kernel, part, parts),
           PartOf<const T>(bias, part, parts), PartOf<uint32_t>(*packed_kernel, part, parts),
           PartOf<float>(*packed_bias, part, parts));
     });
@@ -78,10 +81,11 @@ template <typename Context>
 auto BindJointPack() {
   return xla::ffi::Ffi::Bind()
       .Ctx<Context>()
-      .template Arg<AnyBuffer>()   // kernel (P, H, W)
-      .template Arg<AnyBuffer>()   // bias (P, W)
-      .template Ret<AnyBuffer>()   // packed_kernel
-      .template Ret<AnyBuffer>();  // packed_bias
+      .template Arg<AnyBuffer>()  // kernel (P, H, W)
+      .template Arg<AnyBuffer>()  // bias (P, W)
+      .template Ret<AnyBuffer>()  // packed_kernel
+      .template Ret<AnyBuffer>()  // packed_bias
+      .template Attr<int64_t>("capability");
 }
 
 template <typename Backend>
@@ -89,11 +93,11 @@ Error JointForward(typename Backend::Context context, AnyBuffer encoder, AnyBuff
                    AnyBuffer kernel, AnyBuffer packed_kernel, AnyBuffer packed_bias,
                    Int32Buffer labels, Int32Buffer counts, Int32Buffer sequences, Int32Buffer seed,
                    AnyResult maxima, AnyResult log_sums, AnyResult blank_logits,
-                   AnyResult label_logits, xla::ffi::RemainingRets pick_logits,
+                   AnyResult label_logits, xla::ffi::RemainingRets pick_logits, int64_t capability,
                    std::string_view activation, int64_t dropout, int64_t blank, int64_t tokens,
                    int64_t without_blank, int64_t without_label, Columns picks) {
   const JointOperands operands{encoder, predictor, labels, counts, sequences, seed};
-  const JointKernel packed{kernel, packed_kernel, packed_bias};
+  const JointKernel packed{TargetOf(capability), kernel, packed_kernel, packed_bias};
   const DataType dtype = encoder.element_type();
   JointParts parts;
   int64_t W;
@@ -111,7 +115,8 @@ Error JointForward(typename Backend::Context context, AnyBuffer encoder, AnyBuff
   return DispatchHalves<Backend>(dtype, [&](auto tag) -> Error {
     using T = typename decltype(tag)::Type;
     return ForEachPart(parts, [&](int64_t part) {
-      return Backend::JointForward(context, parts.shape, *ActivationByName(activation), options,
+      return Backend::JointForward(context, packed.target, parts.shape,
+                                   *ActivationByName(activation), options,
                                    operands.Part<T>(part, parts, dropout), packed.Part(part, parts),
                                    PartOf(results, options, part, parts));
     });
@@ -136,10 +141,11 @@ Error JointGradients(typename Backend::Context context, AnyBuffer encoder, AnyBu
                      AnyBuffer log_sums, AnyBuffer sum_cotangents, AnyBuffer blank_cotangents,
                      AnyBuffer label_cotangents, xla::ffi::RemainingArgs pick_cotangents,
                      AnyResult activations, AnyResult gradients, AnyResult bias_parts,
-                     std::string_view activation, int64_t dropout, int64_t blank, int64_t tokens,
-                     int64_t without_blank, int64_t without_label, Columns picks) {
+                     int64_t capability, std::string_view activation, int64_t dropout,
+                     int64_t blank, int64_t tokens, int64_t without_blank, int64_t without_label,
+                     Columns picks) {
   const JointOperands operands{encoder, predictor, labels, counts, sequences, seed};
-  const JointKernel packed{kernel, packed_kernel, packed_bias};
+  const JointKernel packed{TargetOf(capability), kernel, packed_kernel, packed_bias};
   const DataType dtype = encoder.element_type();
   JointParts parts;
   int64_t W, R;
@@ -169,7 +175,7 @@ Error JointGradients(typename Backend::Context context, AnyBuffer encoder, AnyBu
     using T = typename decltype(tag)::Type;
     return ForEachPart(parts, [&](int64_t part) {
       return Backend::JointGradients(
-          context, shape, *ActivationByName(activation), options, R,
+          context, packed.target, shape, *ActivationByName(activation), options, R,
           operands.Part<T>(part, parts, dropout), packed.Part(part, parts),
           PartOf<const int32_t>(tiles, part, parts), PartOf<const float>(bounds, part, parts),
           PartOf<const float>(maxima, part, parts), PartOf<const float>(log_sums, part, parts),

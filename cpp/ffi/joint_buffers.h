@@ -16,6 +16,7 @@
 #include "cuda/joint/inputs.h"
 #include "cuda/joint/pack.h"
 #include "cuda/joint/shape.h"
+#include "cuda/joint/target.h"
 #include "ffi/buffers.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -36,6 +37,12 @@ inline Error CheckOptions(std::string_view activation, int64_t dropout) {
   if (ActivationByName(activation) && dropout >= 0 && dropout < 65536) return Error::Success();
   return Error(ErrorCode::kInvalidArgument,
                "jax_rnnt: activation must be a name that has a kernel, dropout in [0, 65536).");
+}
+
+// Whose kernels a call takes; none for a capability that has none.
+inline cuda::JointTarget TargetOf(int64_t capability) {
+  const bool is_number = capability > 0 && capability < 10000;
+  return is_number ? cuda::TargetOf(static_cast<int>(capability)) : cuda::JointTarget{};
 }
 
 // Calls body(TypeTag<T>()) for the 16-bit type T that is dtype.
@@ -150,12 +157,14 @@ inline Error TilesOfPart(const Int32Buffer& tiles, const JointParts& parts, int6
 // An error unless the two buffers have the size of the kernel and bias, of W columns, that
 // joint_pack packs.
 template <typename Buffer>
-Error CheckPacked(const JointParts& parts, int64_t W, Buffer& packed_kernel, Buffer& packed_bias) {
+Error CheckPacked(const cuda::JointTarget& target, const JointParts& parts, int64_t W,
+                  Buffer& packed_kernel, Buffer& packed_bias) {
   const cuda::JointPackedBytes bytes =
       W > std::numeric_limits<int32_t>::max()
           ? cuda::JointPackedBytes{0, 0}
-          : cuda::PackedJointBytes(parts.shape.H, static_cast<int32_t>(W));
-  if (bytes.kernel == 0) return WrongBuffer("kernel", "of an H and a W that the kernels take");
+          : cuda::PackedJointBytes(target, parts.shape.H, static_cast<int32_t>(W));
+  if (bytes.kernel == 0)
+    return WrongBuffer("kernel", "of an H and a W that the kernels of this capability take");
   JAX_RNNT_RETURN_IF_ERROR(
       Check("packed_kernel", packed_kernel, DataType::U32, Times({parts.count, bytes.kernel / 4})));
   return Check("packed_bias", packed_bias, DataType::U32, Times({parts.count, bytes.bias / 4}));
@@ -163,6 +172,7 @@ Error CheckPacked(const JointParts& parts, int64_t W, Buffer& packed_kernel, Buf
 
 // The kernel and bias that joint_forward and joint_gradients take besides.
 struct JointKernel {
+  cuda::JointTarget target;
   AnyBuffer kernel;  // (P, H, W), for its shape
   AnyBuffer packed_kernel;
   AnyBuffer packed_bias;
@@ -174,7 +184,7 @@ struct JointKernel {
     if (own[0] != parts.shape.H) return WrongBuffer("kernel", "(..., H, W)");
     *W = own[1];
     JAX_RNNT_RETURN_IF_ERROR(Check("kernel", kernel, dtype, Times({parts.count, own[0], own[1]})));
-    return CheckPacked(parts, *W, packed_kernel, packed_bias);
+    return CheckPacked(target, parts, *W, packed_kernel, packed_bias);
   }
 
   cuda::JointPacked Part(int64_t part, const JointParts& parts) const {

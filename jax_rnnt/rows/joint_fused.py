@@ -1,11 +1,12 @@
 """The joint's forward and backward by CUDA kernels of their own, where there are some.
 
-They take half dtypes on compute capability 9.0. Encoder and predictor go in; activations and logits
-stay on the chip in the forward, and what the backward's matrix products need comes out of one
-kernel. The plain walk over tiles (`joint_tiles`) computes the same anywhere.
+They take half dtypes on compute capability 8.0 and later. Encoder and predictor go in; activations
+and logits stay on the chip in the forward, and what the backward's matrix products need comes out
+of one kernel. The plain walk over tiles (`joint_tiles`) computes the same anywhere.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax import lax
 
 from jax_rnnt._xla import ffi
 from jax_rnnt._xla.primitive import Kernel
-from jax_rnnt.rows import entries, joint_tiles, pick
+from jax_rnnt.rows import entries, joint_capability, joint_tiles, pick
 from jax_rnnt.rows.activations import name_of
 from jax_rnnt.rows.dropout import Dropout
 from jax_rnnt.rows.entries import Entries, Selection
@@ -24,7 +25,6 @@ from jax_rnnt.rows.joint_grid import WHOLE_TILE
 from jax_rnnt.rows.joint_network import Weights
 from jax_rnnt.rows.joint_tiles import Cells
 
-_CAPABILITY = "9.0"
 _DTYPES = "bfloat16", "float16"
 
 
@@ -33,7 +33,6 @@ def fits(H: int, W: int, dtype: np.dtype, activation: Callable) -> bool:
     return (
         dtype.name in _DTYPES
         and name_of(activation) is not None
-        and _has_hopper()
         and _packed_sizes(H, W) is not None
     )
 
@@ -83,12 +82,16 @@ class _Operands:
 
     def __init__(self, weights, labels, dropout, activation, selection):
         self.encoder, self.predictor, self.kernel, bias = (x.astype(weights.dtype) for x in weights)
-        packed = _pack(self.kernel, bias, insist=True)
+        packed = _pack(self.kernel, bias, insist=True, capability=capability())
         seed = lax.bitcast_convert_type(dropout.seed, jnp.int32)
         self.labels, self.places = labels, (dropout.sequences, seed)
         self.arrays = self.encoder, self.predictor, self.kernel, *packed, *labels, *self.places
         self.own = {"activation": name_of(activation), "dropout": dropout.threshold}
-        self.options = {**self.own, **selection.attributes()}
+        self.options = {
+            "capability": capability(),
+            **self.own,
+            **selection.attributes(),
+        }
 
 
 class _Cells(Cells):
@@ -122,16 +125,24 @@ class _Cells(Cells):
 
 
 @functools.cache
-def _has_hopper() -> bool:
-    if ffi.native_module("cuda") is None or ffi.fault("cuda") is not None:
-        return False
-    return {device.compute_capability for device in ffi.cuda_devices()} == {_CAPABILITY}
+def capability() -> int | None:
+    """The compute capability whose kernels all CUDA devices here run, 90 for 9.0; or None."""
+    module = ffi.native_module("cuda")
+    if module is None or ffi.fault("cuda") is not None:
+        return None
+    return joint_capability.choose(
+        (gpu.compute_capability for gpu in ffi.cuda_devices()),
+        module.joint_architectures(),
+        os.environ.get(joint_capability.SWITCH),
+    )
 
 
 def _packed_sizes(H: int, W: int) -> tuple[int, int] | None:
-    """Bytes of a packed kernel (H, W) and bias (W,), None for sizes that `_pack` refuses."""
-    module = ffi.native_module("cuda")
-    return None if module is None else module.joint_packed_sizes(H, W)
+    """Bytes of a packed kernel (H, W) and bias (W,), None where no kernels take the sizes."""
+    own, module = capability(), ffi.native_module("cuda")
+    if own is None or module is None:
+        return None
+    return module.joint_packed_sizes(own, H, W)
 
 
 def _packed_size(index, sizes):

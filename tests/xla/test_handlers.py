@@ -17,11 +17,19 @@ import pytest
 from support import HAS_NATIVE, PLATFORM, needs_native
 
 from jax_rnnt._xla import ffi
+from jax_rnnt.rows import joint_fused
 
 pytestmark = needs_native
 
 N, T, U, S, R, C, V, H = 3, 4, 3, 20, 4, 3, 6, 16
 F32, BITS, I32 = "float32", "uint32", "int32"
+ENTRIES: tuple[tuple[str, Any], ...] = (
+    ("blank", np.int64(1)),
+    ("tokens", np.int64(V - 1)),
+    ("without_blank", np.int64(1)),
+    ("without_label", np.int64(0)),
+    ("picks", np.array([V - 1, 0])),
+)
 
 
 class Buffer(NamedTuple):
@@ -54,15 +62,8 @@ class Call:
 
 def _rows(kernel: str) -> dict[str, Call]:
     """The calls of a row kernel, forward and backward, with labels by row and by column."""
-    attributes: tuple[tuple[str, Any], ...] = (("blank", np.int64(1)),)
+    attributes = ENTRIES if kernel == "entries" else ENTRIES[:1]
     results, cotangents = {"pick": (4, 2), "entries": (6, 5)}[kernel]
-    if kernel == "entries":
-        attributes += (
-            ("tokens", np.int64(V - 1)),
-            ("without_blank", np.int64(1)),
-            ("without_label", np.int64(0)),
-            ("picks", np.array([V - 1, 0])),
-        )
     found = {}
     for suffix, batch, labels in (
         ("", (N,), (Buffer((N,), I32),)),
@@ -140,25 +141,30 @@ def _align(compact: bool) -> dict[str, Call]:
 
 def _joint() -> dict[str, Call]:
     """CUDA's alone; 16 x 8 cells to a tile, of which R are listed."""
-    kernel_bytes, bias_bytes = ffi.native_module("cuda").joint_packed_sizes(H, V)
+    # The handlers' checks are of any capability.
+    capability = joint_fused.capability() or 80
+    kernel_bytes, bias_bytes = ffi.native_module("cuda").joint_packed_sizes(capability, H, V)
     packed = Buffer((kernel_bytes // 4,), BITS), Buffer((bias_bytes // 4,), BITS)
     half, cells = "bfloat16", Buffer((N, T, U), F32)
     sides = Buffer((N, T, H), half), Buffer((N, U, H), half)
     kernel, labels = Buffer((H, V), half), (Buffer((N, U), I32), Buffer((N,), I32))
-    tiles, options = Buffer((R,), I32), (("activation", "tanh"), ("blank", np.int64(1)))
-    joint = (*sides, kernel, *packed, *labels)
+    tiles, places = Buffer((R,), I32), (Buffer((N,), I32), Buffer((2,), I32))
+    own = (("capability", np.int64(capability)),)
+    network = (("activation", "tanh"), ("dropout", np.int64(100)))
+    options = (*own, *network, *ENTRIES)
+    joint = (*sides, kernel, *packed, *labels, *places)
     return {
-        "joint_pack": Call((kernel, Buffer((V,), half)), packed),
-        "joint_forward": Call(joint, (cells,) * 4, options),
+        "joint_pack": Call((kernel, Buffer((V,), half)), packed, own),
+        "joint_forward": Call(joint, (cells,) * 6, options),
         "joint_gradients": Call(
-            (*joint, tiles, *(cells,) * 4),
+            (*joint, tiles, Buffer((N,), F32), *(cells,) * 7),
             (Buffer((R, 16, 8, H), half), Buffer((R, 16, 8, V), half), Buffer((R, 8, V), F32)),
             options,
         ),
         "joint_hidden": Call(
-            (Buffer((R, 16, 8, H), half), *sides, *labels, tiles),
+            (Buffer((R, 16, 8, H), half), *sides, *labels, tiles, *places),
             (Buffer((R, 16, H), F32), Buffer((R, 8, H), F32)),
-            (("activation", "tanh"), ("symbols", np.int64(V))),
+            (*network, ("symbols", np.int64(V - 1))),
         ),
         "add_blocks": Call(
             (Buffer((N, H), F32), Buffer((R,), I32), Buffer((R, H), F32)), (Buffer((N, H), F32),)
@@ -179,12 +185,12 @@ def calls() -> dict[str, Call]:
 
 NAMES = sorted(ffi.native_module(PLATFORM).registrations()) if HAS_NATIVE else []
 each_handler = pytest.mark.parametrize("name", NAMES)
-HOPPER = ("joint_pack", "joint_forward", "joint_gradients")
+FUSED = ("joint_pack", "joint_forward", "joint_gradients")
 
 
 def _runs(name: str) -> bool:
-    """Whether this machine has the handler's kernel: the fused ones are Hopper's alone."""
-    return name not in HOPPER or str(jax.devices()[0].compute_capability) == "9.0"
+    """Whether this machine has the handler's kernel."""
+    return name not in FUSED or joint_fused.capability() is not None
 
 
 def test_every_handler_is_here():
@@ -194,7 +200,7 @@ def test_every_handler_is_here():
 @each_handler
 def test_what_fits_runs(name):
     if not _runs(name):
-        pytest.skip("no Hopper GPU")
+        pytest.skip("no GPU of 8.0 or later")
     for result, buffer in zip(calls()[name].run(name), calls()[name].results, strict=True):
         assert result.shape == buffer.shape
 
@@ -303,7 +309,9 @@ def _fits_all_the_same(name: str, call: Call) -> bool:
         return own == fits and words.dtype == I32 and len(words.shape) == 1
     if name != "joint_pack" or call == fits or call.operands[1:] != fits.operands[1:]:
         return False
-    (kernel, _), sizes = call.operands, ffi.native_module("cuda").joint_packed_sizes
+    kernel, _ = call.operands
+    capability = joint_fused.capability() or 80
+    sizes = functools.partial(ffi.native_module("cuda").joint_packed_sizes, capability)
     return (
         call.results == fits.results
         and kernel.dtype == fits.operands[0].dtype

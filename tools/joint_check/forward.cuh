@@ -97,7 +97,7 @@ inline bool Compare(const char* name, const std::vector<float>& got,
 
 template <typename T>
 void Run(const Problem& problem) {
-  if (IsLeftOut(problem.shape)) return;
+  if (IsLeftOut(problem)) return;
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   Inputs<T> inputs(problem);
@@ -105,7 +105,7 @@ void Run(const Problem& problem) {
   const int picks = problem.options.picks;
   const int arrays = 4 + picks;
   GuardedArray<float> outputs(arrays * cells);
-  Check(cuda::JointForward<T>(0, shape, problem.activation, inputs.entries, inputs.inputs,
+  Check(cuda::JointForward<T>(0, target, shape, problem.activation, inputs.entries, inputs.inputs,
                               inputs.packed, ResultsIn(outputs.get(), cells, picks)),
         "JointForward");
   Check(cudaDeviceSynchronize(), "JointForwardKernel");

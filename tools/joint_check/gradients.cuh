@@ -110,7 +110,7 @@ __global__ void GradientReferenceKernel(DeviceProblem<T> problem, cuda::TileGrid
 
 template <typename T>
 void RunGradients(const Problem& problem, int output_shift = 0) {
-  if (IsLeftOut(problem.shape)) return;
+  if (IsLeftOut(problem)) return;
   const JointShape& shape = problem.shape;
   const int64_t cells = static_cast<int64_t>(shape.N) * shape.T * shape.U;
   const int32_t W = Width(problem);
@@ -118,7 +118,7 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
   Inputs<T> inputs(problem);
   inputs.Pack(shape);
   DeviceArray<float> rows((4 + picks) * cells);
-  Check(cuda::JointForward<T>(0, shape, problem.activation, inputs.entries, inputs.inputs,
+  Check(cuda::JointForward<T>(0, target, shape, problem.activation, inputs.entries, inputs.inputs,
                               inputs.packed, ResultsIn(rows.get(), cells, picks)),
         "JointForward");
   std::vector<float> cotangents = RandomNumbers<float>((3 + picks) * cells, 1);
@@ -138,10 +138,10 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
   const bool has_bias_parts = generator() % 4 != 0;
   const float* maxima = rows.get();
   const float* log_sums = rows.get() + cells;
-  Check(cuda::JointGradients<T>(0, shape, problem.activation, inputs.entries, R, inputs.inputs,
-                                inputs.packed, device_tiles.get(), inputs.device_bounds.get(),
-                                maxima, log_sums, cotangent_arrays, gradients.get(),
-                                activations.get(), has_bias_parts ? bias_parts.get() : nullptr),
+  Check(cuda::JointGradients<T>(
+            0, target, shape, problem.activation, inputs.entries, R, inputs.inputs, inputs.packed,
+            device_tiles.get(), inputs.device_bounds.get(), maxima, log_sums, cotangent_arrays,
+            gradients.get(), activations.get(), has_bias_parts ? bias_parts.get() : nullptr),
         "JointGradients");
   Check(cudaDeviceSynchronize(), "JointGradientsKernel");
 

@@ -22,6 +22,7 @@
 #include "cuda/joint/inputs.h"
 #include "cuda/joint/pack.h"
 #include "cuda/joint/shape.h"
+#include "cuda/joint/target.h"
 
 namespace jax_rnnt::joint_check {
 
@@ -34,6 +35,9 @@ constexpr const char* kActivationNames[] = {"none", "tanh", "relu", "silu", "gel
 // With `small`, problems that take minutes under a sanitizer are left out.
 inline bool is_small = false;
 inline int failures = 0;
+// Whose kernels are checked and timed.
+inline int capability = 90;
+inline cuda::JointTarget target = cuda::TargetOf(capability);
 inline std::mt19937 generator(0);
 
 inline float Random(float low, float high) {
@@ -75,7 +79,7 @@ inline int32_t Width(const Problem& problem) { return problem.shape.V + problem.
 inline void Print(const Problem& problem) {
   const JointShape& shape = problem.shape;
   const Options& options = problem.options;
-  std::printf("%s N %d K %d T %d U %d H %d V %d",
+  std::printf("%d.%d %s N %d K %d T %d U %d H %d V %d", capability / 10, capability % 10,
               kActivationNames[static_cast<int>(problem.activation)], shape.N, shape.K, shape.T,
               shape.U, shape.H, shape.V);
   if (options.behind > 0) std::printf(" + %d", options.behind);
@@ -179,7 +183,7 @@ struct Inputs : HostInputs<T> {
         device_sequences(this->sequences),
         device_seed(this->seed),
         device_bounds(this->bounds),
-        packed_bytes(cuda::PackedJointBytes(problem.shape.H, Width(problem))),
+        packed_bytes(cuda::PackedJointBytes(target, problem.shape.H, Width(problem))),
         packed_kernel(packed_bytes.kernel),
         packed_bias(packed_bytes.bias / 4),
         inputs{device_encoder.get() + problem.shift,
@@ -193,8 +197,8 @@ struct Inputs : HostInputs<T> {
   void Pack(const JointShape& shape) {
     Check(cudaMemset(packed_kernel.get(), 0xff, packed_bytes.kernel), "poison");
     Check(cudaMemset(packed_bias.get(), 0x7b, packed_bytes.bias), "poison");
-    Check(cuda::JointPack<T>(0, shape.H, this->entries.width, device_kernel.get(), first_bias,
-                             packed_kernel.get(), packed_bias.get()),
+    Check(cuda::JointPack<T>(0, target, shape.H, this->entries.width, device_kernel.get(),
+                             first_bias, packed_kernel.get(), packed_bias.get()),
           "JointPack");
   }
 
@@ -217,8 +221,10 @@ const char* TypeName() {
                                     : "bfloat16";
 }
 
-// Whether `small` leaves a problem of this shape out.
-inline bool IsLeftOut(const JointShape& shape) {
+// Whether a problem is left out: by `small`, or because its activations do not fit.
+inline bool IsLeftOut(const Problem& problem) {
+  const JointShape& shape = problem.shape;
+  if (cuda::PackedJointBytes(target, shape.H, Width(problem)).kernel == 0) return true;
   return is_small && 1. * shape.N * shape.T * shape.U * shape.H * shape.V > 2e8;
 }
 

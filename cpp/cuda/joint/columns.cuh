@@ -6,12 +6,11 @@
 #include <cstdint>
 
 #include "core/entries.h"
-#include "cuda/joint/wgmma.cuh"
 
 namespace jax_rnnt::cuda {
 
 // The column of a chunk that a line of the packed kernel holds. Of the products, lane q of each
-// quad has lines 8 j + 2 q + e (kWgmmaAccumulators).
+// quad has lines 8 j + 2 q + e, with either instruction.
 __host__ __device__ __forceinline__ constexpr int ColumnOfLine(int line) {
   return line / 32 * 32 + line % 8 / 2 * 8 + line / 8 % 4 * 2 + line % 2;
 }
@@ -23,9 +22,9 @@ __host__ __device__ __forceinline__ constexpr int AccumulatorColumn(int i) {
   return i / 16 * 32 + i % 16 / 4 * 2 + i % 2;
 }
 
-// The columns of a chunk of which a thread has kAccumulators.
+// The columns of which a thread has kAccumulators: four lanes have two rows of them.
 template <int kAccumulators>
-inline constexpr int kChunkColumns = kAccumulators * kWarpgroupThreads / kWgmmaRows;
+inline constexpr int kChunkColumns = kAccumulators * 4 / 2;
 
 // This lane's first column of a chunk.
 __device__ __forceinline__ int32_t FirstLaneColumn() { return threadIdx.x % 4 * kLaneColumns; }

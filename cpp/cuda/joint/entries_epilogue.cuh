@@ -6,120 +6,158 @@
 
 #include "core/entries.h"
 #include "cuda/joint/columns.cuh"
+#include "cuda/joint/forward_tiles.cuh"
 #include "cuda/joint/tile.cuh"
-#include "cuda/joint/wgmma.cuh"
 #include "cuda/memory/lanes.cuh"
 #include "cuda/rows/exponents.cuh"
 #include "cuda/rows/row_sums.cuh"
 
 namespace jax_rnnt::cuda {
 
-// The sum over the core and the entries of a thread's two rows, over the columns that the thread
-// has. The four lanes of a quad have all columns among them.
+// Takes chunks of logits of kPairs pairs of rows. A pair is two frames of one column, the same for
+// all pairs of a thread, and so has one label. Sums over the core stay with the thread, over the
+// columns that it has: the four lanes of a quad have all columns of a chunk among them. Single
+// logits are stored as they come, each in one chunk of the row by one lane.
+//
+// What few chunks need is behind branches that are taken for all pairs at once: no branch of theirs
+// parts the exponentials of different pairs.
 template <typename T>
 class EntriesEpilogue {
  public:
-  // `label` is the label of both rows; kPaddingRow and kNoLabel match no column. The logits of
-  // picks are stored as they come.
-  __device__ __forceinline__ EntriesEpilogue(const TileInputs<T>& inputs,
-                                             const ChunkOptions& options,
-                                             const EntriesResults<float>& results, const Tile& tile,
+  // `label` is the label of the thread's column; kPaddingRow and kNoLabel match no logit.
+  __device__ __forceinline__ EntriesEpilogue(const ForwardArguments<T>& arguments, const Tile& tile,
                                              int32_t label)
-      : inputs_(inputs), options_(options), results_(results), tile_(tile), label_(label) {}
+      : arguments_(arguments), tile_(tile), label_(label) {}
 
-  template <int kAccumulators>
-  __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kAccumulators]) {
-    TakeAt(options_.entries.blank, first_v, logits, blank_logits_);
-    TakeAt(label_, first_v, logits, label_logits_);
-    if (!IsPlainChunk<kAccumulators>(options_, first_v)) {
-      if (options_.entries.pick_count > 0) StorePicks(first_v, logits);
-      ReplaceLeftOut(options_.entries, label_, first_v, kMinusInfinity<float>, logits);
+  // Frame()(pair) is the tile's first frame of a pair.
+  template <typename Frame, int kPairs, int kAccumulators>
+  __device__ __forceinline__ void operator()(int32_t first_v, const Frame& frame,
+                                             float (&logits)[kPairs][kAccumulators],
+                                             JointRow (&rows)[kPairs][2]) const {
+    const EntriesOptions& options = arguments_.options.entries;
+    const EntriesResults<float>& results = arguments_.results;
+    StoreAt(options.blank, first_v, frame, logits, results.blank_logits);
+    StoreAt(label_, first_v, frame, logits, results.label_logits);
+    if (!IsPlainChunk<kAccumulators>(arguments_.options, first_v)) {
+#pragma unroll 1
+      for (int i = 0; i < options.pick_count; ++i) {
+        StoreAt(options.picks[i], first_v, frame, logits, results.pick_logits[i]);
+      }
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        ReplaceLeftOut(options, label_, first_v, kMinusInfinity<float>, logits[pair]);
+      }
     }
-    Add<0>(logits);
-    Add<1>(logits);
+    Add(logits, rows);
     // The warp's lanes, parted by labels and large maxima, meet: the products that follow take
     // whole warps.
     __syncwarp();
   }
 
-  // The sum of row `row` of the thread's two, merged over the quad, in all of its lanes.
-  __device__ __forceinline__ PartialRow Merge(int row) const {
-    PartialRow merged;
-    const PartialRow part = parts_[row];
-    merged.maximum = MaxOverLanes<4>(part.maximum);
-    merged.sum = SumOverLanes<4>(part.sum * RescaleFactor(part.maximum, merged.maximum));
-    return merged;
-  }
-  // The logits of the blank and of the row's label, in all lanes of the quad.
-  __device__ __forceinline__ float BlankLogit(int row) const {
-    return __shfl_sync(kAllLanes, blank_logits_[row], LaneOfColumn(options_.entries.blank), 4);
-  }
-  __device__ __forceinline__ float LabelLogit(int row) const {
-    return __shfl_sync(kAllLanes, label_logits_[row], LaneOfColumn(label_), 4);
-  }
-
  private:
-  // Stores the logits of the picks that are in the chunk: each is in one chunk of the row.
-  template <int kAccumulators>
-  __device__ __forceinline__ void StorePicks(int32_t first_v,
-                                             const float (&logits)[kAccumulators]) const {
-    const EntriesOptions& options = options_.entries;
-    const CellPair cells = FindCells(inputs_, tile_, label_);
-#pragma unroll 1
-    for (int i = 0; i < options.pick_count; ++i) {
-      const int32_t v = options.picks[i];
-      if (!HasColumn<kChunkColumns<kAccumulators>>(v, first_v)) continue;
-      float picked[2] = {};
-      TakeAt(v, first_v, logits, picked);
-      if (threadIdx.x % 4 != LaneOfColumn(v)) continue;
+  // Stores the logits of column v, if they are in the chunk, to the rows' places in `target`.
+  template <typename Frame, int kPairs, int kAccumulators>
+  __device__ __forceinline__ void StoreAt(int32_t v, int32_t first_v, const Frame& frame,
+                                          const float (&logits)[kPairs][kAccumulators],
+                                          float* target) const {
+    if (!PlaceOf<kChunkColumns<kAccumulators>>(v, first_v).is_here) return;
 #pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        if (row < cells.stored) {
-          results_.pick_logits[i][cells.first + row * inputs_.shape.U] =
-              row < cells.real ? picked[row] : kMinusInfinity<float>;
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float picked[2] = {};
+      TakeAt(v, first_v, logits[pair], picked);
+      const CellPair cells = FindCells(arguments_.inputs, tile_, frame(pair), label_);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (i < cells.stored) {
+          target[cells.first + i * arguments_.inputs.shape.U] =
+              i < cells.real ? picked[i] : kMinusInfinity<float>;
         }
       }
     }
   }
 
+  // The larger of a row's maximum and those of its logits.
   template <int kRow, int kAccumulators>
-  __device__ __forceinline__ void Add(float (&logits)[kAccumulators]) {
-    PartialRow& part = parts_[kRow];
-    float maxima[2] = {part.maximum, kMinusInfinity<float>};
+  static __device__ __forceinline__ float NewMaximum(const float (&logits)[kAccumulators],
+                                                     float maximum) {
+    float maxima[2] = {maximum, kMinusInfinity<float>};
 #pragma unroll
-    for (int i = 2 * kRow; i < kAccumulators; i += 4) {
-      maxima[0] = fmaxf(maxima[0], logits[i]);
-      maxima[1] = fmaxf(maxima[1], logits[i + 1]);
+    for (int k = 2 * kRow; k < kAccumulators; k += 4) {
+      maxima[0] = fmaxf(maxima[0], logits[k]);
+      maxima[1] = fmaxf(maxima[1], logits[k + 1]);
     }
-    const float maximum = fmaxf(maxima[0], maxima[1]);
-    const float reference = ExponentReference(maximum);
-    const ScaledMaximum scaled = ScaleForSum(reference);
-    if (IsLargeMaximum(reference)) {
-#pragma unroll
-      for (int i = 2 * kRow; i < kAccumulators; i += 4) {
-        logits[i] -= reference;
-        logits[i + 1] -= reference;
-      }
-    }
-    float sums[2] = {0.f, 0.f};
-#pragma unroll
-    for (int i = 2 * kRow; i < kAccumulators; i += 4) {
-      sums[0] += ScaledExp(logits[i], scaled.scaled);
-      sums[1] += ScaledExp(logits[i + 1], scaled.scaled);
-    }
-    part.sum = fmaf(part.sum, RescaleFactor(part.maximum, maximum),
-                    (sums[0] + sums[1]) * Exp2(-scaled.residual));
-    part.maximum = maximum;
+    return fmaxf(maxima[0], maxima[1]);
   }
 
-  const TileInputs<T>& inputs_;
-  const ChunkOptions& options_;
-  const EntriesResults<float>& results_;
+  // Adds a row's exponentials over 2^scaled to `factor` times its sum until now.
+  template <int kRow, int kAccumulators>
+  static __device__ __forceinline__ float NewSum(const float (&logits)[kAccumulators], float scaled,
+                                                 float factor, float sum) {
+    float sums[2] = {__fmul_rn(sum, factor), 0.f};
+#pragma unroll
+    for (int k = 2 * kRow; k < kAccumulators; k += 4) {
+      sums[0] += ScaledExp(logits[k], scaled);
+      sums[1] += ScaledExp(logits[k + 1], scaled);
+    }
+    return sums[0] + sums[1];
+  }
+
+  // Rows whose maxima are neither -inf nor large, as nearly all are, take no branch: one row's
+  // exponentials then hide behind another's.
+  template <int kPairs, int kAccumulators>
+  static __device__ __forceinline__ void Add(float (&logits)[kPairs][kAccumulators],
+                                             JointRow (&rows)[kPairs][2]) {
+    float maxima[kPairs][2];
+    float magnitude = 0.f;
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      maxima[pair][0] = NewMaximum<0>(logits[pair], rows[pair][0].maximum);
+      maxima[pair][1] = NewMaximum<1>(logits[pair], rows[pair][1].maximum);
+      magnitude = fmaxf(magnitude, fmaxf(fabsf(maxima[pair][0]), fabsf(maxima[pair][1])));
+    }
+    if (IsLargeMaximum(magnitude)) {
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        AddAny<0>(logits[pair], maxima[pair][0], rows[pair][0]);
+        AddAny<1>(logits[pair], maxima[pair][1], rows[pair][1]);
+      }
+      return;
+    }
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        JointRow& row = rows[pair][i];
+        const float scaled = __fmul_rn(maxima[pair][i], kLog2E);
+        const float factor = Exp2(__fmul_rn(row.maximum, kLog2E) - scaled);
+        row.sum = i == 0 ? NewSum<0>(logits[pair], scaled, factor, row.sum)
+                         : NewSum<1>(logits[pair], scaled, factor, row.sum);
+        row.maximum = maxima[pair][i];
+      }
+    }
+  }
+
+  // Likewise one row, whatever its maximum.
+  template <int kRow, int kAccumulators>
+  static __device__ __forceinline__ void AddAny(float (&logits)[kAccumulators], float maximum,
+                                                JointRow& row) {
+    const float reference = ExponentReference(maximum);
+    float scaled = __fmul_rn(reference, kLog2E);
+    if (IsLargeMaximum(reference)) {
+#pragma unroll
+      for (int k = 2 * kRow; k < kAccumulators; k += 4) {
+        logits[k] -= reference;
+        logits[k + 1] -= reference;
+      }
+      scaled = 0.f;
+    }
+    row.sum = NewSum<kRow>(logits, scaled, BaseFactor(row.maximum, maximum), row.sum);
+    row.maximum = maximum;
+  }
+
+  const ForwardArguments<T>& arguments_;
   const Tile& tile_;
   int32_t label_;
-  PartialRow parts_[2];
-  float blank_logits_[2] = {kMinusInfinity<float>, kMinusInfinity<float>};
-  float label_logits_[2] = {kMinusInfinity<float>, kMinusInfinity<float>};
 };
 
 }  // namespace jax_rnnt::cuda

@@ -12,7 +12,6 @@
 #include "cuda/joint/gradients.h"
 #include "cuda/joint/list.h"
 #include "cuda/joint/tile.cuh"
-#include "cuda/joint/wgmma.cuh"
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
 #include "cuda/memory/partial_granule.cuh"
@@ -24,65 +23,96 @@ namespace jax_rnnt::cuda {
 // Turns a thread's logits of two rows, which have one label, into gradients, and stores them.
 // Through a chunk's products, the accumulators leave few registers for anything else: what the
 // epilogue can find anew, its tile and the places of its rows, it does not keep.
-template <typename T, int kWarpgroups>
+template <typename T, int kGroups>
 class GradientEpilogue {
  public:
   __device__ __forceinline__ GradientEpilogue(const GradientsArguments<T>& arguments, int32_t label,
-                                              const RowCotangents (&rows)[2], float bound)
+                                              float bound)
       : arguments_(arguments),
         label_(label),
-        rows_{rows[0], rows[1]},
         plain_columns_(bound < -kMinusInfinity<float> ? 0 : arguments.options.plain_columns) {}
 
-  template <int kAccumulators>
-  __device__ __forceinline__ void operator()(int32_t first_v, float (&logits)[kAccumulators]) {
-    Turn<0>(logits);
-    Turn<1>(logits);
+  // Of pairs of rows as EntriesEpilogue takes them: frame(pair) is the tile's first frame of a
+  // pair, cotangents(pair, i) the RowCotangents of its row i.
+  template <typename Frame, typename Cotangents, int kPairs, int kAccumulators>
+  __device__ __forceinline__ void operator()(int32_t first_v, const Frame& frame,
+                                             const Cotangents& cotangents,
+                                             float (&logits)[kPairs][kAccumulators]) const {
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      Turn(cotangents(pair, 0), cotangents(pair, 1), logits[pair]);
+    }
     const EntriesOptions& options = arguments_.options.entries;
     const bool is_plain = first_v + kChunkColumns<kAccumulators> <= plain_columns_;
-    if (!is_plain) ReplaceLeftOut(options, label_, first_v, 0.f, logits);
-    AddAt(options.blank, first_v, rows_[0].blank, rows_[1].blank, logits);
-    AddAt(label_, first_v, rows_[0].label, rows_[1].label, logits);
     if (!is_plain) {
-      if (options.pick_count > 0) AddPicks(first_v, logits);
-      Clamp(logits);
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        ReplaceLeftOut(options, label_, first_v, 0.f, logits[pair]);
+      }
     }
-    arguments_.has_gradient_granules ? Store<true>(first_v, logits) : Store<false>(first_v, logits);
-    if (arguments_.bias_parts != nullptr) StoreSums(first_v, logits);
+    if (PlaceOf<kChunkColumns<kAccumulators>>(options.blank, first_v).is_here) {
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        AddAt(options.blank, first_v, cotangents(pair, 0).blank, cotangents(pair, 1).blank,
+              logits[pair]);
+      }
+    }
+    if (PlaceOf<kChunkColumns<kAccumulators>>(label_, first_v).is_here) {
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        AddAt(label_, first_v, cotangents(pair, 0).label, cotangents(pair, 1).label, logits[pair]);
+      }
+    }
+    if (!is_plain) {
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        if (options.pick_count > 0) AddPicks(first_v, frame(pair), logits[pair]);
+        Clamp(logits[pair]);
+      }
+    }
+    arguments_.has_gradient_granules ? StoreAll<true>(first_v, frame, logits)
+                                     : StoreAll<false>(first_v, frame, logits);
     // The warp's lanes, parted by rows and columns, meet: the products that follow take whole
     // warps.
     __syncwarp();
   }
 
  private:
-  static constexpr int kTileFrames = kWarpgroups * kWarpgroupFrames;
+  static constexpr int kTileFrames = kGroups * kGroupFrames;
 
   // The block's first among all rows of the list's tiles.
   static __device__ __forceinline__ int64_t FirstRow() {
     return static_cast<int64_t>(blockIdx.x) * (kTileFrames * kTileColumns);
   }
 
-  // Replaces the logits of a row by c_sum softmax_v; by 0 in a row without this term.
-  template <int kRow, int kAccumulators>
-  __device__ __forceinline__ void Turn(float (&logits)[kAccumulators]) const {
-    const RowCotangents& row = rows_[kRow];
-    if (row.scale == 0.f) {
+  // Replaces the logits of two rows by c_sum softmax_v; by 0 in a row without this term.
+  template <int kAccumulators>
+  static __device__ __forceinline__ void Turn(const RowCotangents& first,
+                                              const RowCotangents& second,
+                                              float (&logits)[kAccumulators]) {
+    float scaled[2] = {__fmul_rn(first.maximum, kLog2E), __fmul_rn(second.maximum, kLog2E)};
+    const bool has_large = IsLargeMaximum(first.maximum) || IsLargeMaximum(second.maximum);
+    if (has_large) {
 #pragma unroll
-      for (int i = 2 * kRow; i < kAccumulators; i += 4) logits[i] = logits[i + 1] = 0.f;
-      return;
-    }
-    if (IsLargeMaximum(row.maximum)) {
-#pragma unroll
-      for (int i = 2 * kRow; i < kAccumulators; i += 4) {
-        logits[i] -= row.maximum;
-        logits[i + 1] -= row.maximum;
+      for (int i = 0; i < kAccumulators; ++i) {
+        const RowCotangents& row = i / 2 % 2 == 0 ? first : second;
+        if (IsLargeMaximum(row.maximum)) {
+          logits[i] -= row.maximum;
+          scaled[i / 2 % 2] = 0.f;
+        }
       }
     }
-    const float scaled = ScaleForSum(row.maximum).scaled;
 #pragma unroll
-    for (int i = 2 * kRow; i < kAccumulators; i += 4) {
-      logits[i] = row.scale * ScaledExp(logits[i], scaled);
-      logits[i + 1] = row.scale * ScaledExp(logits[i + 1], scaled);
+    for (int i = 0; i < kAccumulators; ++i) {
+      const RowCotangents& row = i / 2 % 2 == 0 ? first : second;
+      logits[i] = row.scale * ScaledExp(logits[i], scaled[i / 2 % 2]);
+    }
+    if (first.scale == 0.f || second.scale == 0.f) {
+#pragma unroll
+      for (int i = 0; i < kAccumulators; ++i) {
+        const RowCotangents& row = i / 2 % 2 == 0 ? first : second;
+        if (row.scale == 0.f) logits[i] = 0.f;
+      }
     }
   }
 
@@ -107,13 +137,14 @@ class GradientEpilogue {
   // Adds the cotangents of the picks that are in the chunk. A lane of a quad loads those of every
   // fourth pick, so that all loads start together.
   template <int kAccumulators>
-  __device__ __forceinline__ void AddPicks(int32_t first_v, float (&logits)[kAccumulators]) const {
+  __device__ __forceinline__ void AddPicks(int32_t first_v, int frame,
+                                           float (&logits)[kAccumulators]) const {
     constexpr int kColumns = kChunkColumns<kAccumulators>;
     constexpr int kLanePicks = kMaxPicks / 4;
     const EntriesOptions& options = arguments_.options.entries;
     const int lane = threadIdx.x % 4;
     const CellPair cells =
-        FindCells(arguments_.inputs, TileOfBlock(arguments_, kTileFrames).tile, label_);
+        FindCells(arguments_.inputs, TileOfBlock(arguments_, kTileFrames).tile, frame, label_);
     float loaded[kLanePicks][2];
 #pragma unroll
     for (int k = 0; k < kLanePicks; ++k) {
@@ -144,17 +175,24 @@ class GradientEpilogue {
     }
   }
 
+  template <bool kHasGranules, typename Frame, int kPairs, int kAccumulators>
+  __device__ __forceinline__ void StoreAll(int32_t first_v, const Frame& frame,
+                                           const float (&logits)[kPairs][kAccumulators]) const {
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      Store<kHasGranules>(first_v, frame(pair), logits[pair]);
+      if (arguments_.bias_parts != nullptr) StoreSums(first_v, frame(pair), logits[pair]);
+    }
+  }
+
   template <bool kHasGranules, int kAccumulators>
-  __device__ __forceinline__ void Store(int32_t first_v,
+  __device__ __forceinline__ void Store(int32_t first_v, int frame,
                                         const float (&logits)[kAccumulators]) const {
     const int32_t lane_v = first_v + FirstLaneColumn();
     const int32_t W = arguments_.options.entries.width;
     // The first of the thread's rows; the other is kTileColumns rows behind it.
-    const int thread = ReadThread();
-    T* gradients = arguments_.logits_gradients + FirstRow() * W +
-                   static_cast<int64_t>(AccumulatorFrame(thread) * kTileColumns +
-                                        AccumulatorCellColumn(thread)) *
-                       W;
+    const int64_t row_of_tile = frame * kTileColumns + AccumulatorCellColumn(ReadThread());
+    T* gradients = arguments_.logits_gradients + (FirstRow() + row_of_tile) * W;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       T* target = gradients + static_cast<int64_t>(row * kTileColumns) * W + lane_v;
@@ -169,10 +207,10 @@ class GradientEpilogue {
     }
   }
 
-  // Stores the gradients' sums over the warp's rows. Each exchange halves the columns that a lane
-  // has, until of a chunk of 256 lane l has the eight from 8 l on, of 32 one.
+  // Stores the gradients' sums over the warp's 16 rows. Each exchange halves the columns that a
+  // lane has, until of a chunk of 256 lane l has the eight from 8 l on, of 32 one.
   template <int kAccumulators>
-  __device__ __forceinline__ void StoreSums(int32_t first_v,
+  __device__ __forceinline__ void StoreSums(int32_t first_v, int frame,
                                             const float (&logits)[kAccumulators]) const {
     constexpr int kSums = kAccumulators / 2;
     constexpr int kLaneSums = kSums / 8;
@@ -189,10 +227,8 @@ class GradientEpilogue {
     KeepHalf<kSums / 8, 4>(lane, sums);
     const int32_t W = arguments_.options.entries.width;
     const int32_t v = first_v + (kLaneSums == 8 ? 8 * lane : FirstLaneColumn() + lane / 4);
-    // Each part is of the 16 rows of a warp.
-    constexpr int kPartRows = kListedCells / kBiasParts;
-    float* target =
-        arguments_.bias_parts + (FirstRow() / kPartRows + ReadThread() / kWarpSize) * W + v;
+    // Each part is of two frames.
+    float* target = arguments_.bias_parts + (FirstRow() / kBiasPartCells + frame / 2) * W + v;
     if (kLaneSums == 8 && arguments_.has_gradient_granules) {
       if (v < W) {
         reinterpret_cast<float4*>(target)[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
@@ -221,7 +257,6 @@ class GradientEpilogue {
 
   const GradientsArguments<T>& arguments_;
   int32_t label_;
-  RowCotangents rows_[2];
   int32_t plain_columns_;
 };
 

@@ -7,8 +7,10 @@
 #include "core/entries.h"
 #include "core/row_label.h"
 #include "cuda/joint/columns.cuh"
+#include "cuda/joint/gradients.h"
 #include "cuda/joint/list.h"
 #include "cuda/joint/tile.cuh"
+#include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
 #include "cuda/rows/entry_cotangents.cuh"
 #include "cuda/rows/exponents.cuh"
@@ -33,6 +35,14 @@ struct GradientsArguments {
   T* activations;
   float* bias_parts;
 };
+
+// Enqueue the kernel of either instruction, plan.groups blocks of it for two groups of frames.
+template <typename T>
+cudaError_t LaunchWgmmaGradients(cudaStream_t stream, unsigned int blocks,
+                                 const GradientsArguments<T>& arguments);
+template <typename T>
+cudaError_t LaunchMmaGradients(cudaStream_t stream, unsigned int blocks,
+                               const GradientsArguments<T>& arguments);
 
 // The tile of a block of `frames` frames, if there is one.
 struct ListedTile {
@@ -86,6 +96,51 @@ __device__ __forceinline__ RowCotangents LoadRow(const GradientsArguments<T>& ar
     row.scale = sum * expf(-fmaf(ScaleForSum(row.maximum).residual, kLn2, log_sum));
   }
   return row;
+}
+
+// Stores `count` zeros, a multiple of 8, by all threads of the block.
+template <typename Number>
+__device__ __forceinline__ void StoreZeros(Number* target, int64_t count, bool has_granules) {
+  constexpr int kElements = kGranuleBytes / sizeof(Number);
+  if (has_granules) {
+    for (int64_t i = threadIdx.x; i < count / kElements; i += blockDim.x) {
+      reinterpret_cast<uint4*>(target)[i] = make_uint4(0, 0, 0, 0);
+    }
+  } else {
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) FromAccumulator(0.f, target + i);
+  }
+}
+
+// The places of a block's results.
+template <typename T>
+struct BlockResults {
+  T* gradients;
+  T* activations;
+  float* bias_parts;  // or null
+};
+
+// Of a block of kTileRows rows.
+template <int kTileRows, typename T>
+__device__ __forceinline__ BlockResults<T> ResultsOfBlock(const GradientsArguments<T>& arguments) {
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTileRows;
+  const int32_t W = arguments.options.entries.width;
+  return {arguments.logits_gradients + first_row * W,
+          arguments.activations + first_row * arguments.inputs.shape.H,
+          arguments.bias_parts == nullptr ? nullptr
+                                          : arguments.bias_parts + first_row / kBiasPartCells * W};
+}
+
+// Stores the zeros of a block that has no cell but padding.
+template <int kTileRows, typename T>
+__device__ __forceinline__ void StoreZeroTile(const GradientsArguments<T>& arguments) {
+  const BlockResults<T> results = ResultsOfBlock<kTileRows>(arguments);
+  const int64_t W = arguments.options.entries.width;
+  StoreZeros(results.gradients, kTileRows * W, arguments.has_gradient_granules);
+  StoreZeros(results.activations, int64_t{kTileRows} * arguments.inputs.shape.H,
+             arguments.has_activation_granules);
+  if (results.bias_parts != nullptr) {
+    StoreZeros(results.bias_parts, kTileRows / kBiasPartCells * W, arguments.has_gradient_granules);
+  }
 }
 
 }  // namespace jax_rnnt::cuda

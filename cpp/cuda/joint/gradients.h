@@ -6,8 +6,7 @@
 //   g_v         = c_sum exp((logit_v - maximum) - log_sum) [v in C] + sum_i c_i [v = v_i]
 //
 // as EntriesBackward (cuda/rows/entries.h) has it, clamped to [-bounds[n], bounds[n]]. The logits
-// are computed again and never stored. Needs a GPU of compute capability 9.0 and code compiled for
-// sm_90a.
+// are computed again and never stored.
 #ifndef JAX_RNNT_CUDA_JOINT_GRADIENTS_H_
 #define JAX_RNNT_CUDA_JOINT_GRADIENTS_H_
 
@@ -19,20 +18,22 @@
 #include "cuda/joint/inputs.h"
 #include "cuda/joint/list.h"
 #include "cuda/joint/shape.h"
+#include "cuda/joint/target.h"
 
 namespace jax_rnnt::cuda {
 
 // Whether JointGradients takes the shape with W columns of the kernel: what PackedJointBytes says,
 // and fewer than 2^31 tiles.
-bool JointGradientsFits(const JointShape& shape, int32_t W);
+bool JointGradientsFits(const JointTarget& target, const JointShape& shape, int32_t W);
 
 // Rows of partial sums of the bias's gradient that a tile has.
 inline constexpr int kBiasParts = 8;
+inline constexpr int kBiasPartCells = kListedCells / kBiasParts;
 
 // Instantiated for T = __nv_bfloat16 and __half. Enqueues one kernel, allocates nothing,
 // synchronises nothing and gives the same bits for the same inputs.
-//   options, inputs, packed   as JointForward takes them; the gradients and activations of cells of
-//                             padding are zeros
+//   target, options, inputs, packed   as JointForward takes them; the gradients and activations of
+//                             cells of padding are zeros
 //   tiles             (R)     numbers as cuda/joint/list.h has them
 //   bounds            (N)     of the gradients' magnitudes, before bias_parts are taken and before
 //                             they are rounded; +inf for no clamp. NaN stays NaN
@@ -46,12 +47,12 @@ inline constexpr int kBiasParts = 8;
 // are written 16 bytes at a time; so are the activations by H. Where W is a multiple of 16, rows of
 // gradients are whole sectors of memory: W = 1032 took 6 % longer than 1040 (H100).
 template <typename T>
-cudaError_t JointGradients(cudaStream_t stream, const JointShape& shape, Activation activation,
-                           const EntriesOptions& options, int64_t R, const JointInputs<T>& inputs,
-                           const JointPacked& packed, const int32_t* tiles, const float* bounds,
-                           const float* maxima, const float* log_sums,
-                           const EntriesCotangents<float>& cotangents, T* logits_gradients,
-                           T* activations, float* bias_parts);
+cudaError_t JointGradients(cudaStream_t stream, const JointTarget& target, const JointShape& shape,
+                           Activation activation, const EntriesOptions& options, int64_t R,
+                           const JointInputs<T>& inputs, const JointPacked& packed,
+                           const int32_t* tiles, const float* bounds, const float* maxima,
+                           const float* log_sums, const EntriesCotangents<float>& cotangents,
+                           T* logits_gradients, T* activations, float* bias_parts);
 
 }  // namespace jax_rnnt::cuda
 

@@ -1,95 +1,45 @@
-// Packs the kernel (H, W) and the bias (W) of a joint network for the kernels over tiles.
-//
-// Pointers (T is __nv_bfloat16 or __half):
-//   kernel (H, W), bias (W) or null, of T
-//   packed_kernel of T, zeros beyond H and W: slices of kSliceBytes,
-//     (chunks, H slices, 256, kSliceDepth), then
-//     (narrow chunks, H slices, 8, kNarrowColumns, kSliceDepth)
-//   packed_bias (256 chunks + kNarrowColumns narrow chunks) of float: -inf beyond W
-//
-// A line holds kSliceDepth numbers of one column. The lines of a chunk are its columns in the order
-// of ColumnOfLine, and the granules of a line are swizzled as the products want them.
+// The sizes of packed kernels, and which kernel packs them.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
 
-#include "cuda/joint/columns.cuh"
+#include "cuda/joint/launch_pack.h"
 #include "cuda/joint/pack.h"
-#include "cuda/joint/plan.cuh"
-#include "cuda/joint/wgmma.cuh"
-#include "cuda/memory/granule.cuh"
-#include "cuda/rows/exponents.cuh"
+#include "cuda/joint/plan.h"
 
 namespace jax_rnnt::cuda {
-namespace {
 
-// The most chunks, whose slices are fewer than 2^22.
-constexpr int kMaxChunks = 65535;
-
-// A block takes a slice, a thread a line of it: rows of the kernel are read along W, and each
-// column becomes a line.
-template <typename T>
-__global__ void __launch_bounds__(kWgmmaColumns)
-    JointPackKernel(const JointPlan plan, const T* __restrict__ kernel, const T* __restrict__ bias,
-                    int32_t H, int32_t W, unsigned char* __restrict__ packed_kernel,
-                    float* __restrict__ packed_bias) {
-  const int64_t slice = blockIdx.x;
-  const int64_t narrow_slice = slice - plan.WideSlices();
-  const bool is_narrow = narrow_slice >= 0;
-  const int64_t chunks = is_narrow ? plan.narrow_chunks : plan.chunks;
-  const int64_t chunk_slices = (is_narrow ? plan.NarrowSlices() : plan.WideSlices()) / chunks;
-  const int64_t chunk = (is_narrow ? narrow_slice : slice) / chunk_slices;
-  const int64_t depth = (is_narrow ? narrow_slice : slice) % chunk_slices;
-  const int columns = is_narrow ? kNarrowColumns : kWgmmaColumns;
-  const int line = static_cast<int>(threadIdx.x) % columns;
-  const int64_t first_line =
-      (is_narrow ? int64_t{kWgmmaColumns} * plan.chunks : 0) + chunk * columns;
-  const int64_t v = first_line + ColumnOfLine(line);
-  const int64_t first_h =
-      (depth * (kWgmmaColumns / columns) + static_cast<int>(threadIdx.x) / columns) * kSliceDepth;
-  unsigned char* target = packed_kernel + slice * kSliceBytes + threadIdx.x * kSliceLineBytes;
-#pragma unroll
-  for (int granule = 0; granule < kSliceLineBytes / kGranuleBytes; ++granule) {
-    float values[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int64_t h = first_h + granule * 8 + i;
-      values[i] = h < H && v < W ? ToAccumulator(kernel[h * W + v]) : 0.f;
-    }
-    reinterpret_cast<uint4*>(target)[SwizzledChunk<kSliceLineBytes>(line, granule)] =
-        Granule<T>::Pack(values);
+JointPackedBytes PackedJointBytes(const JointTarget& target, int32_t H, int32_t W) {
+  const JointPlan plan = MakePlan(target, H, W);
+  constexpr int64_t kBiasBytes = sizeof(float);
+  switch (plan.products) {
+    case JointProducts::kWgmma:
+      return {(WideSlices(plan) + NarrowSlices(plan)) * kSliceBytes,
+              (int64_t{kChunkWidth} * plan.chunks + int64_t{kNarrowColumns} * plan.narrow_chunks) *
+                  kBiasBytes};
+    case JointProducts::kMma:
+      return {(kGroupWarps * StreamSteps(plan) + kStreamTail) * kStepBytes,
+              int64_t{kChunkWidth} * plan.chunks * kBiasBytes};
+    case JointProducts::kNone:
+      break;
   }
-  if (first_h == 0) {
-    packed_bias[first_line + line] = v >= W            ? kMinusInfinity<float>
-                                     : bias == nullptr ? 0.f
-                                                       : ToAccumulator(bias[v]);
-  }
-}
-
-}  // namespace
-
-JointPackedBytes PackedJointBytes(int32_t H, int32_t W) {
-  const JointPlan plan = MakePlan(H, W);
-  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return {0, 0};
-  return {(plan.WideSlices() + plan.NarrowSlices()) * kSliceBytes,
-          plan.Lines() * static_cast<int64_t>(sizeof(float))};
+  return {0, 0};
 }
 
 template <typename T>
-cudaError_t JointPack(cudaStream_t stream, int32_t H, int32_t W, const T* kernel, const T* bias,
-                      void* packed_kernel, float* packed_bias) {
-  const JointPlan plan = MakePlan(H, W);
-  if (plan.warpgroups == 0 || plan.chunks > kMaxChunks) return cudaErrorInvalidValue;
-  const int64_t slices = plan.WideSlices() + plan.NarrowSlices();
-  JointPackKernel<T><<<static_cast<unsigned int>(slices), kWgmmaColumns, 0, stream>>>(
-      plan, kernel, bias, H, W, static_cast<unsigned char*>(packed_kernel), packed_bias);
-  return cudaGetLastError();
+cudaError_t JointPack(cudaStream_t stream, const JointTarget& target, int32_t H, int32_t W,
+                      const T* kernel, const T* bias, void* packed_kernel, float* packed_bias) {
+  const JointPlan plan = MakePlan(target, H, W);
+  if (plan.groups == 0) return cudaErrorInvalidValue;
+  return plan.products == JointProducts::kWgmma
+             ? LaunchWgmmaPack(stream, plan, H, W, kernel, bias, packed_kernel, packed_bias)
+             : LaunchMmaPack(stream, plan, H, W, kernel, bias, packed_kernel, packed_bias);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                \
-  template cudaError_t JointPack<T>(cudaStream_t, int32_t, int32_t, const T*, const T*, void*, \
-                                    float*)
+#define JAX_RNNT_INSTANTIATE(T)                                                                   \
+  template cudaError_t JointPack<T>(cudaStream_t, const JointTarget&, int32_t, int32_t, const T*, \
+                                    const T*, void*, float*)
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);
 #undef JAX_RNNT_INSTANTIATE

@@ -1,41 +1,47 @@
-// Tiles of a joint network (sm_90a). The two kernels over tiles, JointForward's and
-// JointGradients', compute a tile's activations and their products with the kernel,
+// Tiles of a joint network. The two kernels over tiles, JointForward's and JointGradients', compute
+// a tile's activations and their products with the kernel,
 //
 //   x = dropout(activation(encoder[n / K, t] + predictor[n, u])) rounded to T
 //   logits = x kernel + bias
 //
-// and each has an epilogue of its own, which takes the logits from registers.
+// and each has an epilogue of its own, which takes the logits from registers. Both exist twice,
+// with the two instructions that multiply matrices (target.h): what differs is how a product is
+// made.
 //
-// A tile is 8 columns by 16 frames of one sequence, or by 8 where H is above 704; row 8 frame +
-// column of the tile is a cell. The tile's activations stay in shared memory while the kernel
-// passes by, 256 columns (a chunk) at a time, in slices of kSliceDepth rows, which one thread
-// copies to a ring of stages. Each warpgroup multiplies its 64 cells with every slice; after a
-// chunk's last slice its 64 x 256 logits are in registers, for the epilogue to use up. Meanwhile
-// the other warpgroup keeps the tensor cores busy: it may be as many slices ahead or behind as
-// there are stages.
+// A tile is 8 columns by 16 frames of one sequence, or by 8 where shared memory does not hold the
+// activations of 16; row 8 frame + column of the tile is a cell. The tile's activations stay in
+// shared memory while the kernel passes by, 256 columns (a chunk) at a time. Groups of threads have
+// 64 cells each. After a chunk's last product its logits are in registers, for the epilogue to use
+// up, while other threads keep the tensor cores busy.
 //
 //   - The products of the first chunk are interleaved with the activations that they need, which
 //     are bound by the special function unit: either hides the other.
-//   - Columns behind the last whole chunk pass in narrow chunks of 32, whose slices are deeper.
 //   - The kernel's columns are packed in an order in which a thread's logits are runs of eight
 //     neighbours (ColumnOfLine): 16 bytes of T.
+//
+// wgmma (9.0): a group is a warpgroup. Slices of kSliceDepth rows of the kernel pass a ring of
+// stages in shared memory, to which one thread copies them; a warpgroup may be as many slices ahead
+// or behind as there are stages.
+//   - Columns behind the last whole chunk pass in narrow chunks of 32, whose slices are deeper.
 //   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks in a
 //     cluster, each copying half of every slice to both, halve that traffic and made the forward
 //     0.1 % faster for (N, T, U, H, V) = (32, 400, 100, 640, 1024) and 2 % for
 //     (16, 400, 100, 640, 4096) (H100): too little for what they add. Each block copies for itself.
+// mma.sync (8.0 and up): a group is eight warps, each of which multiplies all cells of the group
+// with its own 32 columns of every chunk, straight from registers (mma/products.cuh).
 //
 // In this room:
-//   shape.h, plan.cuh             a joint network's sizes, and how they are cut into tiles
-//   inputs.h                      its inputs, and what dropout is
+//   shape.h, target.h, plan.h     a joint network's sizes, the GPU's kind, how the one is cut for
+//   the
+//                                 other
+//   inputs.h                      the network's inputs, and what dropout is
 //   tile.cuh                      the inputs of a kernel over tiles; the cells of a tile
-//   run_tile.cuh                  a block: warpgroups that multiply, and the thread that copies
 //   activation_blocks.cuh         the activations, computed into shared memory
-//   slice_ring.cuh, products.cuh  the slices' ring, and the products
-//   wgmma.cuh, columns.cuh        the instruction, and which logits a thread has where
-//   pack.cu                       the kernel and bias in the order of slices and columns
-//   forward.cu, gradients.cu      the two kernels; their epilogues are entries_epilogue.cuh and
-//                                 gradient_epilogue.cuh
-//   gradient_rows.cuh             the tiles and the rows' cotangents of gradients.cu
+//   columns.cuh                   which logits a thread has where
+//   forward.cu, forward_tiles.cuh, entries_epilogue.cuh      the forward, whatever the instruction
+//   gradients.cu, gradient_rows.cuh, gradient_epilogue.cuh   the gradients, likewise
+//   pack.cu, launch_pack.h        the kernel and bias in the order in which products take them
+//   wgmma/, mma/                  in each: the instruction, products.cuh, and the three kernels
 //   list.h                        lists of tiles
 //   hidden.cu, add_blocks.cu      what the backward does with a list's tiles, on any GPU
 //   activation.cuh, dropout.cuh   activations and their derivatives, dropout
@@ -48,7 +54,7 @@
 #include "cuda/joint/columns.cuh"
 #include "cuda/joint/dropout.cuh"
 #include "cuda/joint/inputs.h"
-#include "cuda/joint/plan.cuh"
+#include "cuda/joint/plan.h"
 #include "cuda/joint/shape.h"
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
@@ -142,18 +148,15 @@ __device__ __forceinline__ int ReadThread() {
   return thread;
 }
 
-// The first frame and the column of the tile whose logits a thread's accumulators are.
-__device__ __forceinline__ int AccumulatorFrame(int thread) { return thread / kWarpSize * 2; }
+// The column of the tile whose logits a thread's accumulators are.
 __device__ __forceinline__ int AccumulatorCellColumn(int thread) { return thread % kWarpSize / 4; }
 
-// The cells of a thread's accumulators, `label` being the label of its column. Found anew where it
-// is needed, as registers are few.
+// The cells of a thread's accumulators, `label` being the label of its column and `frame` the
+// tile's first frame of the two. Found anew where it is needed, as registers are few.
 template <typename T>
 __device__ __forceinline__ CellPair FindCells(const TileInputs<T>& inputs, const Tile& tile,
-                                              int32_t label) {
-  const int thread = ReadThread();
-  const int frame = AccumulatorFrame(thread);
-  const int column = AccumulatorCellColumn(thread);
+                                              int frame, int32_t label) {
+  const int column = AccumulatorCellColumn(ReadThread());
   const int32_t t = tile.first_frame + frame;
   return {CellRow(inputs, tile, frame, column),
           tile.first_column + column < inputs.shape.U ? inputs.shape.T - t : 0,

@@ -5,12 +5,9 @@
 
 #include <cstdint>
 
-namespace jax_rnnt::cuda {
+#include "cuda/memory/shared_address.cuh"
 
-// The address by which instructions for shared memory take `pointer`.
-__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+namespace jax_rnnt::cuda {
 
 // A phase of the barrier ends when `arrivals` arrivals and all bytes announced for it have come.
 __device__ __forceinline__ void InitBarrier(uint64_t* barrier, uint32_t arrivals) {

@@ -25,12 +25,13 @@ def test_fused_kernels_are_called_where_they_run(rng, dtype):
 
     lowered = jax.jit(jax.grad(run)).lower(problem.joint).as_text()
     fits = joint_fused.fits(16, 12, jnp.dtype(dtype), jnp.tanh)
-    assert fits == (joint_fused._has_hopper() and dtype == "bfloat16")
+    assert fits == (joint_fused.capability() is not None and dtype == "bfloat16")
     for name in ("pack", "forward", "gradients", "hidden"):
         assert (f"jax_rnnt_joint_{name}_cuda" in lowered) == fits
 
 
 @pytest.mark.skipif(ffi.native_module("cuda") is None, reason="the CUDA kernels are not built")
+@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("loss", "durations", "options"),
     [
@@ -40,9 +41,11 @@ def test_fused_kernels_are_called_where_they_run(rng, dtype):
     ],
     ids=["standard", "hat", "tdt"],
 )
-def test_programs_for_a_gpu_that_is_not_here(loss, durations, options, rng, monkeypatch):
-    """Exported for Hopper's kernels, with several hypotheses, on any machine."""
-    monkeypatch.setattr(joint_fused, "_has_hopper", lambda: True)
+def test_programs_for_a_gpu_that_is_not_here(
+    loss, durations, options, capability, rng, monkeypatch
+):
+    """Exported for the fused kernels, with several hypotheses, on any machine."""
+    monkeypatch.setattr(joint_fused, "capability", lambda: capability)
     monkeypatch.setattr(joint_fused, "wave", lambda *_: 132)
     joint, labels, frames, lengths = make_problem(rng, 4, 20, 10, 16, 12)
     D = durations
@@ -63,6 +66,7 @@ def test_programs_for_a_gpu_that_is_not_here(loss, durations, options, rng, monk
     program = exported.mlir_module()
     for name in ("pack", "forward", "gradients", "hidden"):
         assert f"jax_rnnt_joint_{name}_cuda" in program
+    assert program.count(f"capability = {capability} : i64") == 4  # the pack of either direction
 
 
 def test_memory_does_not_grow_with_frames_times_labels_times_symbols():

@@ -1,13 +1,13 @@
 // A tile's activations times the packed kernel, chunk by chunk.
-#ifndef JAX_RNNT_CUDA_JOINT_PRODUCTS_CUH_
-#define JAX_RNNT_CUDA_JOINT_PRODUCTS_CUH_
+#ifndef JAX_RNNT_CUDA_JOINT_WGMMA_PRODUCTS_CUH_
+#define JAX_RNNT_CUDA_JOINT_WGMMA_PRODUCTS_CUH_
 
 #include <cstdint>
 
-#include "cuda/joint/plan.cuh"
-#include "cuda/joint/slice_ring.cuh"
+#include "cuda/joint/plan.h"
 #include "cuda/joint/tile.cuh"
-#include "cuda/joint/wgmma.cuh"
+#include "cuda/joint/wgmma/slice_ring.cuh"
+#include "cuda/joint/wgmma/wgmma.cuh"
 
 namespace jax_rnnt::cuda {
 
@@ -105,61 +105,65 @@ __device__ __forceinline__ void SetToBias(const float* bias, float (&logits)[kAc
 
 // Computes a warpgroup's logits, chunk by chunk.
 //   lines            the warpgroup's activations, whose blocks are block_bytes apart
-//   activations()    is called once, for an object whose Compute(block) is called for each block in
-//                    turn
+//   activations()    is called once, for an object whose Compute() is called for each block in
+//                    turn by all threads of the warpgroup
 //   epilogue(first_v, logits)
 //                    is called at the end of each chunk, whole or narrow, with the thread's logits
-//                    of columns first_v on, laid out as AccumulatorColumn says, for it to do with
-//                    as it likes. Logits of columns beyond W mean nothing.
+//                    of columns first_v on, one array laid out as AccumulatorColumn says, for it to
+//                    do with as it likes. Logits of columns beyond W mean nothing.
 template <typename T, typename Activations, typename Epilogue>
 __device__ __forceinline__ void MultiplySlices(const TileInputs<T>& inputs, const SliceRing& ring,
-                                               const unsigned char* lines, int block_bytes,
-                                               const Activations& activations, Epilogue& epilogue) {
+                                               int warpgroup, const unsigned char* lines,
+                                               int block_bytes, const Activations& activations,
+                                               const Epilogue& epilogue) {
   const uint32_t first_a = WgmmaStart(lines);
   const uint32_t block_step = block_bytes / 16;
   const JointPlan& plan = inputs.plan;
   SliceProducts<T> products(ring);
   {
-    float logits[kWgmmaAccumulators];
+    float logits[1][kWgmmaAccumulators];
 #pragma unroll 1
     for (int chunk = 0; chunk < plan.chunks; ++chunk) {
-      SetToBias(inputs.packed_bias + static_cast<int64_t>(chunk) * kWgmmaColumns, logits);
+      SetToBias(inputs.packed_bias + static_cast<int64_t>(chunk) * kWgmmaColumns, logits[0]);
       // Two loops, so that the registers of the activations are free after the first.
       uint32_t a = first_a;
       if (chunk == 0) {
         auto blocks = activations();
 #pragma unroll 1
         for (int block = 0; block < plan.depth_blocks; ++block, a += block_step) {
-          blocks.Compute(block);
-          products.AddBlock(a, logits);
+          blocks.Compute();
+          // The block's activations become visible to the products of the warpgroup's four warps.
+          FenceForAsync();
+          SyncWarpgroup(warpgroup);
+          products.AddBlock(a, logits[0]);
         }
       } else {
 #pragma unroll 1
         for (int block = 0; block < plan.depth_blocks; ++block, a += block_step) {
-          products.AddBlock(a, logits);
+          products.AddBlock(a, logits[0]);
         }
       }
-      products.Finish(logits);
+      products.Finish(logits[0]);
       epilogue(chunk * kWgmmaColumns, logits);
     }
   }
 #pragma unroll 1
   for (int chunk = 0; chunk < plan.narrow_chunks; ++chunk) {
     const int32_t first_v = plan.chunks * kWgmmaColumns + chunk * kNarrowColumns;
-    float logits[kNarrowAccumulators];
-    SetToBias(inputs.packed_bias + first_v, logits);
+    float logits[1][kNarrowAccumulators];
+    SetToBias(inputs.packed_bias + first_v, logits[0]);
     uint32_t a = first_a;
 #pragma unroll 1
     for (int block = 0; block < plan.depth_blocks; ++block, a += block_step) {
       const int part = block % kNarrowBlocks;
       products.AddNarrowBlock(a, part, part + 1 == kNarrowBlocks || block + 1 == plan.depth_blocks,
-                              logits);
+                              logits[0]);
     }
-    products.Finish(logits);
+    products.Finish(logits[0]);
     epilogue(first_v, logits);
   }
 }
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_JOINT_PRODUCTS_CUH_
+#endif  // JAX_RNNT_CUDA_JOINT_WGMMA_PRODUCTS_CUH_

@@ -4,10 +4,10 @@
 //
 // Both operands lie "K-major" in shared memory: a line of kSwizzleBytes for each row of A or column
 // of B, with consecutive k. The 16-byte chunks of each line are permuted so that the same chunk of
-// eight lines takes all banks (SwizzledChunk). Lines of 128 bytes start at multiples of 1024 bytes
-// by eights, lines of 64 bytes at multiples of 512.
-#ifndef JAX_RNNT_CUDA_JOINT_WGMMA_CUH_
-#define JAX_RNNT_CUDA_JOINT_WGMMA_CUH_
+// eight lines takes all banks (cuda/memory/swizzle.cuh). Lines of 128 bytes start at multiples of
+// 1024 bytes by eights, lines of 64 bytes at multiples of 512.
+#ifndef JAX_RNNT_CUDA_JOINT_WGMMA_WGMMA_CUH_
+#define JAX_RNNT_CUDA_JOINT_WGMMA_WGMMA_CUH_
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/joint/plan.h"
 #include "cuda/memory/bulk_copy.cuh"
 
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -24,23 +25,15 @@
 namespace jax_rnnt::cuda {
 
 constexpr int kWarpgroupThreads = 128;
-constexpr int kWgmmaRows = 64;
-constexpr int kWgmmaColumns = 256;
+constexpr int kWgmmaRows = kGroupCells;
+constexpr int kWgmmaColumns = kChunkWidth;
 constexpr int kWgmmaDepth = 16;
 
 // The accumulators of a thread, for n = 256: d[4 j + 2 i + e] is row 16 warp + 8 i + lane / 4,
 // column 8 j + 2 (lane % 4) + e.
 constexpr int kWgmmaAccumulators = kWgmmaRows * kWgmmaColumns / kWarpgroupThreads;
 // For n = 32 they are laid out alike.
-constexpr int kNarrowColumns = 32;
 constexpr int kNarrowAccumulators = kWgmmaRows * kNarrowColumns / kWarpgroupThreads;
-
-// The place of chunk `chunk` in line `line`.
-template <int kSwizzleBytes>
-__host__ __device__ __forceinline__ constexpr int SwizzledChunk(int line, int chunk) {
-  static_assert(kSwizzleBytes == 128 || kSwizzleBytes == 64);
-  return kSwizzleBytes == 128 ? chunk ^ (line & 7) : chunk ^ ((line >> 1) & 3);
-}
 
 // The start of an operand's lines, as the low 32 bits of its descriptor; the operands of one kind
 // differ in nothing else. Adding kWgmmaDepthStep moves the start by kWgmmaDepth along the lines,
@@ -195,4 +188,4 @@ __device__ __forceinline__ void TakeRegisters() {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_JOINT_WGMMA_CUH_
+#endif  // JAX_RNNT_CUDA_JOINT_WGMMA_WGMMA_CUH_

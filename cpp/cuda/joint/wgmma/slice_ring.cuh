@@ -1,10 +1,10 @@
 // The ring in shared memory through which the slices of the packed kernel pass.
-#ifndef JAX_RNNT_CUDA_JOINT_SLICE_RING_CUH_
-#define JAX_RNNT_CUDA_JOINT_SLICE_RING_CUH_
+#ifndef JAX_RNNT_CUDA_JOINT_WGMMA_SLICE_RING_CUH_
+#define JAX_RNNT_CUDA_JOINT_WGMMA_SLICE_RING_CUH_
 
 #include <cstdint>
 
-#include "cuda/joint/plan.cuh"
+#include "cuda/joint/plan.h"
 #include "cuda/memory/bulk_copy.cuh"
 #include "cuda/memory/lanes.cuh"
 
@@ -53,4 +53,4 @@ __device__ __forceinline__ void ReleaseStage(const SliceRing& ring, int stage) {
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_JOINT_SLICE_RING_CUH_
+#endif  // JAX_RNNT_CUDA_JOINT_WGMMA_SLICE_RING_CUH_

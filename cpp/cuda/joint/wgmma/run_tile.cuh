@@ -1,13 +1,13 @@
 // A block of threads on a tile: the warpgroups that multiply, and the thread that copies.
-#ifndef JAX_RNNT_CUDA_JOINT_RUN_TILE_CUH_
-#define JAX_RNNT_CUDA_JOINT_RUN_TILE_CUH_
+#ifndef JAX_RNNT_CUDA_JOINT_WGMMA_RUN_TILE_CUH_
+#define JAX_RNNT_CUDA_JOINT_WGMMA_RUN_TILE_CUH_
 
 #include <cstdint>
 
-#include "cuda/joint/plan.cuh"
-#include "cuda/joint/slice_ring.cuh"
+#include "cuda/joint/plan.h"
 #include "cuda/joint/tile.cuh"
-#include "cuda/joint/wgmma.cuh"
+#include "cuda/joint/wgmma/slice_ring.cuh"
+#include "cuda/joint/wgmma/wgmma.cuh"
 #include "cuda/memory/bulk_copy.cuh"
 #include "cuda/memory/lanes.cuh"
 
@@ -20,6 +20,11 @@ constexpr int kCopyRegisters = 24;
 constexpr int kProductRegisters = 240;
 
 constexpr int JointThreads(int warpgroups) { return (warpgroups + 1) * kWarpgroupThreads; }
+
+// The first frame of the tile whose logits a thread's accumulators are: of its only pair of rows.
+struct WarpFrame {
+  __device__ __forceinline__ int operator()(int = 0) const { return ReadThread() / kWarpSize * 2; }
+};
 
 // Runs a block of JointThreads(kWarpgroups) threads. kWarpgroups warpgroups of 64 rows each call
 // multiply(ring, warpgroup, lines, block_bytes), in which they go through MultiplySlices once. One
@@ -47,7 +52,7 @@ __device__ __forceinline__ void RunTile(const TileInputs<T>& inputs, unsigned ch
   if (warpgroup == kWarpgroups) {
     if constexpr (kWarpgroups > 1) ReleaseRegisters<kCopyRegisters>();
     if (threadIdx.x % kWarpgroupThreads == 0) {
-      CopySlices(ring, inputs.packed_kernel, inputs.plan.WideSlices() + inputs.plan.NarrowSlices());
+      CopySlices(ring, inputs.packed_kernel, WideSlices(inputs.plan) + NarrowSlices(inputs.plan));
     }
   } else {
     if constexpr (kWarpgroups > 1) TakeRegisters<kProductRegisters>();
@@ -57,4 +62,4 @@ __device__ __forceinline__ void RunTile(const TileInputs<T>& inputs, unsigned ch
 
 }  // namespace jax_rnnt::cuda
 
-#endif  // JAX_RNNT_CUDA_JOINT_RUN_TILE_CUH_
+#endif  // JAX_RNNT_CUDA_JOINT_WGMMA_RUN_TILE_CUH_

@@ -1,0 +1,55 @@
+"""Whose kernels of the joint the GPUs of a process run, by compute capability.
+
+Those of 9.0 are for 9.0 alone. Those of 8.0 and all others multiply with instructions that every
+later GPU has, in as much shared memory as GPUs of that capability have.
+"""
+
+from collections.abc import Iterable
+
+from jax_rnnt._xla.architectures import version, way_to_run
+
+# What tests set: a capability ("8.0", "8.6") whose kernels shall run in place of the GPUs' own, or
+# "none" for the plain tiles.
+SWITCH = "JAX_RNNT_JOINT_CAPABILITY"
+_HOPPER = "9.0"
+# The capability with the least shared memory: GPUs of several kinds all run its kernels.
+_LEAST = "8.6"
+
+
+def choose(gpus: Iterable[str], compiled: str, wanted: str | None = None) -> int | None:
+    """The capability whose kernels all GPUs run, 90 for 9.0; None if there is none.
+
+    Args:
+        gpus: their compute capabilities, "9.0".
+        compiled: the architectures of the kernels that are not 9.0's, as CMake names them.
+        wanted: the value of SWITCH, if it is set.
+
+    Raises:
+        ValueError: if `wanted` is neither "none" nor of kernels that all GPUs run.
+    """
+    own = set(gpus)
+    if not own or wanted == "none":
+        return None
+    chosen = next(iter(own)) if len(own) == 1 else _LEAST
+    if wanted is not None and wanted != chosen:
+        _check(wanted, own)
+        chosen = wanted
+    if chosen != _HOPPER and not all(
+        version(gpu) >= (8, 0) and way_to_run(gpu, compiled) for gpu in own
+    ):
+        return None
+    major, minor = version(chosen)
+    return 10 * major + minor
+
+
+def _check(wanted, own):
+    least = min(own, key=version)
+    try:
+        fits = wanted != _HOPPER and (8, 0) <= version(wanted) <= version(least)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f'{SWITCH} must be "none" or a compute capability from 8.0 to {least}, and 9.0 only '
+            f"where all GPUs are of 9.0, got {wanted!r}."
+        )
