@@ -17,7 +17,7 @@ from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.reference.axes import positions
 from jax_rnnt.rows import pick
 from jax_rnnt.rows.joint_network import Weights
-from jax_rnnt.rows.joint_steps import loop, rounds_of
+from jax_rnnt.rows.joint_steps import equal_steps, large_steps, loop
 
 
 class Tile(NamedTuple):
@@ -143,7 +143,8 @@ class Grid:
             tiles = lax.dynamic_slice_in_dim(listed, start, count * self._unit)
             return step(start, tiles, state)
 
-        rounds = rounds_of(self.tile.at_once // self._unit)
+        units_a_step = self.tile.at_once // self._unit
+        rounds = large_steps(units_a_step) if self.tile.unit else equal_steps()
         return loop(units, take_units, state, most=self._most_units, rounds=rounds)
 
     def sequence(self, tiles):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_rnnt.rows.joint_steps import loop, rounds_of
+from jax_rnnt.rows.joint_steps import equal_steps, large_steps, loop
 
 MOST = 45
 ROUNDS = [((1, 1),), ((8, 1), (1, 1)), ((4, 3), (1, 3), (1, 1))]
@@ -55,10 +55,8 @@ def test_inner_loops_have_a_known_number_of_steps(most, outer, inner):
     assert len(re.findall(r" while\(", text)) == outer + len(inner)
 
 
-@pytest.mark.parametrize("units", [1, 2, 3])
-def test_rounds_descend_to_a_unit(units):
-    rounds = rounds_of(units)
-    assert rounds[0][1] == units
-    assert rounds[-1] == (1, 1)
+@pytest.mark.parametrize("rounds", [equal_steps(), *map(large_steps, (1, 2, 3))])
+def test_rounds_descend_to_a_unit(rounds):
     sizes = [steps * units for steps, units in rounds]
     assert sizes == sorted(set(sizes), reverse=True)
+    assert rounds[-1] == (1, 1)
