@@ -84,9 +84,8 @@ class Framework(on_jax.Device):
         posteriors = np.where(inside, cells.blank_posteriors + cells.label_posteriors, 0)
         norms = np.where(inside, joint_models.gradient_norms(cells), 0)
         sizes = problem.T, problem.U, problem.H, problem.V, problem.N
-        *tile, at_once = options.get("tile") or joint_entries.choose_tile(
-            *sizes, self.dtype, jnp.tanh
-        )
+        chosen = joint_entries.choose_tile(*sizes, self.dtype, jnp.tanh)
+        *tile, at_once = options.get("tile") or chosen[:3]
         if (least := options.get("min_posterior")) is None:
             taken = joint_models.kept_tiles(norms, tile, joint_left_out.left_out(self.dtype))
         else:

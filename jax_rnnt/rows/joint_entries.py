@@ -128,8 +128,8 @@ def _tile(given, T, U):
     if given is None:
         return None
     most_frames, most_labels = map(max, (T, U), joint_grid.WHOLE_TILE)
-    frames, labels, at_once = given
-    return Tile(min(frames, most_frames), min(labels, most_labels), at_once)
+    frames, labels = min(given.frames, most_frames), min(given.labels, most_labels)
+    return given._replace(frames=frames, labels=labels)
 
 
 def choose_tile(

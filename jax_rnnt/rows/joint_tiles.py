@@ -1,6 +1,6 @@
 """The joint network over tiles of (frames x labels) cells: its rows' entries, and gradients.
 
-Tiles that are wanted are listed, and a loop takes `at_once` of them at a time through matrix
+Tiles that are wanted are listed, and a loop takes some of them at a time through matrix
 products and the row kernels, so that logits exist for one step's cells only. A step writes to no
 place twice and the steps follow each other: all sums are taken in one order.
 """
@@ -49,12 +49,11 @@ def forward(
     column = tile.labels * jnp.arange(grid.labels, dtype=jnp.int32)
     inside = frame[None, :, None] < labels.counts[:, None, None]
     inside &= column[None, None] < columns[:, None, None]
-    listed, steps, places = grid.list(inside, parts)
+    listed, units, places = grid.list(inside, parts)
     dtype = accumulator_dtype(weights.dtype)
     activate = _Activate(grid, activation, dropout, dtype)
 
-    def step(i, kept):
-        tiles = _at(listed, i, tile.at_once)
+    def step(start, tiles, kept):
         rows = entries.BY_COLUMN.forward(
             weights.project(activate(tiles, activate.sums(tiles))),
             *grid.labels_of(tiles),
@@ -62,13 +61,12 @@ def forward(
             repeats=len(selection.picks),
             **selection.attributes(),
         )
-        start = i * tile.at_once
         return [lax.dynamic_update_slice_in_dim(k, r, start, 0) for k, r in zip(kept, rows)]
 
     shape = (listed.size, tile.frames, tile.labels)
     padding = 0, 0, *(-np.inf,) * (2 + len(selection.picks))  # what the row kernels write there
     empty = varying_as(listed, *(jnp.zeros(shape, dtype) for _ in padding))
-    kept = lax.fori_loop(0, steps, step, empty)
+    kept = grid.walk(listed, units, step, empty)
     maxima, log_sums, blank, label, *picks = (
         grid.cells(k, places, fill) for k, fill in zip(kept, padding)
     )
@@ -99,7 +97,6 @@ def backward(
         parts: as of `forward`.
     """
     grid = Grid(weights, labels, selection.tokens, tile)
-    tile = grid.tile
     wanted = visited(
         grid,
         rows,
@@ -109,13 +106,13 @@ def backward(
         selection=selection,
         min_posterior=min_posterior,
     )
-    listed, steps, _ = grid.list(wanted, parts)
+    listed, units, _ = grid.list(wanted, parts)
     cells = make_cells(grid, weights, labels, dropout, rows, cotangents, bounds, selection)
     dtype = accumulator_dtype(weights.dtype)
     kernel = weights.kernel.astype(weights.dtype)
 
-    def step(i, sums):
-        tiles = _at(listed, i, tile.at_once)
+    def step(start, tiles, sums):
+        del start
         activations, gradients, bias_gradient = cells.gradients(tiles)
         hidden_gradients = product(gradients, kernel, ((3,), (1,)))
         encoder_parts, predictor_parts = cells.hidden(tiles, hidden_gradients)
@@ -128,12 +125,13 @@ def backward(
         )
 
     blocks = [x.shape for x in (grid.encoder, grid.predictor)]
-    shapes = [*blocks, weights.kernel.shape, weights.bias.shape]
+    shapes = [*blocks, weights.kernel.shape, (*cells.bias_parts, *weights.bias.shape)]
     zeros = varying_as(listed, *(jnp.zeros(shape, dtype) for shape in shapes))
-    sums = lax.fori_loop(0, steps, step, Weights(*zeros))
+    sums = grid.walk(listed, units, step, Weights(*zeros))
     return sums._replace(
         encoder=unblocked(sums.encoder, weights.encoder),
         predictor=unblocked(sums.predictor, weights.predictor),
+        bias=sums.bias.reshape(-1, *weights.bias.shape).sum(0),
     )
 
 
@@ -160,13 +158,16 @@ class Cells:
     Args of the constructor: the grid, and the operands of `backward` with its selection.
     """
 
+    bias_parts: tuple[int, ...] = ()
+    """So many sums of the bias' gradient are taken, each in order, and added up at the end."""
+
     def gradients(self, tiles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What the products and the bias need of the cells of tiles (R,).
 
         Returns:
             (R, frames, labels, H), the activations, and (R, frames, labels, W), the logits'
-            gradients, both in the dtype of the products and zero in padding; (W,), the sum of the
-            latter, in the accumulator's dtype.
+            gradients, both in the dtype of the products and zero in padding; (*bias_parts, W),
+            sums of the latter, in the accumulator's dtype.
         """
         raise NotImplementedError
 
@@ -234,7 +235,3 @@ class PlainCells(Cells):
         gradients = jnp.where(jnp.isfinite(values.astype(self._weights.dtype)), gradients, 0)
         gradients = self._grid.clear_padding(tiles, gradients)
         return gradients.sum(2), gradients.sum(1)
-
-
-def _at(listed, i, count):
-    return lax.dynamic_slice_in_dim(listed, i * count, count)

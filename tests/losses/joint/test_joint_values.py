@@ -11,6 +11,7 @@ from joint_problems import (
     GRADIENT_ERRORS,
     IMPLEMENTATIONS,
     Joint,
+    Result,
     assert_close,
     evaluate,
     expected,
@@ -20,6 +21,7 @@ from support import PLATFORM, full, needs_native, precision, ragged
 from tolerances import assert_costs, assert_same_bits, relative_error
 
 import jax_rnnt
+from jax_rnnt.rows import joint_entries, joint_grid
 
 # Tile edges: sizes below, at and just above multiples of the default 16 x 8 and of those given.
 SHAPES = [
@@ -193,6 +195,20 @@ def test_gradients_are_the_same_bits_every_time(rng):
 
 
 @needs_native
+@pytest.mark.parametrize("unit", [2, 3, 50])
+def test_steps_of_several_units(rng, unit, monkeypatch):
+    """The last steps of a list are smaller; of 3 x 9 x 2 tiles."""
+    problem = make_problem(rng, 3, 17, 4, 6, 9)
+    monkeypatch.setattr(
+        joint_entries, "choose_tile", lambda *_: joint_grid.Tile(2, 2, 4 * unit, unit)
+    )
+    costs, vjp = jax.vjp(
+        lambda joint: jax_rnnt.rnnt_loss_from_joint(*joint, *problem[1:]), problem.joint
+    )
+    (gradients,) = vjp(jnp.ones_like(costs))
+    assert_close(Result(costs, gradients), expected(problem))
+
+
 def test_native_insists():
     problem = make_problem(np.random.default_rng(0), 2, 9, 6, 5, 7)
     assert_close(evaluate(problem, implementation="native"), expected(problem))
