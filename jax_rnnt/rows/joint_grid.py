@@ -49,9 +49,11 @@ def choose(
     if jax.default_backend() == "cpu":
         step_bytes = _CPU_STEP_BYTES
     else:
-        step_bytes = min(max(tiles * tile_bytes // 64, _LEAST_STEP_BYTES), _MOST_STEP_BYTES)
+        steps, most = (_STEPS, _MOST_STEP_BYTES) if wave is None else (64, 2**28)
+        step_bytes = min(max(tiles * tile_bytes // steps, _LEAST_STEP_BYTES), most)
     if wave is None:
-        at_once = max(step_bytes // tile_bytes, 1)
+        steps = max(round(tiles * tile_bytes / step_bytes), 1)
+        at_once = math.ceil(tiles / steps)
     else:
         at_once = wave * max(round(step_bytes / (tile_bytes * wave)), 1)
     return Tile(frames, labels, min(at_once, max(tiles, 1)))
@@ -62,11 +64,12 @@ def choose(
 # took 292 ms with 0.6 MB, 214 with 2.4, 211 with 4.7, 204 with 9.4 and 294 with logits as one
 # array; of (2, 100, 30, 256, 2000) 118 with 1.2 MB, 102 with 4.8, 110 with 9.6 and 121 with logits.
 _CPU_STEP_BYTES = 2**22
-# On an H100, without the fused kernels, (32, 400, 100, 640, 1024) took 13.1 ms with 92 MB, 11.8
-# with 184 MB and 11.3 with 370: a 64th of what all cells would take is near enough. Starting
-# the dozen kernels of a step of fewer bytes than the least takes as long as running them.
+# Elsewhere a step takes a part of what all cells would take: one in so many, on a device without the
+# fused kernels. On an H100 (2026-11-27), (32, 400, 100, 640, 1024) in bfloat16 took TODO.
+_STEPS = 26
+# Starting the dozen kernels of a step of fewer bytes than the least takes as long as running them.
 _LEAST_STEP_BYTES = 2**25
-_MOST_STEP_BYTES = 2**28
+_MOST_STEP_BYTES = 5 * 2**27
 
 
 class Grid:
@@ -80,7 +83,7 @@ class Grid:
         self.encoder = _blocks(weights.encoder, tile.frames)
         self.predictor = _blocks(weights.predictor, tile.labels)
         self._labels = _blocks(labels.labels, tile.labels, reference.PADDING_ROW)
-        self._counts = labels.counts
+        self.counts = labels.counts
         self._tokens, self._hypotheses = tokens, weights.hypotheses
         self._sequences, self._U = weights.predictor.shape[:2]
         self._T = weights.encoder.shape[1]
@@ -144,7 +147,7 @@ class Grid:
 
     def labels_of(self, tiles) -> pick.ColumnLabels:
         """The tiles' labels by column, all padding behind the last tile."""
-        counts = take(self._counts, self.sequence(tiles))
+        counts = take(self.counts, self.sequence(tiles))
         first_frame = self._frame_block(tiles) * self.tile.frames
         counts = jnp.clip(counts - first_frame, 0, self.tile.frames)
         counts = jnp.where(tiles < self.size, counts, 0)
