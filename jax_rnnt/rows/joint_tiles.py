@@ -54,10 +54,16 @@ def forward(
     activate = _Activate(grid, activation, dropout, dtype)
     bias = weights.bias.astype(dtype)
 
+    def activations(tiles):
+        values = activate(tiles, activate.sums(tiles))
+        # On a GPU, XLA writes sums to memory and reads them again for the activation, unless it is
+        # followed by a conversion or a selection: 12.9 ms, not 10.8 (H100, float32).
+        return grid.clear_padding(tiles, values) if weights.dtype == dtype else values
+
     def step(i, kept):
         tiles = _at(listed, i, tile.at_once)
         rows = entries.WITH_BIAS.forward(
-            weights.product(activate(tiles, activate.sums(tiles))),
+            weights.product(activations(tiles)),
             *grid.labels_of(tiles),
             bias,
             insist=insist,

@@ -37,11 +37,33 @@ JAX_RNNT_INLINE void Finish(int64_t rows, double* maxima, double* log_sums) {
   }
 }
 
+// Sums of a row and its bias, in the buffer.
+JAX_RNNT_INLINE const float* ReadBiasedRow(const float* row, const float* bias, int64_t W,
+                                           float* buffer) {
+  int64_t v = 0;
+  for (; v + kLanes <= W; v += kLanes) {
+    FetchNextPiece(row + v);
+    Store(buffer + v, Load(row + v) + Load(bias + v));
+  }
+  for (; v < W; ++v) buffer[v] = row[v] + bias[v];
+  return buffer;
+}
+JAX_RNNT_INLINE const double* ReadBiasedRow(const double* row, const double* bias, int64_t W,
+                                            double* buffer) {
+  for (int64_t v = 0; v < W; ++v) buffer[v] = row[v] + bias[v];
+  return buffer;
+}
+
+// The row's logits, with its bias if there are biases, which only rows of Real have.
 template <typename T, typename Real>
 JAX_RNNT_INLINE const Real* Read(const T* logits, int64_t row, int64_t W,
                                  const RowBiases<Real>& biases, Real* buffer) {
-  if (biases.values == nullptr) return ReadRow(logits + row * W, W, buffer);
-  return ReadBiasedRow(logits + row * W, biases.values + row / biases.rows * W, W, buffer);
+  if constexpr (sizeof(T) == sizeof(Real)) {
+    if (biases.values != nullptr) {
+      return ReadBiasedRow(logits + row * W, biases.values + row / biases.rows * W, W, buffer);
+    }
+  }
+  return ReadRow(logits + row * W, W, buffer);
 }
 
 // NaN stays NaN.

@@ -1,5 +1,5 @@
-// Rows of logits as the arithmetic's type: float and double where they lie, 16-bit types and rows
-// with a bias through a buffer.
+// Rows of logits as the arithmetic's type: float and double where they lie, 16-bit types through a
+// buffer.
 //
 // Included by files that are compiled once for each instruction set alone (cpu/isa.h).
 #ifndef JAX_RNNT_CPU_ROWS_READ_ROW_H_
@@ -61,16 +61,6 @@ JAX_RNNT_INLINE void FromReal(float x, Float16* result) {
                          : magnitude < 0x38800000u ? subnormal
                                                    : normal;
   result->bits = static_cast<uint16_t>(value | sign);
-}
-
-JAX_RNNT_INLINE float ToReal(float x) { return x; }
-JAX_RNNT_INLINE double ToReal(double x) { return x; }
-
-// The sums of a row and its bias.
-template <typename T, typename Real>
-JAX_RNNT_INLINE const Real* ReadBiasedRow(const T* row, const Real* bias, int64_t W, Real* buffer) {
-  for (int64_t v = 0; v < W; ++v) buffer[v] = ToReal(row[v]) + bias[v];
-  return buffer;
 }
 
 JAX_RNNT_INLINE const float* ReadRow(const float* row, int64_t, float*) { return row; }

@@ -229,6 +229,10 @@ cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, const T* 
   if (row_bytes <= 2560) return launch(RowsSplit<16, 4>());
   if (row_bytes <= 6144) return launch(RowsSplit<32, 4>());
   if (row_bytes <= 12288) return launch(RowsSplit<128, 3>());
+  if constexpr (Rule::Bias::kIsThere) {
+    // With a bias, 4096 floats come at 2.91 TB/s, and at 2.57 from 256 lanes (2.98 without one).
+    if (row_bytes <= 24576) return launch(RowsSplit<128, 4>());
+  }
   if (row_bytes <= 49152) return launch(RowsSplit<256, 3>());
   return launch(RowsSplit<512, 4>());
 }
