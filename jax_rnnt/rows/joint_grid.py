@@ -64,9 +64,10 @@ def choose(
 # took 292 ms with 0.6 MB, 214 with 2.4, 211 with 4.7, 204 with 9.4 and 294 with logits as one
 # array; of (2, 100, 30, 256, 2000) 118 with 1.2 MB, 102 with 4.8, 110 with 9.6 and 121 with logits.
 _CPU_STEP_BYTES = 2**22
-# On an H100, without the fused kernels (2026-11-27), bfloat16 (32, 400, 100, 640, 1024) took 17.6 ms
-# in 65 steps, 14.7 in 33, 14.6 in 25 and 14.1 in 17, in 294, 498, 598 and 863 MiB: at each step the
-# host takes 45 us. Starting the dozen kernels of a step of fewer bytes than the least takes as long as running them.
+# On an H100, without the fused kernels (2026-11-27), (32, 400, 100, 640, 1024) in bfloat16 took
+# 17.6 ms in 65 steps, 14.7 in 33, 14.6 in 25 and 14.1 in 17, in 294, 498, 598 and 863 MiB: the host
+# takes 45 us at each. Starting the dozen kernels of a step of fewer bytes than the least takes as
+# long as running them.
 _PARTS = 26
 _LEAST_STEP_BYTES = 2**25
 _MOST_STEP_BYTES = 5 * 2**27
