@@ -3,13 +3,14 @@
 //
 //   nvcc -std=c++17 -O3 -arch=native -Icpp tools/entries_check.cu cpp/cuda/rows/*.cu
 //     -o entries_check
-//   ./entries_check [check | time]
+//   ./entries_check [check | biased | time]
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdio>
 #include <cstring>
 
+#include "entries_check/biased.cuh"
 #include "entries_check/checks.cuh"
 #include "entries_check/huge.cuh"
 #include "entries_check/problems.cuh"
@@ -30,8 +31,14 @@ int Main(int argc, char** argv) {
     CheckHuge<float>(40'000'000, 50, 5);
     CheckHuge<__half>(2, 2147483642, 5);
     CheckHuge<double>(2'200'000, 1024, 5);
-    std::printf("%s: %d failures\n", failures == 0 ? "PASS" : "FAIL", failures);
   }
+  if (wants("biased")) {
+    CheckBiasedProblems<float>();
+    CheckBiasedProblems<__nv_bfloat16>();
+    CheckBiasedProblems<__half>();
+    CheckBiasedProblems<double>();
+  }
+  std::printf("%s: %d failures\n", failures == 0 ? "PASS" : "FAIL", failures);
   if (wants("time")) TimeAll();
   return failures == 0 ? 0 : 1;
 }

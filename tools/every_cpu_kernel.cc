@@ -369,6 +369,60 @@ void RunEntries(Random& random, const Rows& shape, const ParallelFor& parallel_f
   }
 }
 
+// Rows with a bias are those of logits to which it was added before.
+template <typename T, typename Real>
+void RunBiased(Random& random, const Rows& shape, const ParallelFor& parallel_for) {
+  const int64_t W = shape.V, rows = shape.groups * shape.lines * shape.columns;
+  const int64_t rows_of_bias = shape.lines * shape.columns * (random() % 2 ? 1 : shape.groups);
+  jax_rnnt::EntriesOptions options;
+  options.width = options.tokens = static_cast<int32_t>(W);
+  options.blank = static_cast<int32_t>(random() % W);
+  options.without_blank = random() % 2;
+  options.without_label = random() % 2;
+  options.picks[options.pick_count++] = static_cast<int32_t>(random() % W);
+  const DrawnRows<Real> drawn = DrawRows<Real>(random, shape, W);
+  const auto& [labels, counts, own, logits, form] = drawn;
+  const Real* const x = logits.data() + shape.shift;
+  std::vector<Real> bias(rows / rows_of_bias * W), sums(x, x + rows * W), bounds(rows);
+  for (Real& b : bias) b = static_cast<Real>(random() % 9 ? Uniform(random, -2, 2) : -kInf);
+  for (Real& b : bounds) b = static_cast<Real>(random() % 2 ? Uniform(random, 0, 1) : kInf);
+  for (int64_t i = 0; i < rows * W; ++i) sums[i] += bias[i / W / rows_of_bias * W + i % W];
+  std::vector<Real> found(5 * rows), wanted(5 * rows), from(4 * rows);
+  for (Real& c : from) c = static_cast<Real>(random() % 4 ? Uniform(random, -1, 1) : 0);
+  auto results = [&](std::vector<Real>& of) {
+    Real* const n = of.data();
+    return jax_rnnt::EntriesResults<Real>{n, n + rows, n + 2 * rows, n + 3 * rows, {n + 4 * rows}};
+  };
+  const jax_rnnt::RowBiases<Real> biases{bias.data(), rows_of_bias};
+  jax_rnnt::cpu::EntriesForwardBiased<Real>(rows, options, x, biases, form, results(found),
+                                            parallel_for);
+  jax_rnnt::cpu::EntriesForward<Real, Real>(rows, options, sums.data(), form, results(wanted),
+                                            parallel_for);
+  Expect("memcmp of entries with a bias",
+         memcmp(found.data(), wanted.data(), found.size() * sizeof(Real)), 0, 0);
+  const Real* const c = from.data();
+  const jax_rnnt::EntriesCotangents<Real> cotangents{c, c + rows, c + 2 * rows, {c + 3 * rows}};
+  const int64_t parts = jax_rnnt::PartsOfBias(rows_of_bias);
+  std::vector<Real> full(rows * W), bias_parts(rows / rows_of_bias * parts * W);
+  std::vector<T> gradients(rows * W);
+  jax_rnnt::cpu::EntriesBackward<Real, Real>(rows, options, sums.data(), form, found.data(),
+                                             found.data() + rows, cotangents, full.data(),
+                                             parallel_for);
+  jax_rnnt::cpu::EntriesBackwardBiased<T, Real>(rows, options, x, biases, form, bounds.data(),
+                                                found.data(), found.data() + rows, cotangents,
+                                                gradients.data(), bias_parts.data(), parallel_for);
+  std::vector<double> sums_of_parts(bias_parts.size());
+  for (int64_t i = 0; i < rows * W; ++i) {
+    const int64_t r = i / W, part = r % rows_of_bias / jax_rnnt::kBiasPartRows;
+    const double bound = bounds[r], cut = std::min(std::max<double>(full[i], -bound), bound);
+    Expect("a gradient of a row with a bias", ToDouble(gradients[i]), cut, kRounding<T>);
+    sums_of_parts[(r / rows_of_bias * parts + part) * W + i % W] += cut;
+  }
+  for (size_t i = 0; i < bias_parts.size(); ++i) {
+    Expect("a part of a bias' gradient", bias_parts[i], sums_of_parts[i], 32 * kRounding<Real>);
+  }
+}
+
 // ---- Lattices
 
 using Lengths = std::vector<int32_t>;
@@ -538,6 +592,7 @@ template <typename T, typename Real>
 void RunRows(Random& random, const Rows& shape, const ParallelFor& parallel_for) {
   RunPick<T, Real>(random, shape, parallel_for);
   RunEntries<T, Real>(random, shape, parallel_for);
+  RunBiased<T, Real>(random, shape, parallel_for);
 }
 
 template <typename T, typename Real>

@@ -114,10 +114,47 @@ void RunEntries(int64_t rows, int V, int behind, int shift, const RowLabels& lab
   Check(cudaDeviceSynchronize(), "entries");
 }
 
+// Rows with as many biases as there are of `rows_of_bias` rows.
+template <typename T>
+void RunBiased(int64_t rows, int64_t rows_of_bias, int V, int behind, int shift,
+               const RowLabels& labels) {
+  using Real = typename jax_rnnt::cuda::Accumulator<T>::Type;
+  EntriesOptions options;
+  options.width = V + behind;
+  options.tokens = V;
+  options.blank = static_cast<int32_t>(generator() % V);
+  options.without_blank = generator() % 2 == 0;
+  options.without_label = generator() % 2 == 0;
+  options.picks[options.pick_count++] = options.width - 1;
+  const int64_t W = options.width;
+  DeviceArray<Real> logits(RandomNumbers<Real>(rows * W + shift, -4, 4));
+  DeviceArray<Real> bias(RandomNumbers<Real>(rows / rows_of_bias * W + shift, -1, 1));
+  DeviceArray<Real> results(5 * rows), cotangents(RandomNumbers<Real>(4 * rows, -1, 1));
+  DeviceArray<Real> bounds(RandomNumbers<Real>(rows, 0, 1));
+  DeviceArray<Real> bias_parts(rows / rows_of_bias * jax_rnnt::PartsOfBias(rows_of_bias) * W);
+  const jax_rnnt::RowBiases<Real> biases{bias.get() + shift, rows_of_bias};
+  Real* const numbers = results.get();
+  Check(
+      jax_rnnt::cuda::EntriesForwardBiased<Real>(
+          0, rows, options, logits.get() + shift, biases, labels,
+          {numbers, numbers + rows, numbers + 2 * rows, numbers + 3 * rows, {numbers + 4 * rows}}),
+      "EntriesForwardBiased");
+  DeviceArray<T> logits_cotangents(rows * W + shift);
+  const Real* const from = cotangents.get();
+  Check(jax_rnnt::cuda::EntriesBackwardBiased<T>(
+            0, rows, options, logits.get() + shift, biases, labels, bounds.get(), numbers,
+            numbers + rows, {from, from + rows, from + 2 * rows, {from + 3 * rows}},
+            logits_cotangents.get() + shift, bias_parts.get()),
+        "EntriesBackwardBiased");
+  Check(cudaDeviceSynchronize(), "entries with a bias");
+}
+
 template <typename T>
 void RunRows(int64_t rows, int V, int shift, const RowLabels& labels) {
   RunPick<T>(rows, V, shift, labels);
   RunEntries<T>(rows, V, static_cast<int>(generator() % 10), shift, labels);
+  const int64_t rows_of_bias = rows % 2 == 0 && generator() % 2 == 0 ? rows / 2 : rows;
+  RunBiased<T>(rows, rows_of_bias, V, static_cast<int>(generator() % 10), shift, labels);
 }
 
 template <typename T>

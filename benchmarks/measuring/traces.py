@@ -15,7 +15,7 @@ import jax
 KINDS = {
     "fused": re.compile("Joint(Forward|Gradients)Kernel"),
     "sums": re.compile("JointHiddenKernel|AddBlocksKernel"),
-    "rows": re.compile("(Forward|Backward)(Tile|Rows|Double|Flat|Element)Kernel"),
+    "rows": re.compile("(Forward|Backward)(Tile|Rows|Double|Flat|Element|Parts)Kernel"),
     "lattice": re.compile("(Walk|WalkAny|Finish|Posterior|Ends)Kernel"),
     "products": re.compile(r"gemm|nvjet|cutlass|xmma|cublas|splitK|_dot", re.IGNORECASE),
     "copies": re.compile(r"memcpy|memset|copy", re.IGNORECASE),

@@ -45,6 +45,15 @@ struct EntriesOptions {
   }
 };
 
+// Numbers (biases, W) that are added to rows of logits: row r has bias r / rows.
+template <typename Real>
+struct RowBiases {
+  const Real* values;
+  int64_t rows;  // of each bias, in [1, 2^31)
+
+  bool IsValid() const { return rows >= 1 && rows <= INT32_MAX; }
+};
+
 // The results of the forward, one number a row in each array.
 template <typename Real>
 struct EntriesResults {
@@ -64,6 +73,13 @@ struct EntriesCotangents {
   const Real* labels;
   const Real* picks[kMaxPicks];  // of which the first pick_count are arrays
 };
+
+// The gradient of a bias comes in parts, each the sum over this many rows or those that are left.
+inline constexpr int kBiasPartRows = 32;
+
+JAX_RNNT_HOST_DEVICE int64_t PartsOfBias(int64_t rows_of_bias) {
+  return (rows_of_bias + kBiasPartRows - 1) / kBiasPartRows;
+}
 
 }  // namespace jax_rnnt
 

@@ -32,54 +32,56 @@ struct ArcsCotangents {
 
 // PickForwardRows, PickBackwardRows: rows [begin, end) of what cpu/rows/pick.h says; `buffer` is
 // scratch of V Reals. EntriesForwardRows, EntriesBackwardRows: rows [begin, end) of what
-// cpu/rows/entries.h says, labels[0] being that of row `begin`. SequenceForward, SequenceBackward:
-// one sequence, as cpu/lattice/sequence.cc says. ArcsAlpha, ArcsBeta and, of the frames [begin,
-// end), ArcsPosteriors: one sequence, as cpu/lattice/arcs_sequence.cc says. SequenceAlign: what
-// LatticeAlign of cpu/lattice/align.h says of one sequence of a frame or more, `scores` being both
-// those before and those behind, and its words, which are zeros before.
-#define JAX_RNNT_DECLARE_KERNELS(isa)                                                           \
-  namespace isa {                                                                               \
-  template <typename T, typename Real>                                                          \
-  void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,   \
-                       const int32_t* labels, Real* blank_log_probs, Real* label_log_probs,     \
-                       Real* maxima, Real* log_sums, Real* buffer);                             \
-  template <typename T, typename Real>                                                          \
-  void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,  \
-                        const int32_t* labels, const Real* maxima, const Real* log_sums,        \
-                        const Real* blank_cotangents, const Real* label_cotangents,             \
-                        T* logits_cotangents, Real* buffer);                                    \
-  template <typename T, typename Real>                                                          \
-  void EntriesForwardRows(int64_t begin, int64_t end, const EntriesOptions& options,            \
-                          const T* logits, const int32_t* labels,                               \
-                          const EntriesResults<Real>& results, Real* buffer);                   \
-  template <typename T, typename Real>                                                          \
-  void EntriesBackwardRows(int64_t begin, int64_t end, const EntriesOptions& options,           \
-                           const T* logits, const int32_t* labels, const Real* maxima,          \
-                           const Real* log_sums, const EntriesCotangents<Real>& cotangents,     \
-                           T* logits_cotangents, Real* buffer);                                 \
-  template <typename Real>                                                                      \
-  Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,    \
-                               const Real* label_log_probs, Scaled<Real>* alphas,               \
-                               Real* workspace);                                                \
-  template <typename Real>                                                                      \
-  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,    \
-                        const Real* blank_log_probs, const Real* label_log_probs,               \
-                        const Scaled<Real>* alphas, Real* blank_cotangents,                     \
-                        Real* label_cotangents, Real* workspace);                               \
-  template <typename Real>                                                                      \
-  Scaled<Real> ArcsAlpha(const LatticeSequence& sequence, const ArcTopology& topology,          \
-                         const ArcArrays<Real>& arrays, Scaled<Real>* alphas, Real* workspace); \
-  template <typename Real>                                                                      \
-  void ArcsBeta(const LatticeSequence& sequence, const ArcTopology& topology,                   \
-                const ArcArrays<Real>& arrays, Scaled<Real>* betas, Real* workspace);           \
-  template <typename Real>                                                                      \
-  void ArcsPosteriors(const LatticeSequence& sequence, const ArcTopology& topology,             \
-                      const ArcArrays<Real>& arrays, const ArcsCotangents<Real>& cotangents,    \
-                      int64_t begin, int64_t end, Real* workspace);                             \
-  template <typename Real>                                                                      \
-  void SequenceAlign(const PathFrames& sequence, const Real* blank_log_probs,                   \
-                     const Real* label_log_probs, PathScore<Real>* scores, int32_t* words,      \
-                     double* workspace);                                                        \
+// cpu/rows/entries.h says, labels[0] being that of row `begin`; biases.values, bounds and
+// bias_parts may be null, and with bias_parts `begin` is the first row of a part. SequenceForward,
+// SequenceBackward: one sequence, as cpu/lattice/sequence.cc says. ArcsAlpha, ArcsBeta and, of the
+// frames [begin, end), ArcsPosteriors: one sequence, as cpu/lattice/arcs_sequence.cc says.
+// SequenceAlign: what LatticeAlign of cpu/lattice/align.h says of one sequence of a frame or more,
+// `scores` being both those before and those behind, and its words, which are zeros before.
+#define JAX_RNNT_DECLARE_KERNELS(isa)                                                            \
+  namespace isa {                                                                                \
+  template <typename T, typename Real>                                                           \
+  void PickForwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,    \
+                       const int32_t* labels, Real* blank_log_probs, Real* label_log_probs,      \
+                       Real* maxima, Real* log_sums, Real* buffer);                              \
+  template <typename T, typename Real>                                                           \
+  void PickBackwardRows(int64_t begin, int64_t end, int64_t V, int64_t blank, const T* logits,   \
+                        const int32_t* labels, const Real* maxima, const Real* log_sums,         \
+                        const Real* blank_cotangents, const Real* label_cotangents,              \
+                        T* logits_cotangents, Real* buffer);                                     \
+  template <typename T, typename Real>                                                           \
+  void EntriesForwardRows(int64_t begin, int64_t end, const EntriesOptions& options,             \
+                          const T* logits, const RowBiases<Real>& biases, const int32_t* labels, \
+                          const EntriesResults<Real>& results, Real* buffer);                    \
+  template <typename Logit, typename T, typename Real>                                           \
+  void EntriesBackwardRows(int64_t begin, int64_t end, const EntriesOptions& options,            \
+                           const Logit* logits, const RowBiases<Real>& biases,                   \
+                           const int32_t* labels, const Real* bounds, const Real* maxima,        \
+                           const Real* log_sums, const EntriesCotangents<Real>& cotangents,      \
+                           T* logits_cotangents, Real* bias_parts, Real* buffer);                \
+  template <typename Real>                                                                       \
+  Scaled<Real> SequenceForward(const LatticeSequence& sequence, const Real* blank_log_probs,     \
+                               const Real* label_log_probs, Scaled<Real>* alphas,                \
+                               Real* workspace);                                                 \
+  template <typename Real>                                                                       \
+  void SequenceBackward(const LatticeSequence& sequence, Scaled<Real> total, Real cotangent,     \
+                        const Real* blank_log_probs, const Real* label_log_probs,                \
+                        const Scaled<Real>* alphas, Real* blank_cotangents,                      \
+                        Real* label_cotangents, Real* workspace);                                \
+  template <typename Real>                                                                       \
+  Scaled<Real> ArcsAlpha(const LatticeSequence& sequence, const ArcTopology& topology,           \
+                         const ArcArrays<Real>& arrays, Scaled<Real>* alphas, Real* workspace);  \
+  template <typename Real>                                                                       \
+  void ArcsBeta(const LatticeSequence& sequence, const ArcTopology& topology,                    \
+                const ArcArrays<Real>& arrays, Scaled<Real>* betas, Real* workspace);            \
+  template <typename Real>                                                                       \
+  void ArcsPosteriors(const LatticeSequence& sequence, const ArcTopology& topology,              \
+                      const ArcArrays<Real>& arrays, const ArcsCotangents<Real>& cotangents,     \
+                      int64_t begin, int64_t end, Real* workspace);                              \
+  template <typename Real>                                                                       \
+  void SequenceAlign(const PathFrames& sequence, const Real* blank_log_probs,                    \
+                     const Real* label_log_probs, PathScore<Real>* scores, int32_t* words,       \
+                     double* workspace);                                                         \
   }
 
 JAX_RNNT_DECLARE_KERNELS(baseline)

@@ -8,7 +8,8 @@
 //
 //   buffers.h                      checks and element types
 //   rows.h, entries.h, lattice.h,  for each custom call its handler, then its binding, which names
-//   arcs.h, joint.h, blocks.h      every buffer and attribute in order
+//   arcs.h, joint.h, blocks.h,     every buffer and attribute in order
+//   entries_biased.h
 //   lattice_buffers.h              what the calls of lattice.h and arcs.h check
 //   arcs_operands.h                what the calls of arcs.h check beside that
 //   joint_buffers.h                what the calls of joint.h check

@@ -10,6 +10,7 @@
 #include "ffi/align.h"
 #include "ffi/arcs.h"
 #include "ffi/entries.h"
+#include "ffi/entries_biased.h"
 #include "ffi/lattice.h"
 #include "ffi/module.h"
 #include "ffi/rows.h"
@@ -49,6 +50,18 @@ struct CpuBackend {
   template <typename T, typename Real, typename... Arguments>
   static Error EntriesBackward(Context pool, Arguments... arguments) {
     cpu::EntriesBackward<T, Real>(arguments..., Loop(pool));
+    return Error::Success();
+  }
+
+  template <typename Real, typename... Arguments>
+  static Error EntriesForwardBiased(Context pool, Arguments... arguments) {
+    cpu::EntriesForwardBiased<Real>(arguments..., Loop(pool));
+    return Error::Success();
+  }
+
+  template <typename T, typename Real, typename... Arguments>
+  static Error EntriesBackwardBiased(Context pool, Arguments... arguments) {
+    cpu::EntriesBackwardBiased<T, Real>(arguments..., Loop(pool));
     return Error::Success();
   }
 
@@ -143,6 +156,10 @@ XLA_FFI_DEFINE_HANDLER(kEntriesBackward, (EntriesBackward<CpuBackend, Int32Buffe
 XLA_FFI_DEFINE_HANDLER(kEntriesBackwardColumns,
                        (EntriesBackward<CpuBackend, Int32Buffer, Int32Buffer>),
                        BindEntriesBackward(BindColumns<Pool>()));
+XLA_FFI_DEFINE_HANDLER(kEntriesForwardBiased, EntriesForwardBiased<CpuBackend>,
+                       BindEntriesForwardBiased<Pool>());
+XLA_FFI_DEFINE_HANDLER(kEntriesBackwardBiased, EntriesBackwardBiased<CpuBackend>,
+                       BindEntriesBackwardBiased<Pool>());
 XLA_FFI_DEFINE_HANDLER(kLatticeCost, Padded<LatticeCost<CpuBackend>>(),
                        BindLatticeCost(BindPadded<Pool>()));
 XLA_FFI_DEFINE_HANDLER(kLatticeForward, Padded<LatticeForward<CpuBackend>>(),
@@ -185,6 +202,8 @@ NB_MODULE(_cpu, module) {
                         {"entries_backward", kEntriesBackward},
                         {"entries_forward_columns", kEntriesForwardColumns},
                         {"entries_backward_columns", kEntriesBackwardColumns},
+                        {"entries_forward_biased", kEntriesForwardBiased},
+                        {"entries_backward_biased", kEntriesBackwardBiased},
                         {"lattice_cost", kLatticeCost},
                         {"lattice_forward", kLatticeForward},
                         {"lattice_backward", kLatticeBackward},

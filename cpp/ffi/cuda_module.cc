@@ -19,6 +19,7 @@
 #include "ffi/arcs.h"
 #include "ffi/blocks.h"
 #include "ffi/entries.h"
+#include "ffi/entries_biased.h"
 #include "ffi/joint.h"
 #include "ffi/lattice.h"
 #include "ffi/module.h"
@@ -57,6 +58,16 @@ struct CudaBackend {
   template <typename T, typename Real, typename... Arguments>
   static Error EntriesBackward(Context stream, Arguments... arguments) {
     return FromCuda(cuda::EntriesBackward<T>(stream, arguments...));
+  }
+
+  template <typename Real, typename... Arguments>
+  static Error EntriesForwardBiased(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::EntriesForwardBiased<Real>(stream, arguments...));
+  }
+
+  template <typename T, typename Real, typename... Arguments>
+  static Error EntriesBackwardBiased(Context stream, Arguments... arguments) {
+    return FromCuda(cuda::EntriesBackwardBiased<T>(stream, arguments...));
   }
 
   static ScratchCounts<3> ArcsCostScratch(int64_t cells, const LatticeLayout& layout,
@@ -214,6 +225,10 @@ JAX_RNNT_DEFINE_HANDLER(kEntriesBackward, (EntriesBackward<CudaBackend, Int32Buf
 JAX_RNNT_DEFINE_HANDLER(kEntriesBackwardColumns,
                         (EntriesBackward<CudaBackend, Int32Buffer, Int32Buffer>),
                         BindEntriesBackward(BindColumns<Stream>()));
+JAX_RNNT_DEFINE_HANDLER(kEntriesForwardBiased, EntriesForwardBiased<CudaBackend>,
+                        BindEntriesForwardBiased<Stream>());
+JAX_RNNT_DEFINE_HANDLER(kEntriesBackwardBiased, EntriesBackwardBiased<CudaBackend>,
+                        BindEntriesBackwardBiased<Stream>());
 JAX_RNNT_DEFINE_HANDLER(kLatticeCost, Padded<LatticeCost<CudaBackend>>(),
                         BindCostScratch(BindLatticeCost(BindPadded<Stream>())));
 JAX_RNNT_DEFINE_HANDLER(kLatticeForward, Padded<LatticeForward<CudaBackend>>(),
@@ -267,6 +282,8 @@ NB_MODULE(_cuda, module) {
                         {"entries_backward", kEntriesBackward},
                         {"entries_forward_columns", kEntriesForwardColumns},
                         {"entries_backward_columns", kEntriesBackwardColumns},
+                        {"entries_forward_biased", kEntriesForwardBiased},
+                        {"entries_backward_biased", kEntriesBackwardBiased},
                         {"lattice_cost", kLatticeCost},
                         {"lattice_forward", kLatticeForward},
                         {"lattice_backward", kLatticeBackward},

@@ -179,14 +179,19 @@ Error EntriesBackward(typename Backend::Context context, AnyBuffer logits, Label
 }
 
 template <typename Rows>
+auto BindEntriesCotangents(Rows&& rows) {
+  return std::move(rows)
+      .template Arg<AnyBuffer>()  // maxima
+      .template Arg<AnyBuffer>()  // log_sums
+      .template Arg<AnyBuffer>()  // sum_cotangents
+      .template Arg<AnyBuffer>()  // blank_cotangents
+      .template Arg<AnyBuffer>()  // label_cotangents
+      .RemainingArgs();           // pick_cotangents, one for each pick
+}
+
+template <typename Rows>
 auto BindEntriesBackward(Rows rows) {
-  return BindEntriesOptions(std::move(rows)
-                                .template Arg<AnyBuffer>()    // maxima
-                                .template Arg<AnyBuffer>()    // log_sums
-                                .template Arg<AnyBuffer>()    // sum_cotangents
-                                .template Arg<AnyBuffer>()    // blank_cotangents
-                                .template Arg<AnyBuffer>()    // label_cotangents
-                                .RemainingArgs()              // pick_cotangents, one for each pick
+  return BindEntriesOptions(BindEntriesCotangents(std::move(rows))
                                 .template Ret<AnyBuffer>());  // logits_cotangents, shaped as logits
 }
 

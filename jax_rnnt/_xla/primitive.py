@@ -44,7 +44,9 @@ class Kernel:
             dimension, a function from the sizes by letter to its size. One of the strings may end
             in a star: there are as many of that result as of the operand with a star or, where no
             operand has one, as `repeats` says, an attribute that is only for this.
-        result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own.
+        result_dtype: "accumulator" or "operand": float32 or float64, or the first operand's own. A
+            call with an attribute `dtype`, the name of one, has that in place of the operand's; the
+            fallback takes the attribute, the handler does not.
         kept: indices of the results that only another kernel reads. They are unsigned integers as
             wide as the accumulator, so that debug_nans takes no unwritten memory for a NaN.
         accumulated: indices of the results that have the accumulator's dtype, whatever
@@ -55,7 +57,7 @@ class Kernel:
             where each operation is a program of its own.
         fallback: the same function of the same operands and attributes in jax.numpy; None where
             every call insists on the kernel.
-        overwrites: result 0 may be written over operand 0 (of the same shape and dtype).
+        overwrites: result 0 may be written over operand 0 (of the same shape), if it has its dtype.
         scratch: for each platform, the dimensions, as of results, of the buffers (of the
             accumulator's dtype) which its handler takes as further results; the primitive does not
             return them.
@@ -103,7 +105,8 @@ class Kernel:
 
         Args:
             insist: raise NotImplementedError on a platform without the kernel.
-            attributes: numbers and tuples of integers that the handler and the fallback take.
+            attributes: numbers and tuples of integers that the handler and the fallback take,
+                `repeats` and `dtype`.
         """
         num_batch_dims = operands[0].ndim - len(self.operands[0].rstrip("*"))
         return self._primitive.bind(
@@ -142,7 +145,7 @@ class Kernel:
         like = operands[0].update(sharding=sharding.update(spec=PartitionSpec()))
         return [
             self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
-            for dims, dtype in self._result_types(self._own_dtype(operands[0]), repeats)
+            for dims, dtype in self._result_types(self._own_dtype(operands[0], attributes), repeats)
         ]
 
     def _repeats(self, count, attributes):
@@ -151,7 +154,10 @@ class Kernel:
             return count - len(self.operands) + 1
         return dict(attributes).get("repeats", 1)
 
-    def _own_dtype(self, first_operand):
+    def _own_dtype(self, first_operand, attributes):
+        given = dict(attributes).get("dtype")
+        if given is not None:
+            return jnp.dtype(given)
         is_bits = 0 in self._bits and first_operand.dtype.kind == "u"
         return floats_dtype(first_operand.dtype) if is_bits else first_operand.dtype
 
@@ -207,7 +213,7 @@ class Kernel:
             ffi.warn_once(fault)
 
         def fallback(*arrays):
-            return list(call(*arrays, **_own(attributes)))
+            return list(call(*arrays, **_without(attributes, "repeats")))
 
         avals_in, operands = self._floats(ctx, operands)
         lower = mlir.lower_fun(fallback, multiple_results=True)
@@ -237,7 +243,8 @@ class Kernel:
         repeats = self._repeats(len(avals_in), attributes)
         own_operands = [dims for dims, _ in _expand(self.operands, repeats)]
         sizes = _sizes(avals_in, own_operands, num_batch_dims)
-        types = list(self._result_types(like.dtype, repeats, platform))
+        own_dtype = self._own_dtype(like, attributes)
+        types = list(self._result_types(own_dtype, repeats, platform))
         spec = (None,) * num_batch_dims
         results = [
             self._aval(like, dims, dtype, sizes, num_batch_dims, spec)
@@ -263,11 +270,12 @@ class Kernel:
             }
         lower = jax.ffi.ffi_lowering(
             ffi.target_name(self.name, platform),
-            operand_output_aliases={0: 0} if overwrites else None,
+            operand_output_aliases={0: 0} if overwrites and own_dtype == like.dtype else None,
             extra_attributes=extra,
         )
         own = ctx.replace(avals_in=avals_in, avals_out=avals_out)
-        values = lower(own, *operands, **{k: _array(x) for k, x in _own(attributes).items()})
+        attributes = _without(attributes, "repeats", "dtype")
+        values = lower(own, *operands, **{k: _array(x) for k, x in attributes.items()})
         return values[: len(ctx.avals_out)]
 
 
@@ -347,9 +355,8 @@ def _expand(all_dims: Sequence, repeats: int) -> list[tuple[Any, int]]:
     return expanded
 
 
-def _own(attributes: tuple) -> dict[str, Any]:
-    """The attributes that the handler and the fallback take."""
-    return {key: value for key, value in attributes if key != "repeats"}
+def _without(attributes: tuple, *names: str) -> dict[str, Any]:
+    return {key: value for key, value in attributes if key not in names}
 
 
 def _array(attribute: Any) -> Any:

@@ -16,7 +16,14 @@ a float64 oracle in NumPy.
 """
 
 from jax_rnnt.reference.arcs import arcs_backward, arcs_cost, arcs_forward
-from jax_rnnt.reference.entries import entries_backward, entries_forward
+from jax_rnnt.reference.entries import (
+    BIAS_PART_ROWS,
+    add_bias,
+    bias_parts,
+    entries_backward,
+    entries_backward_parts,
+    entries_forward,
+)
 from jax_rnnt.reference.kept import arc_cotangents, keep_posteriors
 from jax_rnnt.reference.lattice import (
     lattice_backward,
@@ -46,17 +53,21 @@ from jax_rnnt.reference.scaled import (
 )
 
 __all__ = [
+    "BIAS_PART_ROWS",
     "NO_LABEL",
     "PADDING_ROW",
     "ZERO_EXPONENT",
     "Scaled",
     "add",
     "add_along",
+    "add_bias",
     "arc_cotangents",
     "arcs_backward",
     "arcs_cost",
     "arcs_forward",
+    "bias_parts",
     "entries_backward",
+    "entries_backward_parts",
     "entries_forward",
     "expand_columns",
     "is_read",

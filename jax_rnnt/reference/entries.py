@@ -4,6 +4,8 @@ A row has W logits: `tokens` symbols, then others that no sum counts, such as th
 Its core is its symbols without the blank, without its own label, or with both, as asked.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,52 @@ def entries_backward(
     for pick, pick_cotangent in zip((blank, *picks), (blank_cotangents, *pick_cotangents)):
         cotangents += jnp.where(column == pick, pick_cotangent[..., None], 0)
     return jnp.where(wanted[..., None], cotangents, 0).astype(logits.dtype)
+
+
+# Rows of each of the parts in which a bias' gradient comes.
+BIAS_PART_ROWS = 32
+
+
+def bias_parts(rows: int) -> int:
+    """The number of parts of the gradient of a bias with so many rows."""
+    return -(-rows // BIAS_PART_ROWS)
+
+
+def add_bias(logits: jax.Array, bias: jax.Array) -> jax.Array:
+    """Logits (..., G, R, C, W) with their bias (..., W)."""
+    return logits + bias[..., None, None, None, :]
+
+
+def entries_backward_parts(
+    logits: jax.Array,
+    labels: jax.Array,
+    bounds: jax.Array,
+    *rows: jax.Array,
+    dtype: np.dtype,
+    **selection: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """`entries_backward` of groups of rows (..., G, R, C, W), and its sums over parts of a group.
+
+    Args:
+        logits: with their bias.
+        labels: (..., G, R, C), one a row.
+        bounds: (..., G, R, C), to which the row's gradients are cut; NaN stays NaN.
+        rows: what `entries_backward` takes behind the labels.
+        dtype: of the gradients.
+        selection: as of `entries_backward`.
+
+    Returns:
+        Gradients; and of each BIAS_PART_ROWS rows of the groups, as they follow each other, the
+        sum before they were rounded, (..., parts W).
+    """
+    gradients = entries_backward(logits, labels, *rows, **selection)
+    gradients = lax.clamp(*jnp.broadcast_arrays(-bounds[..., None], gradients, bounds[..., None]))
+    *batch, G, R, C, W = gradients.shape
+    flat = gradients.reshape(*batch, G * R * C, W)
+    padding = [(0, 0)] * flat.ndim
+    padding[-2] = (0, -flat.shape[-2] % BIAS_PART_ROWS)
+    parts = jnp.pad(flat, padding).reshape(*batch, -1, BIAS_PART_ROWS, W).sum(-2)
+    return gradients.astype(dtype), parts.reshape(*batch, -1)
 
 
 def _is_core(logits, labels, blank, tokens, without_blank, without_label):

@@ -4,6 +4,7 @@ What is made of them is elementwise, on arrays of one number a row; nothing here
 the logits, which is why the sum may leave entries out and why entries may lie behind the symbols.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -103,6 +104,48 @@ BY_COLUMN = Kernels(
                 logits, each_row(logits, ColumnLabels(labels, counts)), *rows, **selection
             )
         ],
+    ),
+)
+
+
+def _forward_with_bias(logits, labels, counts, bias, **selection):
+    logits = reference.add_bias(logits, bias)
+    return reference.entries_forward(
+        logits, each_row(logits, ColumnLabels(labels, counts)), **selection
+    )
+
+
+def _backward_with_bias(logits, labels, counts, bias, *rows, **options):
+    logits = reference.add_bias(logits, bias)
+    labels = each_row(logits, ColumnLabels(labels, counts))
+    return reference.entries_backward_parts(logits, labels, *rows, **options)
+
+
+# Of groups of rows, all with one bias: logits (G, R, C, W) as a matrix product leaves them, in the
+# accumulator's dtype. The bias is added when a logit is read. The backward has an operand beside
+# the others', `bounds` (G, R, C) behind the bias, to which each row's gradients are cut, and an
+# attribute `dtype`, that of the gradients; its second result are the sums of all gradients of
+# each reference.BIAS_PART_ROWS rows before they are rounded, one after the other, whose sum is the
+# bias' gradient.
+WITH_BIAS = Kernels(
+    Kernel(
+        "entries_forward_biased",
+        operands=("GRCV", "GC", "G", "V"),
+        results=("GRC", "GRC", "GRC", "GRC", "GRC*"),
+        result_dtype="accumulator",
+        fallback=_forward_with_bias,
+    ),
+    Kernel(
+        "entries_backward_biased",
+        operands=("GRCV", "GC", "G", "V", "GRC", *("GRC",) * 5, "GRC*"),
+        results=(
+            "GRCV",
+            lambda sizes: sizes["V"] * reference.bias_parts(math.prod(sizes[d] for d in "GRC")),
+        ),
+        result_dtype="operand",
+        accumulated=(1,),
+        overwrites=True,
+        fallback=_backward_with_bias,
     ),
 )
 

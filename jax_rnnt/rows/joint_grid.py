@@ -59,10 +59,11 @@ def choose(
     if jax.default_backend() == "cpu":
         step_bytes = _CPU_STEP_BYTES
     else:
-        share = _STEP_SHARE if wave is None else _FUSED_STEP_SHARE
-        step_bytes = min(max(tiles * tile_bytes // share, _LEAST_STEP_BYTES), _MOST_STEP_BYTES)
+        parts, most = _PLAIN_STEPS if wave is None else _FUSED_STEPS
+        step_bytes = min(max(tiles * tile_bytes // parts, _LEAST_STEP_BYTES), most)
     if wave is None:
-        tile = Tile(frames, labels, max(step_bytes // tile_bytes, 1))
+        steps = max(round(tiles * tile_bytes / step_bytes), 1)
+        tile = Tile(frames, labels, math.ceil(tiles / steps))
     else:
         waves = max(round(step_bytes / (tile_bytes * wave)), 1)
         tile = Tile(frames, labels, wave * waves, wave)
@@ -74,15 +75,16 @@ def choose(
 # took 292 ms with 0.6 MB, 214 with 2.4, 211 with 4.7, 204 with 9.4 and 294 with logits as one
 # array; of (2, 100, 30, 256, 2000) 118 with 1.2 MB, 102 with 4.8, 110 with 9.6 and 121 with logits.
 _CPU_STEP_BYTES = 2**22
-# On an H100, without the fused kernels, (32, 400, 100, 640, 1024) took 13.1 ms with 92 MB, 11.8
-# with 184 MB and 11.3 with 370: a 64th of what all cells would take is near enough. Starting
-# the dozen kernels of a step of fewer bytes than the least takes as long as running them.
-_STEP_SHARE = 64
+# On a GPU a step takes one of so many parts of what all tiles would take, and at most so many
+# bytes. On an H100, without the fused kernels (2026-11-27), (32, 400, 100, 640, 1024) in bfloat16
+# took 17.6 ms in 65 steps, 14.7 in 33, 14.6 in 25 and 14.1 in 17, in 294, 498, 598 and 863 MiB: the
+# host takes 45 us at each.
+_PLAIN_STEPS = 26, 5 * 2**27
 # With them, 152 MiB in all and steps of 132 tiles took 8.7 ms ("confident" 6.4), 206 MiB and 264
 # tiles 8.2 (6.1), 269 MiB and 396 tiles 8.1 (5.9).
-_FUSED_STEP_SHARE = 24
+_FUSED_STEPS = 24, 2**28
+# Starting the dozen kernels of a step of fewer bytes takes as long as running them.
 _LEAST_STEP_BYTES = 2**25
-_MOST_STEP_BYTES = 2**28
 
 
 class Grid:
@@ -96,7 +98,7 @@ class Grid:
         self.encoder = _blocks(weights.encoder, tile.frames)
         self.predictor = _blocks(weights.predictor, tile.labels)
         self._labels = _blocks(labels.labels, tile.labels, reference.PADDING_ROW)
-        self._counts = labels.counts
+        self.counts = labels.counts
         self._tokens, self._hypotheses = tokens, weights.hypotheses
         self._sequences, self._U = weights.predictor.shape[:2]
         self._T = weights.encoder.shape[1]
@@ -180,7 +182,7 @@ class Grid:
 
     def labels_of(self, tiles) -> pick.ColumnLabels:
         """The tiles' labels by column, all padding behind the last tile."""
-        counts = take(self._counts, self.sequence(tiles))
+        counts = take(self.counts, self.sequence(tiles))
         first_frame = self._frame_block(tiles) * self.tile.frames
         counts = jnp.clip(counts - first_frame, 0, self.tile.frames)
         counts = jnp.where(tiles < self.size, counts, 0)

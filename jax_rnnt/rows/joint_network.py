@@ -44,7 +44,12 @@ class Weights(NamedTuple):
         return self.predictor.shape[0] // max(self.encoder.shape[0], 1)
 
     def project(self, activations: jax.Array) -> jax.Array:
-        """Logits (..., W) of activations (..., H), in the accumulator's dtype.
+        """Logits (..., W) of activations (..., H), in the accumulator's dtype."""
+        bias = self.bias.astype(accumulator_dtype(self.dtype))
+        return self.product(activations) + jnp.expand_dims(bias, range(activations.ndim - 1))
+
+    def product(self, activations: jax.Array) -> jax.Array:
+        """Logits without their bias.
 
         If they were rounded to a half dtype, forward and backward would have to round them alike:
         the gradient at a symbol of probability near 1 is what two numbers leave of each other.
@@ -52,8 +57,7 @@ class Weights(NamedTuple):
         dtype = accumulator_dtype(self.dtype)
         contract = (activations.ndim - 1,), (0,)
         operands = activations.astype(self.dtype), self.kernel.astype(self.dtype)
-        bias = jnp.expand_dims(self.bias.astype(dtype), range(activations.ndim - 1))
-        return product(*operands, contract, dtype) + bias
+        return product(*operands, contract, dtype)
 
 
 def logits(

@@ -52,11 +52,19 @@ def forward(
     listed, units, places = grid.list(inside, parts)
     dtype = accumulator_dtype(weights.dtype)
     activate = _Activate(grid, activation, dropout, dtype)
+    bias = weights.bias.astype(dtype)
+
+    def activations(tiles):
+        values = activate(tiles, activate.sums(tiles))
+        # On a GPU, XLA writes sums to memory and reads them again for the activation, unless it is
+        # followed by a conversion or a selection: 12.9 ms, not 10.8 (H100, float32).
+        return grid.clear_padding(tiles, values) if weights.dtype == dtype else values
 
     def step(start, tiles, kept):
-        rows = entries.BY_COLUMN.forward(
-            weights.project(activate(tiles, activate.sums(tiles))),
+        rows = entries.WITH_BIAS.forward(
+            weights.product(activations(tiles)),
             *grid.labels_of(tiles),
+            bias,
             insist=insist,
             repeats=len(selection.picks),
             **selection.attributes(),
@@ -203,30 +211,33 @@ class PlainCells(Cells):
         insist,
     ):
         del labels
-        self._grid, self._weights, self._bounds = grid, weights, bounds
+        dtype = accumulator_dtype(weights.dtype)
+        self._grid, self._weights, self._bias = grid, weights, weights.bias.astype(dtype)
+        if bounds is None:
+            bounds = jnp.full_like(grid.counts, np.inf, dtype=dtype)
+        self._bounds = bounds.astype(dtype)
         kept = rows.maxima, rows.log_sums, *entries.cotangents_of(cotangents)
         blocks = (grid.tiles(x) for x in kept)
         self._rows = [x.reshape(-1, *x.shape[-2:]) for x in blocks]
-        self._activate = _Activate(grid, activation, dropout, accumulator_dtype(weights.dtype))
-        self._options = {"insist": insist, **selection.attributes()}
+        self._activate = _Activate(grid, activation, dropout, dtype)
+        self._options = {"insist": insist, "dtype": weights.dtype.name, **selection.attributes()}
 
     def gradients(self, tiles):
         activations = self._activate(tiles, self._activate.sums(tiles))
         activations = self._grid.clear_padding(tiles, activations)
-        (gradients,) = entries.BY_COLUMN.backward(
-            self._weights.project(activations),
+        bounds = take(self._bounds, self._grid.sequence(tiles))[:, None, None]
+        gradients, bias_parts = entries.WITH_BIAS.backward(
+            self._weights.product(activations),
             *self._grid.labels_of(tiles),
+            self._bias,
+            jnp.broadcast_to(bounds, activations.shape[:-1]),
             *(take(x, tiles) for x in self._rows),
             **self._options,
         )
-        if self._bounds is not None:
-            bounds = take(self._bounds, self._grid.sequence(tiles))[:, None, None, None]
-            gradients = lax.clamp(*jnp.broadcast_arrays(-bounds, gradients, bounds))
-        dtype = self._weights.dtype
-        activations = activations.astype(dtype)
+        activations = activations.astype(self._weights.dtype)
         # A row with infinities or NaN has no gradient; 0 times them would be one of the kernel.
         activations = jnp.where(jnp.isfinite(activations), activations, 0)
-        return activations, gradients.astype(dtype), gradients.sum((0, 1, 2))
+        return activations, gradients, bias_parts.reshape(-1, self._bias.size).sum(0)
 
     def hidden(self, tiles, gradients):
         activate = functools.partial(self._activate, tiles)

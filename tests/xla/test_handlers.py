@@ -78,6 +78,19 @@ def _rows(kernel: str) -> dict[str, Call]:
     return found
 
 
+def _biased() -> dict[str, Call]:
+    """Rows with labels by column and a bias for all, whose gradient has two parts of 32 rows."""
+    rows, one_a_row, bias = Buffer((N, R, C, V), F32), Buffer((N, R, C), F32), Buffer((V,), F32)
+    operands = (rows, Buffer((N, C), I32), Buffer((N,), I32), bias)
+    attributes = _rows("entries")["entries_forward"].attributes
+    return {
+        "entries_forward_biased": Call(operands, (one_a_row,) * 6, attributes),
+        "entries_backward_biased": Call(
+            (*operands, *(one_a_row,) * 8), (rows, Buffer((N, 2 * V // N), F32)), attributes
+        ),
+    }
+
+
 def _scratch(kind: str, cells: tuple[int, ...]) -> tuple[Buffer, ...]:
     """The buffers that CUDA's handlers of lattices write to on their way."""
     alphas, one_a_sequence = Buffer((*cells, 2), F32), Buffer((N, 2), F32)
@@ -175,7 +188,7 @@ def _joint() -> dict[str, Call]:
 @functools.cache
 def calls() -> dict[str, Call]:
     """A call that fits for each handler."""
-    found = _rows("pick") | _rows("entries")
+    found = _rows("pick") | _rows("entries") | _biased()
     for kind, compact in itertools.product(("cost", "forward", "backward"), (False, True)):
         found[f"lattice_{kind}" + "_compact" * compact] = _lattice(kind, compact)
         found[f"arcs_{kind}" + "_compact" * compact] = _arcs(kind, compact)

@@ -160,7 +160,7 @@ class Checker {
       const RowInputs inputs = InputsOf(row);
       for (int32_t v = 0; v < options_.width; ++v) {
         const ExpectedCotangent expected =
-            ComputeCotangent(options_, labels_.of_rows[row], inputs, v, Logits(row)[v]);
+            ComputeCotangent<T>(options_, labels_.of_rows[row], inputs, v, Logits(row)[v]);
         expectations_.Expect("logits_cotangent", row, v, ToDouble(actual[row * options_.width + v]),
                              expected.value, expected.tolerance);
       }

@@ -74,9 +74,9 @@ struct ExpectedCotangent {
   double value, tolerance;  // that of rounding the result to T included
 };
 
-template <typename T>
+template <typename T, typename Logit>
 ExpectedCotangent ComputeCotangent(const EntriesOptions& options, int32_t label,
-                                   const RowInputs& inputs, int32_t column, T logit) {
+                                   const RowInputs& inputs, int32_t column, Logit logit) {
   ExpectedCotangent expected = {0, 0};
   if (label == kPaddingRow) return expected;
   const double unit = std::is_same_v<T, double> ? 0x1p-52 : 0x1p-23;

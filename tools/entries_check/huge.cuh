@@ -105,7 +105,7 @@ void CheckHuge(int64_t rows, int32_t tokens, int32_t behind) {
     for (size_t j = 0; j < kept[i].size(); ++j) {
       const int64_t column = j < samples.columns.size() ? samples.columns[j] : label;
       const ExpectedCotangent expected =
-          ComputeCotangent(options, label, inputs, static_cast<int32_t>(column), kept[i][j]);
+          ComputeCotangent<T>(options, label, inputs, static_cast<int32_t>(column), kept[i][j]);
       expectations.Expect("logits_cotangent", row, column, ToDouble(logit(row, column)),
                           expected.value, expected.tolerance);
     }

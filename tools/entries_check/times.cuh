@@ -117,6 +117,64 @@ void TimeShapes(double copy_bandwidth) {
   }
 }
 
+// As the joint's tiles call them: logits of Real, cotangents of T.
+template <typename T>
+void TimeBiased(const TimedShape& shape, double copy_bandwidth) {
+  using Real = RealOf<T>;
+  const EntriesOptions options = OptionsOf(shape);
+  const int64_t rows = shape.groups * shape.lines * shape.columns, W = options.width;
+  const DeviceArray<int32_t> device_labels(std::vector<int32_t>(shape.groups * shape.columns, 1));
+  const DeviceArray<int32_t> counts(
+      std::vector<int32_t>(shape.groups, static_cast<int32_t>(shape.lines)));
+  const RowLabels labels{device_labels.get(), counts.get(), shape.columns, shape.lines};
+  const DeviceArray<Real> logits(rows * W), bias(W), bounds(rows), parts(PartsOfBias(rows) * W);
+  const DeviceArray<T> logits_cotangents(rows * W);
+  Fill(logits, -4, 4);
+  Fill(bias, -1, 1);
+  Fill(bounds, 1, 2);
+  const int64_t numbers = (2 + EntryCount(options)) * rows;
+  const DeviceArray<Real> results(numbers), cotangents(numbers);
+  Fill(cotangents, -1, -0.1f);
+  const RowBiases<Real> biases{bias.get(), rows};
+  const double plain = MedianSeconds([&](int) {
+    Check(cuda::EntriesForward<Real>(0, rows, options, logits.get(), labels,
+                                     ResultsIn(results.get(), rows, options)),
+          "EntriesForward");
+  });
+  const double forward = MedianSeconds([&](int) {
+    Check(cuda::EntriesForwardBiased<Real>(0, rows, options, logits.get(), biases, labels,
+                                           ResultsIn(results.get(), rows, options)),
+          "EntriesForwardBiased");
+  });
+  const double backward = MedianSeconds([&](int) {
+    Check(cuda::EntriesBackwardBiased<T>(0, rows, options, logits.get(), biases, labels,
+                                         bounds.get(), results.get(), results.get() + rows,
+                                         CotangentsIn(cotangents.get(), rows, options),
+                                         logits_cotangents.get(), parts.get()),
+          "EntriesBackwardBiased");
+  });
+  const double bytes = static_cast<double>(rows) * W;
+  std::printf("%-8s %8lld %6lld  %8.1f  %8.1f %5.1f %%  %8.1f %5.1f %%\n", TypeName<T>(),
+              static_cast<long long>(rows), static_cast<long long>(W), plain * 1e6, forward * 1e6,
+              100 * bytes * sizeof(Real) / copy_bandwidth / forward, backward * 1e6,
+              100 * bytes * (sizeof(Real) + sizeof(T)) / copy_bandwidth / backward);
+  std::fflush(stdout);
+}
+
+template <typename T>
+void TimeBiasedShapes(double copy_bandwidth) {
+  for (const TimedShape& shape : {
+           TimedShape{"", 433, 16, 8, 1024, 0},
+           TimedShape{"", 433, 16, 8, 1024, 5},
+           TimedShape{"", 433, 16, 8, 1025, 0},
+           TimedShape{"", 433, 16, 8, 640, 0},
+           TimedShape{"", 866, 16, 8, 500, 0},
+           TimedShape{"", 192, 16, 8, 4096, 0},
+       }) {
+    TimeBiased<T>(shape, copy_bandwidth);
+  }
+}
+
 inline void TimeAll() {
   const double copy_bandwidth = CopyBandwidth();
   std::printf(
@@ -128,6 +186,12 @@ inline void TimeAll() {
       "log_softmax_pick: forward, backward", "in place");
   TimeShapes<float>(copy_bandwidth);
   TimeShapes<__nv_bfloat16>(copy_bandwidth);
+  std::printf(
+      "With a bias, logits in float32, their cotangents as named. Microseconds, and the share of "
+      "the copy bandwidth\n%-8s %8s %6s  %8s  %s\n",
+      "", "rows", "W", "without", "forward, backward");
+  TimeBiasedShapes<float>(copy_bandwidth);
+  TimeBiasedShapes<__nv_bfloat16>(copy_bandwidth);
 }
 
 }  // namespace jax_rnnt::entries_check

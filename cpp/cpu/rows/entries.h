@@ -33,6 +33,24 @@ void EntriesBackward(int64_t rows, const EntriesOptions& options, const T* logit
                      const EntriesCotangents<Real>& cotangents, T* logits_cotangents,
                      const ParallelFor& parallel_for);
 
+// The same of rows whose logits are x + bias, with biases (biases, W), for Real = float and double.
+template <typename Real>
+void EntriesForwardBiased(int64_t rows, const EntriesOptions& options, const Real* logits,
+                          const RowBiases<Real>& biases, const RowLabels& labels,
+                          const EntriesResults<Real>& results, const ParallelFor& parallel_for);
+
+// The same with x + bias in place of x, rows a multiple of biases.rows. Each g_v is then cut to
+// [-bound, bound], the row's of bounds (rows), each of 0 or more, and rounded to T; NaN stays NaN.
+// The bias' gradient is the sum over its parts, of
+//   bias_parts[p, v] = sum of the g_v of the p-th kBiasPartRows rows, before they are rounded,
+// (biases, PartsOfBias(rows of each), W). logits_cotangents may be logits where T is Real.
+template <typename T, typename Real>
+void EntriesBackwardBiased(int64_t rows, const EntriesOptions& options, const Real* logits,
+                           const RowBiases<Real>& biases, const RowLabels& labels,
+                           const Real* bounds, const Real* maxima, const Real* log_sums,
+                           const EntriesCotangents<Real>& cotangents, T* logits_cotangents,
+                           Real* bias_parts, const ParallelFor& parallel_for);
+
 }  // namespace jax_rnnt::cpu
 
 #endif  // JAX_RNNT_CPU_ROWS_ENTRIES_H_

@@ -37,11 +37,64 @@ JAX_RNNT_INLINE void Finish(int64_t rows, double* maxima, double* log_sums) {
   }
 }
 
+// Sums of a row and its bias, in the buffer.
+JAX_RNNT_INLINE const float* ReadBiasedRow(const float* row, const float* bias, int64_t W,
+                                           float* buffer) {
+  int64_t v = 0;
+  for (; v + kLanes <= W; v += kLanes) {
+    FetchNextPiece(row + v);
+    Store(buffer + v, Load(row + v) + Load(bias + v));
+  }
+  for (; v < W; ++v) buffer[v] = row[v] + bias[v];
+  return buffer;
+}
+JAX_RNNT_INLINE const double* ReadBiasedRow(const double* row, const double* bias, int64_t W,
+                                            double* buffer) {
+  for (int64_t v = 0; v < W; ++v) buffer[v] = row[v] + bias[v];
+  return buffer;
+}
+
+// The row's logits, with its bias if there are biases, which only rows of Real have.
+template <typename T, typename Real>
+JAX_RNNT_INLINE const Real* Read(const T* logits, int64_t row, int64_t W,
+                                 const RowBiases<Real>& biases, Real* buffer) {
+  if constexpr (sizeof(T) == sizeof(Real)) {
+    if (biases.values != nullptr) {
+      return ReadBiasedRow(logits + row * W, biases.values + row / biases.rows * W, W, buffer);
+    }
+  }
+  return ReadRow(logits + row * W, W, buffer);
+}
+
+// NaN stays NaN.
+template <typename Real>
+JAX_RNNT_INLINE void CutRow(Real bound, int64_t W, Real* row) {
+  for (int64_t v = 0; v < W; ++v) {
+    const Real x = row[v] > bound ? bound : row[v];
+    row[v] = x < -bound ? -bound : x;
+  }
+}
+
+// Adds a row to its part of the bias' gradient, which its first row starts.
+template <typename Real>
+JAX_RNNT_INLINE void AddToPart(const Real* row, int64_t r, int64_t W, const RowBiases<Real>& biases,
+                               Real* bias_parts) {
+  const int64_t parts = PartsOfBias(biases.rows);
+  const int64_t row_of_bias = r % biases.rows;
+  Real* part = bias_parts + (r / biases.rows * parts + row_of_bias / kBiasPartRows) * W;
+  if (row_of_bias % kBiasPartRows == 0) {
+    memcpy(part, row, W * sizeof(Real));
+  } else {
+    for (int64_t v = 0; v < W; ++v) part[v] += row[v];
+  }
+}
+
 }  // namespace
 
 template <typename T, typename Real>
 void EntriesForwardRows(int64_t begin, int64_t end, const EntriesOptions& options, const T* logits,
-                        const int32_t* labels, const EntriesResults<Real>& results, Real* buffer) {
+                        const RowBiases<Real>& biases, const int32_t* labels,
+                        const EntriesResults<Real>& results, Real* buffer) {
   constexpr Real kMinusInfinity = -static_cast<Real>(HUGE_VAL);
   const int64_t W = options.width;
   const int64_t V = options.tokens;
@@ -58,7 +111,7 @@ void EntriesForwardRows(int64_t begin, int64_t end, const EntriesOptions& option
         for (int i = 0; i < options.pick_count; ++i) results.pick_logits[i][r] = kMinusInfinity;
         continue;
       }
-      const Real* x = ReadRow(logits + r * W, W, buffer);
+      const Real* x = Read(logits, r, W, biases, buffer);
       if (leaves_nothing) {
         Reduce(x, V, LeaveNothing{}, results.maxima + r, results.log_sums + r);
       } else {
@@ -74,11 +127,12 @@ void EntriesForwardRows(int64_t begin, int64_t end, const EntriesOptions& option
   }
 }
 
-template <typename T, typename Real>
-void EntriesBackwardRows(int64_t begin, int64_t end, const EntriesOptions& options, const T* logits,
-                         const int32_t* labels, const Real* maxima, const Real* log_sums,
+template <typename Logit, typename T, typename Real>
+void EntriesBackwardRows(int64_t begin, int64_t end, const EntriesOptions& options,
+                         const Logit* logits, const RowBiases<Real>& biases, const int32_t* labels,
+                         const Real* bounds, const Real* maxima, const Real* log_sums,
                          const EntriesCotangents<Real>& cotangents, T* logits_cotangents,
-                         Real* buffer) {
+                         Real* bias_parts, Real* buffer) {
   constexpr Real kInfinite = static_cast<Real>(HUGE_VAL);
   const int64_t W = options.width;
   const int64_t V = options.tokens;
@@ -87,11 +141,15 @@ void EntriesBackwardRows(int64_t begin, int64_t end, const EntriesOptions& optio
     T* out = logits_cotangents + r * W;
     if (IsPadding(label, V)) {
       memset(out, 0, W * sizeof(T));
+      if (bias_parts != nullptr && r % biases.rows % kBiasPartRows == 0) {
+        memset(buffer, 0, W * sizeof(Real));
+        AddToPart(buffer, r, W, biases, bias_parts);
+      }
       continue;
     }
     const Real from_sum = cotangents.sums[r];
     const bool has_sum = from_sum != 0 && log_sums[r] > -kInfinite && log_sums[r] < kInfinite;
-    const Real* x = has_sum ? ReadRow(logits + r * W, W, buffer) : nullptr;
+    const Real* x = has_sum ? Read(logits, r, W, biases, buffer) : nullptr;
     Real* row = RowToWrite(out, buffer);
     if (has_sum) {
       ScaledSoftmax(x, V, maxima[r], log_sums[r], from_sum, row);
@@ -103,20 +161,33 @@ void EntriesBackwardRows(int64_t begin, int64_t end, const EntriesOptions& optio
     row[options.blank] += cotangents.blanks[r];
     if (label != kNoLabel) row[label] += cotangents.labels[r];
     for (int i = 0; i < options.pick_count; ++i) row[options.picks[i]] += cotangents.picks[i][r];
+    if (bounds != nullptr && bounds[r] < kInfinite) CutRow(bounds[r], W, row);
+    if (bias_parts != nullptr) AddToPart(row, r, W, biases, bias_parts);
     WriteRow(row, W, out);
   }
 }
 
-#define JAX_RNNT_INSTANTIATE(T, Real)                                                   \
-  template void EntriesForwardRows(int64_t, int64_t, const EntriesOptions&, const T*,   \
-                                   const int32_t*, const EntriesResults<Real>&, Real*); \
-  template void EntriesBackwardRows(int64_t, int64_t, const EntriesOptions&, const T*,  \
-                                    const int32_t*, const Real*, const Real*,           \
-                                    const EntriesCotangents<Real>&, T*, Real*);
+#define JAX_RNNT_INSTANTIATE(T, Real)                                                 \
+  template void EntriesForwardRows(int64_t, int64_t, const EntriesOptions&, const T*, \
+                                   const RowBiases<Real>&, const int32_t*,            \
+                                   const EntriesResults<Real>&, Real*);
 JAX_RNNT_INSTANTIATE(float, float)
 JAX_RNNT_INSTANTIATE(BFloat16, float)
 JAX_RNNT_INSTANTIATE(Float16, float)
 JAX_RNNT_INSTANTIATE(double, double)
+#undef JAX_RNNT_INSTANTIATE
+
+#define JAX_RNNT_INSTANTIATE(Logit, T, Real)                                                      \
+  template void EntriesBackwardRows(int64_t, int64_t, const EntriesOptions&, const Logit*,        \
+                                    const RowBiases<Real>&, const int32_t*, const Real*,          \
+                                    const Real*, const Real*, const EntriesCotangents<Real>&, T*, \
+                                    Real*, Real*);
+JAX_RNNT_INSTANTIATE(float, float, float)
+JAX_RNNT_INSTANTIATE(BFloat16, BFloat16, float)
+JAX_RNNT_INSTANTIATE(Float16, Float16, float)
+JAX_RNNT_INSTANTIATE(double, double, double)
+JAX_RNNT_INSTANTIATE(float, BFloat16, float)
+JAX_RNNT_INSTANTIATE(float, Float16, float)
 #undef JAX_RNNT_INSTANTIATE
 
 }  // namespace jax_rnnt::cpu::JAX_RNNT_ISA_NAMESPACE

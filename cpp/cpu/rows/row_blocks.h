@@ -42,18 +42,28 @@ inline const int32_t* LabelsOfRows(const RowLabels& labels, int64_t begin, int64
   return storage->data();
 }
 
-// Calls body(begin, count, labels, buffer) for blocks of `count` rows from `begin` on.
+// Calls body(begin, count, labels, buffer) for blocks of `count` of the rows [first, last), from
+// `begin` on. All blocks but the last have a multiple of `multiple` rows.
 template <typename Real, typename Body>
-void ForRowBlocks(int64_t rows, int64_t V, const RowLabels& labels, const ParallelFor& parallel_for,
-                  const Body& body) {
-  const int64_t block = std::max<int64_t>(1, LogitsPerTask(rows * V) / V);
+void ForRowBlocks(int64_t first, int64_t last, int64_t multiple, int64_t V, const RowLabels& labels,
+                  const ParallelFor& parallel_for, const Body& body) {
+  const int64_t rows = last - first;
+  const int64_t multiples = std::max<int64_t>(1, LogitsPerTask(rows * V) / V / multiple);
+  const int64_t block = multiples * multiple;
   parallel_for((rows + block - 1) / block, [&](int64_t index) {
-    const int64_t begin = index * block;
-    const int64_t end = std::min(rows, begin + block);
+    const int64_t begin = first + index * block;
+    const int64_t end = std::min(last, begin + block);
     std::vector<Real> buffer(V);
     std::vector<int32_t> storage;
     body(begin, end - begin, LabelsOfRows(labels, begin, end, &storage), buffer.data());
   });
+}
+
+// The same for the rows [0, rows).
+template <typename Real, typename Body>
+void ForRowBlocks(int64_t rows, int64_t V, const RowLabels& labels, const ParallelFor& parallel_for,
+                  const Body& body) {
+  ForRowBlocks<Real>(0, rows, 1, V, labels, parallel_for, body);
 }
 
 }  // namespace jax_rnnt::cpu

@@ -53,6 +53,30 @@ cudaError_t EntriesBackward(cudaStream_t stream, int64_t rows, const EntriesOpti
                             const EntriesCotangents<typename Accumulator<T>::Type>& cotangents,
                             T* logits_cotangents);
 
+// The same of rows whose logits are x + bias, for Real = float and double.
+//   biases    (biases, W)
+template <typename Real>
+cudaError_t EntriesForwardBiased(cudaStream_t stream, int64_t rows, const EntriesOptions& options,
+                                 const Real* logits, const RowBiases<Real>& biases,
+                                 const RowLabels& labels, const EntriesResults<Real>& results);
+
+// The same, with x + bias in place of x; each g_v is then cut to [-bound, bound] of its row, and
+// rounded to T. NaN stays NaN. The bias' gradient is the sum over its parts:
+//   bias_parts[p, v] = sum of the g_v of the p-th kBiasPartRows rows, before they are rounded
+//   biases              (biases, W)
+//   bounds              (rows), each of 0 or more
+//   logits_cotangents   (rows, W); may be `logits` itself where T is Real
+//   bias_parts          (biases, PartsOfBias(rows of each), W), written throughout
+template <typename T>
+cudaError_t EntriesBackwardBiased(
+    cudaStream_t stream, int64_t rows, const EntriesOptions& options,
+    const typename Accumulator<T>::Type* logits,
+    const RowBiases<typename Accumulator<T>::Type>& biases, const RowLabels& labels,
+    const typename Accumulator<T>::Type* bounds, const typename Accumulator<T>::Type* maxima,
+    const typename Accumulator<T>::Type* log_sums,
+    const EntriesCotangents<typename Accumulator<T>::Type>& cotangents, T* logits_cotangents,
+    typename Accumulator<T>::Type* bias_parts);
+
 }  // namespace jax_rnnt::cuda
 
 #endif  // JAX_RNNT_CUDA_ROWS_ENTRIES_H_

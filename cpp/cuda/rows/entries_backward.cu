@@ -1,5 +1,4 @@
 // Backward of the entries of rows (entries.h has the equations), by the kernels of backward.cuh.
-#include <algorithm>
 #include <cstdint>
 
 #include "core/entries.h"
@@ -57,18 +56,7 @@ cudaError_t EntriesBackward(cudaStream_t stream, int64_t rows, const EntriesOpti
   if (rows < 0 || !options.IsValid()) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
   using Acc = typename Accumulator<T>::Type;
-  EntryCotangentArrays<Acc> arrays{DeviceRowLabels(labels),
-                                   maxima,
-                                   log_sums,
-                                   cotangents.sums,
-                                   kFirstPickEntry + options.pick_count,
-                                   {},
-                                   {}};
-  arrays.columns[kBlankEntry] = options.blank;
-  arrays.entries[kBlankEntry] = cotangents.blanks;
-  arrays.entries[kLabelEntry] = cotangents.labels;
-  std::copy_n(options.picks, options.pick_count, arrays.columns + kFirstPickEntry);
-  std::copy_n(cotangents.picks, options.pick_count, arrays.entries + kFirstPickEntry);
+  const auto arrays = MakeEntryCotangentArrays(options, labels, maxima, log_sums, cotangents);
   const EntriesRule<Acc> rule{
       {options.tokens, options.blank, options.without_blank, options.without_label}};
   return Backward<T>(stream, rows, options.width, logits, arrays, rule, logits_cotangents);

@@ -8,6 +8,7 @@
 #include "core/row_label.h"
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
+#include "cuda/rows/bias.cuh"
 #include "cuda/rows/entries.h"
 #include "cuda/rows/exponents.cuh"
 #include "cuda/rows/forward.cuh"
@@ -28,9 +29,10 @@ struct EntryArrays {
 
 // Each lane of a row keeps the entry that has the lane's number. In a tile, a warp takes an entry
 // of all rows, whose numbers lie side by side.
-template <typename Acc>
+template <typename Acc, typename Biases>
 struct EntriesRule {
   using Results = EntryArrays<Acc>;
+  using Bias = typename Biases::Bias;
   struct Kept {
     Acc logit = kMinusInfinity<Acc>;
   };
@@ -38,20 +40,22 @@ struct EntriesRule {
 
   __host__ __device__ __forceinline__ int32_t Width(int32_t) const { return width; }
 
+  __device__ __forceinline__ Bias BiasOf(int64_t row) const { return biases.Of(row); }
+
   __device__ __forceinline__ LeftOutColumns LeftOutOf(int32_t label) const {
     return {{without_blank ? blank : LeftOutColumns::kNone,
              without_label && label != kNoLabel ? label : LeftOutColumns::kNone}};
   }
 
-  template <typename T>
-  __device__ __forceinline__ void Keep(const Results& results, const T* logits, int32_t label,
+  template <typename Logits>
+  __device__ __forceinline__ void Keep(const Results& results, const Logits& logits, int32_t label,
                                        int lane, Kept* kept) const {
     if (lane < results.count) kept->logit = Logit(results, logits, label, lane);
   }
 
-  template <int kLanes, typename T>
+  template <int kLanes, typename Logits>
   __device__ __forceinline__ void Store(const Results& results, int64_t row, Acc reference, Acc sum,
-                                        Acc log_scale, const Kept& kept, const T* logits,
+                                        Acc log_scale, const Kept& kept, const Logits& logits,
                                         int32_t label, int lane) const {
     if (lane == 0) StoreSum(results, row, reference, sum, log_scale);
     if (lane < results.count) results.entries[lane][row] = kept.logit;
@@ -75,6 +79,18 @@ struct EntriesRule {
                                                unsigned char* tile, uint32_t row_pitch,
                                                const int32_t* labels, int rows) const {
     const int warps = blockDim.x / kWarpSize;
+    if constexpr (Bias::kIsThere) {
+      for (int row = threadIdx.x / kWarpSize; row < rows; row += warps) {
+        if (labels[row] == kPaddingRow) continue;
+        const Bias bias = BiasOf(first_row + row);
+        T* logits = reinterpret_cast<T*>(tile + row * row_pitch);
+        for (int v = threadIdx.x % kWarpSize; v < width; v += kWarpSize) {
+          logits[v] = bias.Add(logits[v], v);
+        }
+      }
+      // All logits have their bias.
+      __syncthreads();
+    }
     for (int i = threadIdx.x / kWarpSize; i < results.count; i += warps) {
       Acc* entries = results.entries[i] + first_row;
       for (int row = threadIdx.x % kWarpSize; row < rows; row += kWarpSize) {
@@ -112,10 +128,11 @@ struct EntriesRule {
   int32_t blank;
   bool without_blank;
   bool without_label;
+  Biases biases;
 
  private:
-  template <typename T>
-  __device__ __forceinline__ Acc Logit(const Results& results, const T* logits, int32_t label,
+  template <typename Logits>
+  __device__ __forceinline__ Acc Logit(const Results& results, const Logits& logits, int32_t label,
                                        int entry) const {
     const int32_t column = entry == kLabelEntry ? label : results.columns[entry];
     return column == kNoLabel ? kMinusInfinity<Acc> : ToAccumulator(logits[column]);
@@ -127,12 +144,10 @@ struct EntriesRule {
   }
 };
 
-}  // namespace
-
-template <typename T>
-cudaError_t EntriesForward(cudaStream_t stream, int64_t rows, const EntriesOptions& options,
-                           const T* logits, const RowLabels& labels,
-                           const EntriesResults<typename Accumulator<T>::Type>& results) {
+template <typename T, typename Biases>
+cudaError_t EntriesForwardWith(cudaStream_t stream, int64_t rows, const EntriesOptions& options,
+                               const T* logits, const Biases& biases, const RowLabels& labels,
+                               const EntriesResults<typename Accumulator<T>::Type>& results) {
   if (rows < 0 || !options.IsValid()) return cudaErrorInvalidValue;
   using Acc = typename Accumulator<T>::Type;
   EntryArrays<Acc> arrays{
@@ -142,9 +157,27 @@ cudaError_t EntriesForward(cudaStream_t stream, int64_t rows, const EntriesOptio
   arrays.entries[kLabelEntry] = results.label_logits;
   std::copy_n(options.picks, options.pick_count, arrays.columns + kFirstPickEntry);
   std::copy_n(results.pick_logits, options.pick_count, arrays.entries + kFirstPickEntry);
-  const EntriesRule<Acc> rule{options.width, options.blank, options.without_blank,
-                              options.without_label};
+  const EntriesRule<Acc, Biases> rule{options.width, options.blank, options.without_blank,
+                                      options.without_label, biases};
   return Forward<T>(stream, rows, options.tokens, logits, labels, arrays, rule);
+}
+
+}  // namespace
+
+template <typename T>
+cudaError_t EntriesForward(cudaStream_t stream, int64_t rows, const EntriesOptions& options,
+                           const T* logits, const RowLabels& labels,
+                           const EntriesResults<typename Accumulator<T>::Type>& results) {
+  return EntriesForwardWith(stream, rows, options, logits, NoBiases(), labels, results);
+}
+
+template <typename Real>
+cudaError_t EntriesForwardBiased(cudaStream_t stream, int64_t rows, const EntriesOptions& options,
+                                 const Real* logits, const RowBiases<Real>& biases,
+                                 const RowLabels& labels, const EntriesResults<Real>& results) {
+  if (rows > 0 && !biases.IsValid()) return cudaErrorInvalidValue;
+  const DeviceRowBiases<Real> device_biases(biases, options.width);
+  return EntriesForwardWith(stream, rows, options, logits, device_biases, labels, results);
 }
 
 #define JAX_RNNT_INSTANTIATE(T)                                                                  \
@@ -154,6 +187,14 @@ cudaError_t EntriesForward(cudaStream_t stream, int64_t rows, const EntriesOptio
 JAX_RNNT_INSTANTIATE(float);
 JAX_RNNT_INSTANTIATE(__nv_bfloat16);
 JAX_RNNT_INSTANTIATE(__half);
+JAX_RNNT_INSTANTIATE(double);
+#undef JAX_RNNT_INSTANTIATE
+
+#define JAX_RNNT_INSTANTIATE(Real)                                                              \
+  template cudaError_t EntriesForwardBiased<Real>(cudaStream_t, int64_t, const EntriesOptions&, \
+                                                  const Real*, const RowBiases<Real>&,          \
+                                                  const RowLabels&, const EntriesResults<Real>&)
+JAX_RNNT_INSTANTIATE(float);
 JAX_RNNT_INSTANTIATE(double);
 #undef JAX_RNNT_INSTANTIATE
 

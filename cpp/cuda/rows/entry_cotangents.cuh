@@ -10,6 +10,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,6 +33,22 @@ struct EntryCotangentArrays {
   int32_t columns[kMaxEntries];  // the label's is another in each row
   const Acc* entries[kMaxEntries];
 };
+
+template <typename Acc>
+EntryCotangentArrays<Acc> MakeEntryCotangentArrays(const EntriesOptions& options,
+                                                   const RowLabels& labels, const Acc* maxima,
+                                                   const Acc* log_sums,
+                                                   const EntriesCotangents<Acc>& cotangents) {
+  const int32_t count = kFirstPickEntry + options.pick_count;
+  EntryCotangentArrays<Acc> arrays{
+      DeviceRowLabels(labels), maxima, log_sums, cotangents.sums, count, {}, {}};
+  arrays.columns[kBlankEntry] = options.blank;
+  arrays.entries[kBlankEntry] = cotangents.blanks;
+  arrays.entries[kLabelEntry] = cotangents.labels;
+  std::copy_n(options.picks, options.pick_count, arrays.columns + kFirstPickEntry);
+  std::copy_n(cotangents.picks, options.pick_count, arrays.entries + kFirstPickEntry);
+  return arrays;
+}
 
 // The columns that are a row's core.
 struct CoreColumns {
@@ -57,6 +74,12 @@ struct SumTerm {
   float scaled_maximum;  // 0 where the maximum is large: it is subtracted before
   float scale;           // the factor of ScaledExp(x_v, scaled_maximum)
 };
+
+// Of a maximum that is not large.
+__device__ __forceinline__ SumTerm MakeSumTerm(float maximum, float log_sum, float sum_cotangent) {
+  const ScaledMaximum scaled = ScaleMaximum(maximum);
+  return {scaled.scaled, sum_cotangent * expf(-fmaf(scaled.residual, kLn2, log_sum))};
+}
 
 // The marks of kElements elements, a byte for each.
 template <int kElements>
@@ -121,9 +144,7 @@ class EntryBlock {
               large_maximum = maximum;
               maximum = 0.f;
             }
-            const ScaledMaximum scaled = ScaleMaximum(maximum);
-            term.scaled_maximum = scaled.scaled;
-            term.scale = sum_cotangent * expf(-fmaf(scaled.residual, kLn2, log_sum));
+            term = MakeSumTerm(maximum, log_sum, sum_cotangent);
           }
           const uint32_t row_start = i * width - first_column;  // modulo 2^32, as elements are
           AddEntries(arrays, 0, label, row_start, cotangents);

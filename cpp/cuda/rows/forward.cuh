@@ -24,11 +24,13 @@
 //   Results                       the arrays that it stores to
 //   Width(V)                      the logits from the start of a row to the start of the next
 //   LeftOutOf(label)              the columns that a row's sum leaves out (left_out.cuh)
+//   Bias, BiasOf(row)             what is added to a row's logits (bias.cuh)
 //   Kept, Keep                    the logits that a lane reads of a row before it sums its share
 //   kStoringLanes                 the number of a row's lanes that store something of it
 //   Store<kLanes>, StorePadding   store what belongs to the row and this of its kLanes lanes
 // and where rows lie in shared memory,
-//   TakeFromTile                  stores or changes a tile's logits before they are summed
+//   TakeFromTile                  adds the bias, stores or changes a tile's logits before they are
+//                                 summed
 //   StoreFromTile                 stores what is left to store of a row, StorePaddingFromTile too
 #ifndef JAX_RNNT_CUDA_ROWS_FORWARD_CUH_
 #define JAX_RNNT_CUDA_ROWS_FORWARD_CUH_
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(kRowsThreads)
     if (lane < Rule::kStoringLanes) rule.template StorePadding<kWarpSize>(results, row, lane);
     return;
   }
-  const double* row_logits = logits + row * rule.Width(V);
+  const auto row_logits = rule.BiasOf(row).With(logits + row * rule.Width(V));
   const auto left_out = rule.LeftOutOf(label);
   double maximum = kMinusInfinity<double>;
   for (uint32_t v = lane; v < static_cast<uint32_t>(V); v += kWarpSize) {

@@ -9,6 +9,7 @@
 #include "cuda/memory/blocks.cuh"
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
+#include "cuda/rows/bias.cuh"
 #include "cuda/rows/exponents.cuh"
 #include "cuda/rows/left_out.cuh"
 #include "cuda/rows/row_labels.cuh"
@@ -21,10 +22,10 @@ constexpr int kRowsThreads = 128;
 // Threads of a block, and blocks asked for on a multiprocessor. A block that takes one row waits
 // for its label, its row and its other warps in turn, while only other blocks keep the memory busy.
 // Blocks of up to 256 threads are therefore held to 32 registers a thread, with which a
-// multiprocessor is full of them.
+// multiprocessor is full of them. A bias takes more.
 constexpr int RowsThreads(int lanes) { return lanes > kWarpSize ? lanes : kRowsThreads; }
-constexpr int RowsBlocks(int lanes) {
-  const bool is_full = lanes > kWarpSize && lanes <= 256;
+constexpr int RowsBlocks(int lanes, bool has_bias) {
+  const bool is_full = !has_bias && lanes > kWarpSize && lanes <= 256;
   return is_full ? ResidentBlocks(lanes, 2048 / lanes) : 0;  // 0: the compiler decides
 }
 
@@ -66,10 +67,10 @@ __device__ __forceinline__ void AddGranules(uint4 (&granules)[kBatch],
 // may start at any element. Its first and last granule hold elements of neighbouring rows, which
 // are masked, as are columns left out. A granule that leaves the tensor [tensor_begin, tensor_end)
 // is not loaded: lane 0 takes the row's elements in it one by one.
-template <typename T, int kLanes, int kBatch, typename LeftOut>
+template <typename T, int kLanes, int kBatch, typename LeftOut, typename Bias>
 __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tensor_begin,
                                                     const T* tensor_end, uint32_t V, uint32_t lane,
-                                                    const LeftOut& left_out) {
+                                                    const LeftOut& left_out, const Bias& bias) {
   using G = Granule<T>;
   constexpr uint32_t kElements = G::kElements;
   const uint32_t skipped =
@@ -86,13 +87,13 @@ __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tenso
     const uint32_t head = begin != 0 ? min(kElements - skipped, V) : 0;
 #pragma unroll 1
     for (uint32_t column = 0; column < head; ++column) {
-      if (!left_out.Has(column)) AddElement(ToAccumulator(row[column]), &part);
+      if (!left_out.Has(column)) AddElement(bias.Add(ToAccumulator(row[column]), column), &part);
     }
     if (passes_end) {
 #pragma unroll 1
       for (uint32_t column = max(head, end * kElements > skipped ? end * kElements - skipped : 0);
            column < V; ++column) {
-        if (!left_out.Has(column)) AddElement(ToAccumulator(row[column]), &part);
+        if (!left_out.Has(column)) AddElement(bias.Add(ToAccumulator(row[column]), column), &part);
       }
     }
   }
@@ -107,6 +108,7 @@ __device__ __forceinline__ PartialRow SumShareOfRow(const T* row, const T* tenso
                      ? __ldg(reinterpret_cast<const uint4*>(aligned_row) + index)
                      : G::MinusInfinities();
     }
+    bias.template AddToGranules<kLanes>(first, skipped, begin, end, V, batch);
     left_out.template Mask<T, kLanes>(first, skipped, batch);
     typename G::Maximum batch_maximum = G::LowestMaximum();
 #pragma unroll
@@ -154,7 +156,7 @@ __device__ __forceinline__ PartialRow CombineWarps(PartialRow part) {
 // kLanes lanes take each row: up to a warp, several rows share a block of kRowsThreads; beyond, a
 // block of kLanes threads takes one row.
 template <typename T, int kLanes, int kBatch, typename Rule>
-__global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
+__global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes, Rule::Bias::kIsThere))
     ForwardRowsKernel(const T* __restrict__ logits, DeviceRowLabels labels,
                       typename Rule::Results results, int64_t rows, int32_t V, Rule rule) {
   constexpr bool kIsBlockPerRow = kLanes > kWarpSize;
@@ -171,9 +173,10 @@ __global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
   typename Rule::Kept kept;
   if (!is_padding) {
     const T* row_logits = logits + row * rule.Width(V);
-    rule.Keep(results, row_logits, label, lane, &kept);
+    const typename Rule::Bias bias = rule.BiasOf(row);
+    rule.Keep(results, bias.With(row_logits), label, lane, &kept);
     part = SumShareOfRow<T, kLanes, kBatch>(row_logits, logits, logits + rows * rule.Width(V), V,
-                                            lane, rule.LeftOutOf(label));
+                                            lane, rule.LeftOutOf(label), bias);
   }
   part = CombineLanes<kIsBlockPerRow ? kWarpSize : kLanes>(part);
   if constexpr (kIsBlockPerRow) part = CombineWarps<kLanes / kWarpSize>(part);
@@ -182,7 +185,8 @@ __global__ void __launch_bounds__(RowsThreads(kLanes), RowsBlocks(kLanes))
       rule.template StorePadding<kLanes>(results, row, lane);
     } else {
       rule.template Store<kLanes>(results, row, ExponentReference(part.maximum), part.sum, 0.f,
-                                  kept, logits + row * rule.Width(V), label, lane);
+                                  kept, rule.BiasOf(row).With(logits + row * rule.Width(V)), label,
+                                  lane);
     }
   }
 }
@@ -225,6 +229,10 @@ cudaError_t DispatchRows(cudaStream_t stream, int64_t rows, int32_t V, const T* 
   if (row_bytes <= 2560) return launch(RowsSplit<16, 4>());
   if (row_bytes <= 6144) return launch(RowsSplit<32, 4>());
   if (row_bytes <= 12288) return launch(RowsSplit<128, 3>());
+  if constexpr (Rule::Bias::kIsThere) {
+    // With a bias, 4096 floats come at 2.91 TB/s, and at 2.57 from 256 lanes (2.98 without one).
+    if (row_bytes <= 24576) return launch(RowsSplit<128, 4>());
+  }
   if (row_bytes <= 49152) return launch(RowsSplit<256, 3>());
   return launch(RowsSplit<512, 4>());
 }

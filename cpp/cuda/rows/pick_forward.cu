@@ -10,6 +10,7 @@
 
 #include "core/row_label.h"
 #include "cuda/memory/granule.cuh"
+#include "cuda/rows/bias.cuh"
 #include "cuda/rows/forward.cuh"
 #include "cuda/rows/left_out.cuh"
 #include "cuda/rows/pick.h"
@@ -22,6 +23,7 @@ namespace {
 template <typename Acc>
 struct PickRule {
   using Results = RowResults<Acc>;
+  using Bias = NoBias;
   struct Kept {
     Acc blank_logit = 0;
     Acc label_logit = 0;
@@ -30,6 +32,7 @@ struct PickRule {
 
   __host__ __device__ __forceinline__ int32_t Width(int32_t V) const { return V; }
   __device__ __forceinline__ NothingLeftOut LeftOutOf(int32_t) const { return {}; }
+  __device__ __forceinline__ Bias BiasOf(int64_t) const { return {}; }
 
   template <typename T>
   __device__ __forceinline__ void Keep(const Results&, const T* logits, int32_t label, int lane,

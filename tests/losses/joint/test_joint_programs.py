@@ -1,6 +1,7 @@
 """Programs of the joint's loss: what they hold, their cache, and both of XLA's partitioners."""
 
 import json
+import math
 import sys
 
 import jax
@@ -12,7 +13,7 @@ from support import run_python
 
 import jax_rnnt
 from jax_rnnt._xla import ffi
-from jax_rnnt.rows import joint_fused
+from jax_rnnt.rows import joint_fused, joint_grid
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -67,6 +68,19 @@ def test_programs_for_a_gpu_that_is_not_here(
     for name in ("pack", "forward", "gradients", "hidden"):
         assert f"jax_rnnt_joint_{name}_cuda" in program
     assert program.count(f"capability = {capability} : i64") == 4  # the pack of either direction
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("sequences", [1, 3, 32, 57])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_steps_are_of_one_size(backend, sequences, dtype, monkeypatch):
+    """The last step of full lengths has as many tiles as the others, but for one each."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    tile = joint_grid.choose(400, 100, 640, 1024, sequences, np.dtype(dtype))
+    assert tile[:2] == joint_grid.WHOLE_TILE
+    tiles = sequences * 25 * 13
+    steps = math.ceil(tiles / tile.at_once)
+    assert steps * tile.at_once - tiles < steps
 
 
 def test_memory_does_not_grow_with_frames_times_labels_times_symbols():
