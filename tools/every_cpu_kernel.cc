@@ -452,13 +452,13 @@ void RunLattice(Random& random, int N, int T, int U, bool compact,
     }
     if (random() % 4 == 0) (*arcs)[random() % cells] = static_cast<Real>(kNaN);
   }
-  const LatticeLayout layout =
-      compact
-          ? jax_rnnt::CompactLayout(N, cells, U + 3, frames.data(), labels.data(), offsets.data())
-          : jax_rnnt::PaddedLayout(N, T, U, frames.data(), labels.data());
+  LatticeLayout layout = compact ? jax_rnnt::CompactLayout(N, cells, U + 3, frames.data(),
+                                                           labels.data(), offsets.data())
+                                 : jax_rnnt::PaddedLayout(N, T, U, frames.data(), labels.data());
+  layout.planes = 2;  // as handlers keep them
   std::vector<Real> costs(N), forward_costs(N), cotangents(N), blank_out(cells), label_out(cells);
   for (Real& c : cotangents) c = static_cast<Real>(random() % 8 ? Uniform(random, -1, 1) : 0);
-  std::vector<Scaled<Real>> alphas(cells), totals(N);
+  std::vector<Scaled<Real>> alphas(2 * cells), totals(N);
   jax_rnnt::cpu::LatticeCost<Real>(layout, blank.data(), label.data(), costs.data(), parallel_for);
   jax_rnnt::cpu::LatticeForward<Real>(layout, blank.data(), label.data(), forward_costs.data(),
                                       alphas.data(), totals.data(), parallel_for);
@@ -526,10 +526,10 @@ void RunArcs(Random& random, const ArcTopology& topology, int N, int T, int U, b
   const int64_t cells = compact ? used : int64_t{N} * T * U;
   const int64_t ends = int64_t{N} * (T + 1);
   MakeSomeWrong(random, T, U, compact, &frames, &labels, &offsets);
-  const LatticeLayout layout =
-      compact
-          ? jax_rnnt::CompactLayout(N, cells, U + 3, frames.data(), labels.data(), offsets.data())
-          : jax_rnnt::PaddedLayout(N, T, U, frames.data(), labels.data());
+  LatticeLayout layout = compact ? jax_rnnt::CompactLayout(N, cells, U + 3, frames.data(),
+                                                           labels.data(), offsets.data())
+                                 : jax_rnnt::PaddedLayout(N, T, U, frames.data(), labels.data());
+  layout.planes = 2;  // as handlers keep them
   const Arrays<Real> weights = jax_rnnt::DrawWeights<Real>(random, topology.count, cells, T + U);
   const Arrays<Real> end_weights = jax_rnnt::DrawWeights<Real>(random, 2, ends, T + U);
   ArcArrays<Real> arrays = {};
@@ -538,17 +538,18 @@ void RunArcs(Random& random, const ArcTopology& topology, int N, int T, int U, b
   if (!compact && random() % 2) arrays.final_weights = end_weights[1].data();
   std::vector<Real> costs(N), forward_costs(N), cotangents(N);
   for (Real& c : cotangents) c = static_cast<Real>(random() % 8 ? Uniform(random, -1, 1) : 0);
-  std::vector<Scaled<Real>> alphas(cells), betas(cells), totals(N);
+  std::vector<Scaled<Real>> kept(2 * cells), totals(N);
+  Scaled<Real>*const alphas = kept.data(), *const betas = alphas + layout.plane();
   Arrays<Real> results(topology.count, std::vector<Real>(cells, Real(7)));
   Arrays<Real> end_results(2, std::vector<Real>(ends, Real(7)));
   std::vector<Real*> outputs;
   for (std::vector<Real>& array : results) outputs.push_back(array.data());
   jax_rnnt::cpu::ArcsCost<Real>(layout, topology, arrays, costs.data(), parallel_for);
-  jax_rnnt::cpu::ArcsForward<Real>(layout, topology, arrays, forward_costs.data(), alphas.data(),
-                                   betas.data(), totals.data(), parallel_for);
-  jax_rnnt::cpu::ArcsBackward<Real>(layout, cells, topology, arrays, alphas.data(), betas.data(),
-                                    totals.data(), cotangents.data(), outputs.data(),
-                                    end_results[0].data(), end_results[1].data(), parallel_for);
+  jax_rnnt::cpu::ArcsForward<Real>(layout, topology, arrays, forward_costs.data(), alphas, betas,
+                                   totals.data(), parallel_for);
+  jax_rnnt::cpu::ArcsBackward<Real>(layout, cells, topology, arrays, alphas, betas, totals.data(),
+                                    cotangents.data(), outputs.data(), end_results[0].data(),
+                                    end_results[1].data(), parallel_for);
   Arrays<double> wanted(topology.count, std::vector<double>(cells));
   Arrays<double> wanted_ends(2, std::vector<double>(ends));
   for (int n = 0; n < N; ++n) {

@@ -42,7 +42,10 @@ LatticeResults<Real> RunArcsKernels(const LatticeLayout& layout, int64_t cells,
   DeviceArray<Real> costs(N), same_costs(N), status(2 * N), given(cotangents);
   DeviceArray<Real> initial(arrays.initial != nullptr ? ends : 0);
   DeviceArray<Real> final_weights(arrays.final_weights != nullptr ? ends : 0);
-  DeviceArray<Scaled<Real>> alphas(cells), betas(cells), totals(N);
+  DeviceArray<Scaled<Real>> alphas(cells), kept(2 * cells), totals(N);
+  LatticeLayout two_planes = layout;
+  two_planes.planes = 2;
+  Scaled<Real>* const kept_betas = kept.get() + layout.plane();
   std::vector<DeviceArray<Real>> results;
   std::vector<Real*> outputs;
   for (int k = 0; k < topology.count; ++k) results.emplace_back(cells);
@@ -50,10 +53,10 @@ LatticeResults<Real> RunArcsKernels(const LatticeLayout& layout, int64_t cells,
   Check(cuda::ArcsCost<Real>(0, layout, topology, arrays, same_costs.get(), alphas.get(),
                              totals.get(), status.get()),
         "ArcsCost");
-  Check(cuda::ArcsForward<Real>(0, layout, topology, arrays, costs.get(), alphas.get(), betas.get(),
-                                totals.get(), status.get()),
+  Check(cuda::ArcsForward<Real>(0, two_planes, topology, arrays, costs.get(), kept.get(),
+                                kept_betas, totals.get(), status.get()),
         "ArcsForward");
-  Check(cuda::ArcsBackward<Real>(0, layout, cells, topology, arrays, alphas.get(), betas.get(),
+  Check(cuda::ArcsBackward<Real>(0, two_planes, cells, topology, arrays, kept.get(), kept_betas,
                                  totals.get(), given.get(), outputs.data(), initial.get(),
                                  final_weights.get()),
         "ArcsBackward");

@@ -115,25 +115,25 @@ struct ArcsForward {
 
   template <typename... Scratch>
   static Error Run(typename Backend::Context context, const ArcOperands& operands, AnyResult costs,
-                   AnyResult alphas, AnyResult betas, AnyResult totals, Scratch... scratch) {
+                   AnyResult kept, AnyResult totals, Scratch... scratch) {
     const auto arcs = operands.operands.template get<AnyBuffer>(0);
     return DispatchReals("arcs[0]", *arcs, [&](auto real) -> Error {
       using Real = typename decltype(real)::Type;
       constexpr DataType kReal = kDataType<Real>;
-      const LatticeLayout& layout = operands.layout;
+      LatticeLayout layout = operands.layout;
       ArcArrays<Real> arrays;
       JAX_RNNT_RETURN_IF_ERROR(operands.MakeArrays(&arrays));
       JAX_RNNT_RETURN_IF_ERROR(Check("costs", *costs, kReal, layout.sequences));
-      JAX_RNNT_RETURN_IF_ERROR(Check("alphas", *alphas, kBits<Real>, 2 * operands.cells));
-      JAX_RNNT_RETURN_IF_ERROR(Check("betas", *betas, kBits<Real>, 2 * operands.cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("kept", *kept, kBits<Real>, 4 * operands.cells));
       JAX_RNNT_RETURN_IF_ERROR(Check("totals", *totals, kBits<Real>, 2 * layout.sequences));
       JAX_RNNT_RETURN_IF_ERROR(
           CheckScratch(kReal, Backend::ArcsForwardScratch(operands.cells, layout, *scratch...)));
       if (layout.sequences == 0) return Error::Success();
+      layout.planes = 2;
+      Scaled<Real>* const alphas = Data<Scaled<Real>>(*kept);
       return Backend::template ArcsForward<Real>(
-          context, layout, operands.topology, arrays, Data<Real>(*costs),
-          Data<Scaled<Real>>(*alphas), Data<Scaled<Real>>(*betas), Data<Scaled<Real>>(*totals),
-          Data<Scaled<Real>>(*scratch)...);
+          context, layout, operands.topology, arrays, Data<Real>(*costs), alphas,
+          BetasOf(alphas, layout), Data<Scaled<Real>>(*totals), Data<Scaled<Real>>(*scratch)...);
     });
   }
 };
@@ -142,14 +142,13 @@ template <typename Binding>
 auto BindArcsForward(Binding&& binding) {
   return std::move(binding)
       .template Ret<AnyBuffer>()   // costs, one a sequence
-      .template Ret<AnyBuffer>()   // alphas, a pair for each cell
-      .template Ret<AnyBuffer>()   // betas, a pair for each cell
+      .template Ret<AnyBuffer>()   // kept, two pairs for each cell: alphas and betas
       .template Ret<AnyBuffer>();  // totals, a pair for each sequence
 }
 
 template <typename Backend>
 struct ArcsBackward {
-  static constexpr size_t kMoreOperands = 4;  // alphas, betas, totals, as left; cotangents
+  static constexpr size_t kMoreOperands = 3;  // kept and totals, as left; cotangents
 
   static Error Run(typename Backend::Context context, const ArcOperands& operands,
                    AnyResult initial_cotangents, AnyResult final_cotangents,
@@ -158,14 +157,13 @@ struct ArcsBackward {
     return DispatchReals("arcs[0]", *arcs, [&](auto real) -> Error {
       using Real = typename decltype(real)::Type;
       constexpr DataType kReal = kDataType<Real>;
-      const LatticeLayout& layout = operands.layout;
+      LatticeLayout layout = operands.layout;
       const int64_t cells = operands.cells;
-      const size_t initial = operands.initial, alphas = operands.first_more, betas = alphas + 1,
-                   totals = alphas + 2, cotangents = alphas + 3;
+      const size_t initial = operands.initial, kept = operands.first_more, totals = kept + 1,
+                   cotangents = kept + 2;
       ArcArrays<Real> arrays;
       JAX_RNNT_RETURN_IF_ERROR(operands.MakeArrays(&arrays));
-      JAX_RNNT_RETURN_IF_ERROR(operands.Check("alphas", alphas, kBits<Real>, 2 * cells));
-      JAX_RNNT_RETURN_IF_ERROR(operands.Check("betas", betas, kBits<Real>, 2 * cells));
+      JAX_RNNT_RETURN_IF_ERROR(operands.Check("kept", kept, kBits<Real>, 4 * cells));
       JAX_RNNT_RETURN_IF_ERROR(operands.Check("totals", totals, kBits<Real>, 2 * layout.sequences));
       JAX_RNNT_RETURN_IF_ERROR(operands.Check("cotangents", cotangents, kReal, layout.sequences));
       JAX_RNNT_RETURN_IF_ERROR(
@@ -183,9 +181,10 @@ struct ArcsBackward {
         results[k] = Data<Real>(**result);
       }
       if (layout.sequences == 0 && !layout.compact()) return Error::Success();
+      layout.planes = 2;
+      const Scaled<Real>* const alphas = operands.Get<const Scaled<Real>>(kept);
       return Backend::template ArcsBackward<Real>(
-          context, layout, cells, operands.topology, arrays,
-          operands.Get<const Scaled<Real>>(alphas), operands.Get<const Scaled<Real>>(betas),
+          context, layout, cells, operands.topology, arrays, alphas, BetasOf(alphas, layout),
           operands.Get<const Scaled<Real>>(totals), operands.Get<const Real>(cotangents), results,
           Data<Real>(*initial_cotangents), Data<Real>(*final_cotangents));
     });

@@ -71,7 +71,8 @@ auto BindCompact() {
 // BindPadded or BindCompact.
 //   scratch    the backend's own buffers; CostScratch and WalkScratch say how many Scaled numbers
 //              each of them holds
-//   alphas     and betas: what the backend keeps for its backward, of one of them or of both
+//   kept       alphas and betas, of which a backend may leave out one, as core/lattice_layout.h
+//              says
 //   sequence   one of (...); compact, one of (..., N)
 //   cell       one of (..., T, U); compact, one of (..., S)
 
@@ -105,25 +106,26 @@ auto BindLatticeCost(Binding&& binding) {
 template <typename Backend>
 struct LatticeForward {
   template <typename... Scratch>
-  static Error Run(typename Backend::Context context, const LatticeLayout& layout,
+  static Error Run(typename Backend::Context context, LatticeLayout layout,
                    AnyBuffer blank_log_probs, AnyBuffer label_log_probs, AnyResult costs,
-                   AnyResult alphas, AnyResult betas, AnyResult totals, Scratch... scratch) {
+                   AnyResult kept, AnyResult totals, Scratch... scratch) {
     return DispatchReals("blank_log_probs", blank_log_probs, [&](auto real) -> Error {
       using Real = typename decltype(real)::Type;
       constexpr DataType kReal = kDataType<Real>;
       const int64_t cells = blank_log_probs.element_count();
       JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
       JAX_RNNT_RETURN_IF_ERROR(Check("costs", *costs, kReal, layout.sequences));
-      JAX_RNNT_RETURN_IF_ERROR(Check("alphas", *alphas, kBits<Real>, 2 * cells));
-      JAX_RNNT_RETURN_IF_ERROR(Check("betas", *betas, kBits<Real>, 2 * cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("kept", *kept, kBits<Real>, 4 * cells));
       JAX_RNNT_RETURN_IF_ERROR(Check("totals", *totals, kBits<Real>, 2 * layout.sequences));
       JAX_RNNT_RETURN_IF_ERROR(
           CheckScratch(kReal, Backend::WalkScratch(cells, layout, *scratch...)));
       if (layout.sequences == 0) return Error::Success();
+      layout.planes = 2;
+      Scaled<Real>* const alphas = Data<Scaled<Real>>(*kept);
       return Backend::template LatticeForward<Real>(
           context, layout, Data<const Real>(blank_log_probs), Data<const Real>(label_log_probs),
-          Data<Real>(*costs), Data<Scaled<Real>>(*alphas), Data<Scaled<Real>>(*betas),
-          Data<Scaled<Real>>(*totals), Data<Scaled<Real>>(*scratch)...);
+          Data<Real>(*costs), alphas, BetasOf(alphas, layout), Data<Scaled<Real>>(*totals),
+          Data<Scaled<Real>>(*scratch)...);
     });
   }
 };
@@ -132,35 +134,34 @@ template <typename Binding>
 auto BindLatticeForward(Binding&& binding) {
   return std::move(binding)
       .template Ret<AnyBuffer>()   // costs, one a sequence
-      .template Ret<AnyBuffer>()   // alphas, a pair for each cell
-      .template Ret<AnyBuffer>()   // betas, a pair for each cell
+      .template Ret<AnyBuffer>()   // kept, two pairs for each cell
       .template Ret<AnyBuffer>();  // totals, a pair for each sequence
 }
 
 template <typename Backend>
 struct LatticeBackward {
-  static Error Run(typename Backend::Context context, const LatticeLayout& layout,
-                   AnyBuffer blank_log_probs, AnyBuffer label_log_probs, AnyBuffer alphas,
-                   AnyBuffer betas, AnyBuffer totals, AnyBuffer cotangents,
-                   AnyResult blank_cotangents, AnyResult label_cotangents) {
+  static Error Run(typename Backend::Context context, LatticeLayout layout,
+                   AnyBuffer blank_log_probs, AnyBuffer label_log_probs, AnyBuffer kept,
+                   AnyBuffer totals, AnyBuffer cotangents, AnyResult blank_cotangents,
+                   AnyResult label_cotangents) {
     return DispatchReals("blank_log_probs", blank_log_probs, [&](auto real) -> Error {
       using Real = typename decltype(real)::Type;
       constexpr DataType kReal = kDataType<Real>;
       const int64_t cells = blank_log_probs.element_count();
       JAX_RNNT_RETURN_IF_ERROR(Check("label_log_probs", label_log_probs, kReal, cells));
-      JAX_RNNT_RETURN_IF_ERROR(Check("alphas", alphas, kBits<Real>, 2 * cells));
-      JAX_RNNT_RETURN_IF_ERROR(Check("betas", betas, kBits<Real>, 2 * cells));
+      JAX_RNNT_RETURN_IF_ERROR(Check("kept", kept, kBits<Real>, 4 * cells));
       JAX_RNNT_RETURN_IF_ERROR(Check("totals", totals, kBits<Real>, 2 * layout.sequences));
       JAX_RNNT_RETURN_IF_ERROR(Check("cotangents", cotangents, kReal, layout.sequences));
       JAX_RNNT_RETURN_IF_ERROR(Check("blank_cotangents", *blank_cotangents, kReal, cells));
       JAX_RNNT_RETURN_IF_ERROR(Check("label_cotangents", *label_cotangents, kReal, cells));
       if (layout.sequences == 0 && !layout.compact()) return Error::Success();
+      layout.planes = 2;
+      const Scaled<Real>* const alphas = Data<const Scaled<Real>>(kept);
       return Backend::template LatticeBackward<Real>(
           context, layout, cells, Data<const Real>(blank_log_probs),
-          Data<const Real>(label_log_probs), Data<const Scaled<Real>>(alphas),
-          Data<const Scaled<Real>>(betas), Data<const Scaled<Real>>(totals),
-          Data<const Real>(cotangents), Data<Real>(*blank_cotangents),
-          Data<Real>(*label_cotangents));
+          Data<const Real>(label_log_probs), alphas, BetasOf(alphas, layout),
+          Data<const Scaled<Real>>(totals), Data<const Real>(cotangents),
+          Data<Real>(*blank_cotangents), Data<Real>(*label_cotangents));
     });
   }
 };
@@ -168,8 +169,7 @@ struct LatticeBackward {
 template <typename Binding>
 auto BindLatticeBackward(Binding&& binding) {
   return std::move(binding)
-      .template Arg<AnyBuffer>()   // alphas, as lattice_forward left them
-      .template Arg<AnyBuffer>()   // betas, likewise
+      .template Arg<AnyBuffer>()   // kept, as lattice_forward left it
       .template Arg<AnyBuffer>()   // totals
       .template Arg<AnyBuffer>()   // cotangents, one a sequence
       .template Ret<AnyBuffer>()   // blank_cotangents, one a cell

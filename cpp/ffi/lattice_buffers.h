@@ -64,6 +64,12 @@ inline Error MakeLayout(const char* name, const AnyBuffer& arcs, const Int32Buff
   return Error::Success();
 }
 
+// The betas behind the alphas of what is kept, which may have no address where nothing is.
+template <typename Pair>
+Pair* BetasOf(Pair* alphas, const LatticeLayout& layout) {
+  return layout.sequences == 0 ? alphas : alphas + layout.plane();
+}
+
 // How many Scaled numbers each scratch buffer must hold.
 template <size_t kCount>
 using ScratchCounts = std::array<std::pair<AnyBuffer*, int64_t>, kCount>;

@@ -25,9 +25,9 @@ class Kernels(NamedTuple):
 
 
 # E and F are initial and final, of T + 1 log-weights, or of none: an alignment begins at (0, 0) and
-# ends at (T_n, U_n). A forward keeps three results for its backward: alphas and betas, a pair
-# (mantissa, exponent) for each cell, and totals, a pair for each sequence; how a pair is laid out
-# is the platform's own.
+# ends at (T_n, U_n). A forward keeps two results for its backward: alphas and betas, a pair
+# (mantissa, exponent) each for each cell, and totals, a pair for each sequence; how they are laid
+# out is the platform's own.
 PADDED = Kernels(
     Kernel(
         "arcs_cost",
@@ -40,15 +40,15 @@ PADDED = Kernels(
     Kernel(
         "arcs_forward",
         operands=("TU*", "", "", "E", "F"),
-        results=("", "TU2", "TU2", "2"),
+        results=("", "TU4", "2"),
         result_dtype="accumulator",
-        kept=(1, 2, 3),
+        kept=(1, 2),
         fallback=reference.arcs_forward,
         scratch={"cuda": ("2",)},
     ),
     Kernel(
         "arcs_backward",
-        operands=("TU*", "", "", "E", "F", "TU2", "TU2", "2", ""),
+        operands=("TU*", "", "", "E", "F", "TU4", "2", ""),
         results=("E", "F", "TU*"),
         result_dtype="accumulator",
         bits=(0, 3, 4),
@@ -68,15 +68,15 @@ COMPACT = Kernels(
     Kernel(
         "arcs_forward_compact",
         operands=("S*", "N", "N", "N", "E", "F"),
-        results=("N", "S2", "S2", "N2"),
+        results=("N", "S4", "N2"),
         result_dtype="accumulator",
-        kept=(1, 2, 3),
+        kept=(1, 2),
         fallback=compact_reference.arcs_forward,
         scratch={"cuda": ("N2",)},
     ),
     Kernel(
         "arcs_backward_compact",
-        operands=("S*", "N", "N", "N", "E", "F", "S2", "S2", "N2", "N"),
+        operands=("S*", "N", "N", "N", "E", "F", "S4", "N2", "N"),
         results=("E", "F", "S*"),
         result_dtype="accumulator",
         bits=(0, 4, 5),

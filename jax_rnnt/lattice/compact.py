@@ -23,15 +23,15 @@ _cost = Kernel(
 _forward = Kernel(
     "lattice_forward_compact",
     operands=("S", "S", "N", "N", "N"),
-    results=("N", "S2", "S2", "N2"),
+    results=("N", "S4", "N2"),
     result_dtype="accumulator",
-    kept=(1, 2, 3),
+    kept=(1, 2),
     fallback=reference.lattice_forward,
     scratch={"cuda": ("N2",)},
 )
 _backward = Kernel(
     "lattice_backward_compact",
-    operands=("S", "S", "N", "N", "N", "S2", "S2", "N2", "N"),
+    operands=("S", "S", "N", "N", "N", "S4", "N2", "N"),
     results=("S", "S"),
     result_dtype="accumulator",
     bits=(0, 1),

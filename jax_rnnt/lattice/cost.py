@@ -20,10 +20,10 @@ from jax_rnnt._xla.sharding import vary_alike
 from jax_rnnt.lattice import compact as compact_form
 from jax_rnnt.lattice.arguments import check_two_arcs
 
-# A dimension of 2 is a pair (mantissa, exponent). A forward keeps three results for its backward:
-# alphas and betas, a pair for each cell, and totals, a pair for each sequence; what of them it
-# needs is the platform's own. On CUDA this lattice is an instance of that of any arcs, whose
-# kernels take this scratch.
+# A dimension of 2 is a pair (mantissa, exponent), one of 4 two pairs. A forward keeps two results
+# for its backward: alphas and betas, a pair each for each cell, and totals, a pair for each
+# sequence; what of them it needs, and in which order, is the platform's own. On CUDA this lattice
+# is an instance of that of any arcs, whose kernels take this scratch.
 _cost = Kernel(
     "lattice_cost",
     operands=("TU", "TU", "", ""),
@@ -35,15 +35,15 @@ _cost = Kernel(
 _forward = Kernel(
     "lattice_forward",
     operands=("TU", "TU", "", ""),
-    results=("", "TU2", "TU2", "2"),
+    results=("", "TU4", "2"),
     result_dtype="accumulator",
-    kept=(1, 2, 3),
+    kept=(1, 2),
     fallback=reference.lattice_forward,
     scratch={"cuda": ("2",)},
 )
 _backward = Kernel(
     "lattice_backward",
-    operands=("TU", "TU", "", "", "TU2", "TU2", "2", ""),
+    operands=("TU", "TU", "", "", "TU4", "2", ""),
     results=("TU", "TU"),
     result_dtype="accumulator",
     bits=(0, 1),

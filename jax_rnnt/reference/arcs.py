@@ -71,7 +71,7 @@ _arcs_cost = one_program(_cost, static_argnames=("last",))
 def arcs_forward(
     *operands: jax.Array, dt: tuple[int, ...], du: tuple[int, ...], last: tuple[int, ...]
 ) -> tuple[jax.Array, ...]:
-    """arcs_cost, and what arcs_backward needs: alphas, betas (..., T, U, 2) and totals (..., 2).
+    """arcs_cost, and what arcs_backward needs: alphas and betas (..., T, U, 4), totals (..., 2).
 
     Args:
         operands: arcs, frames_lengths, labels_lengths, initial and final as of `arcs_cost`; those
@@ -82,8 +82,8 @@ def arcs_forward(
     alphas, betas = _alphas(lattice), _betas(lattice)
     total = _total(lattice, alphas)
     # The nodes that arcs leave: not those behind the last frame.
-    kept = [Scaled(*(unskew(y)[..., :-1, :] for y in x)) for x in (alphas, betas)]
-    return _costs(lattice, total), *to_bits(*(jnp.stack(x, -1) for x in (*kept, total)))
+    kept = [unskew(y)[..., :-1, :] for x in (alphas, betas) for y in x]
+    return _costs(lattice, total), *to_bits(jnp.stack(kept, -1), jnp.stack(total, -1))
 
 
 def arcs_backward(
@@ -95,11 +95,13 @@ def arcs_backward(
         operands: those of arcs_forward, its results but the costs, the costs' cotangents.
         dt, du, last: as of arcs_forward.
     """
-    *own, alphas, betas, total, cotangents = operands
+    *own, kept, total, cotangents = operands
     initial, final = own[-2:]
     lattice = lattice_of(*_arguments(own, dt, du, last))
-    kept = from_bits(alphas, betas, total)
-    alphas, betas, total = (Scaled(x[..., 0], x[..., 1]) for x in kept)
+    kept, total = from_bits(kept, total)
+    alphas, betas, total = (
+        Scaled(x[..., i], x[..., i + 1]) for x, i in ((kept, 0), (kept, 2), (total, 0))
+    )
     total = _where(lattice.is_sensible, total)  # without a total there are no posteriors
     total = Scaled(*(x[..., None, None] for x in total))
     stop = split(lattice.stop)

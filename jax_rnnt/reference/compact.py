@@ -115,14 +115,13 @@ def lattice_backward(
     labels_lengths: jax.Array,
     offsets: jax.Array,
     kept_posteriors: jax.Array,
-    unused_betas: jax.Array,
     unused_totals: jax.Array,
     cotangents: jax.Array,
     *,
     max_labels: int,
 ) -> tuple[jax.Array, jax.Array]:
     """The arcs' cotangents (..., S) from those of the costs (..., N)."""
-    del label_log_probs, unused_betas, unused_totals, max_labels
+    del label_log_probs, unused_totals, max_labels
     rows = blank_log_probs.shape[-1]
     cotangents = row_cotangents(frames_lengths, labels_lengths, offsets, cotangents, rows)
     return arc_cotangents(kept_posteriors, cotangents)

@@ -39,7 +39,7 @@ def arcs_forward(
     last: tuple[int, ...],
     max_labels: int,
 ) -> tuple[jax.Array, ...]:
-    """Costs (..., N), alphas and betas (..., S, 2), totals (..., N, 2).
+    """Costs (..., N), alphas and betas (..., S, 4), totals (..., N, 2).
 
     Args:
         operands: arcs (..., S), frames_lengths, labels_lengths, offsets (..., N) as in `compact`,
@@ -55,7 +55,7 @@ def arcs_forward(
         signature="(k,s),(n),(n),(n)->(n),(s),(s),(s),(s),(n),(n)",
     )
     costs, *kept = walk(log_weights, frames_lengths, labels_lengths, offsets)
-    return costs, *to_bits(*(jnp.stack(x, -1) for x in zip(kept[::2], kept[1::2])))
+    return costs, *to_bits(jnp.stack(kept[:4], -1), jnp.stack(kept[4:], -1))
 
 
 def arcs_backward(
@@ -89,10 +89,10 @@ def posteriors(
 ) -> tuple[jax.Array, ...]:
     """The posteriors of each of the arcs (..., S), from arcs_forward's operands and results."""
     del max_labels
-    *log_weights, frames_lengths, labels_lengths, offsets, _, _ = operands[:-3]
+    *log_weights, frames_lengths, labels_lengths, offsets, _, _ = operands[:-2]
     log_weights = jnp.stack(log_weights, -2)
     steps = _steps(log_weights.shape[-1], dt, du, last)
-    kept = (x[..., i] for x in from_bits(*operands[-3:]) for i in (0, 1))
+    kept = (x[..., i] for x in from_bits(*operands[-2:]) for i in range(x.shape[-1]))
     own = jnp.vectorize(
         lambda *own: _posteriors(*own, steps=steps),
         signature="(k,s),(n),(n),(n),(s),(s),(s),(s),(n),(n)->(k,s)",

@@ -8,14 +8,15 @@ from jax_rnnt._xla.residuals import from_bits, to_bits
 
 def keep_posteriors(
     costs: jax.Array, blank_posteriors: jax.Array, label_posteriors: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Both arcs' posteriors (..., 2) as bits, and two arrays that nothing reads.
+) -> tuple[jax.Array, jax.Array]:
+    """Both arcs' posteriors as bits, the first two of (..., 4), and totals that nothing reads.
 
-    They take the places of the alphas, betas and totals that a kernel keeps.
+    They take the places of the alphas and betas, and of the totals, that a kernel keeps.
     """
-    (posteriors,) = to_bits(jnp.stack((blank_posteriors, label_posteriors), -1))
-    totals = jnp.zeros((*costs.shape, 2), posteriors.dtype)
-    return posteriors, jnp.zeros_like(posteriors), totals
+    nothing = jnp.zeros_like(blank_posteriors)
+    own = jnp.stack((blank_posteriors, label_posteriors, nothing, nothing), -1)
+    (posteriors,) = to_bits(own)
+    return posteriors, jnp.zeros((*costs.shape, 2), posteriors.dtype)
 
 
 def arc_cotangents(

@@ -111,7 +111,6 @@ def lattice_backward(
     frames_lengths: jax.Array,
     labels_lengths: jax.Array,
     kept_posteriors: jax.Array,
-    unused_betas: jax.Array,
     unused_totals: jax.Array,
     cotangents: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -121,7 +120,6 @@ def lattice_backward(
         label_log_probs,
         frames_lengths,
         labels_lengths,
-        unused_betas,
         unused_totals,
     )
     return arc_cotangents(kept_posteriors, cotangents[..., None, None])

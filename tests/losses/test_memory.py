@@ -44,6 +44,15 @@ def test_logits_that_the_caller_keeps_are_not_copied(rng):
 
 
 @needs_native
+@needs_gpu
+def test_what_is_kept_of_cells_is_where_the_gradient_comes(rng):
+    compiled = _compile(jax.value_and_grad(_loss), _joint(*_inputs(rng)))
+    # Log-probabilities, normalisers and cotangents, two of each; alphas and betas beside them
+    # would be 16 bytes more.
+    assert 24 * CELLS <= compiled.memory_analysis().temp_size_in_bytes < 28 * CELLS
+
+
+@needs_native
 def test_gradient_is_written_over_donated_logits(rng):
     compiled = _compile(jax.value_and_grad(_loss), _joint(*_inputs(rng)), donate_argnums=0)
     memory = compiled.memory_analysis()

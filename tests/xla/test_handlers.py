@@ -102,12 +102,12 @@ def _lattice(kind: str, compact: bool) -> Call:
     cells = (S,) if compact else (N, T, U)
     batch = (N,)
     arcs, lengths, costs = Buffer(cells, F32), Buffer(batch, I32), Buffer(batch, F32)
-    values, totals = Buffer((*cells, 2), BITS), Buffer((*batch, 2), BITS)
+    kept, totals = Buffer((*cells, 4), BITS), Buffer((*batch, 2), BITS)
     operands = (arcs, arcs, lengths, lengths) + ((lengths,) if compact else ())
     more = {
         "cost": ((), (costs,)),
-        "forward": ((), (costs, values, values, totals)),
-        "backward": ((values, values, totals, costs), (arcs, arcs)),
+        "forward": ((), (costs, kept, totals)),
+        "backward": ((kept, totals, costs), (arcs, arcs)),
     }
     extra, results = more[kind]
     results += _scratch(kind, cells)
@@ -120,12 +120,12 @@ def _arcs(kind: str, compact: bool) -> Call:
     cells, batch = ((S,) if compact else (N, T, U)), (N,)
     arc, lengths, costs = Buffer(cells, F32), Buffer(batch, I32), Buffer(batch, F32)
     arcs, end = (arc,) * 4, Buffer((0,) if compact else (N, T + 1), F32)
-    values, totals = Buffer((*cells, 2), BITS), Buffer((*batch, 2), BITS)
+    kept, totals = Buffer((*cells, 4), BITS), Buffer((*batch, 2), BITS)
     operands = (*arcs, lengths, lengths) + ((lengths,) if compact else ()) + (end, end)
     more = {
         "cost": ((), (costs,)),
-        "forward": ((), (costs, values, values, totals)),
-        "backward": ((values, values, totals, costs), (end, end, *arcs)),
+        "forward": ((), (costs, kept, totals)),
+        "backward": ((kept, totals, costs), (end, end, *arcs)),
     }
     extra, results = more[kind]
     results += _scratch(kind, cells)

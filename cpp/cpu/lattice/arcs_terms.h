@@ -30,7 +30,8 @@ struct NodeRow {
 template <typename Real>
 JAX_RNNT_INLINE NodeRow<Real> StoredRow(const LatticeSequence& sequence, Scaled<Real>* values,
                                         int64_t t) {
-  Real* const row = reinterpret_cast<Real*>(values + sequence.first + t * sequence.stride);
+  const int64_t first = sequence.first + sequence.to_kept;
+  Real* const row = reinterpret_cast<Real*>(values + first + t * sequence.stride);
   return {row, row + sequence.columns};
 }
 

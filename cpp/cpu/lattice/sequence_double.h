@@ -60,7 +60,7 @@ Scaled<double> Forward(const LatticeSequence& sequence, const double* blank_log_
     Scaled<double> from_left = kZero;
     for (int32_t u = 0; u < columns; ++u) {
       const Scaled<double> alpha = Normalize(Add(from_above[u], from_left));
-      if (alphas != nullptr) alphas[row + u] = alpha;
+      if (alphas != nullptr) alphas[row + sequence.to_kept + u] = alpha;
       from_above[u] = Multiply(alpha, work.blank[u]);
       from_left = Multiply(alpha, work.label[u]);
     }
@@ -94,7 +94,7 @@ void Backward(const LatticeSequence& sequence, Scaled<double> total, double cota
       const Scaled<double> leave =
           t == sequence.frames - 1 && !last_column ? kZero : Multiply(work.blank[u], below[u]);
       const Scaled<double> emit = last_column ? kZero : Multiply(work.label[u], right);
-      const Scaled<double> alpha = alphas[row + u];
+      const Scaled<double> alpha = alphas[row + sequence.to_kept + u];
       blank_cotangents[row + u] = ArcCotangent(Multiply(alpha, leave), total, cotangent);
       label_cotangents[row + u] = ArcCotangent(Multiply(alpha, emit), total, cotangent);
       right = below[u] = Normalize(Add(leave, emit));

@@ -135,7 +135,8 @@ struct Border {
 };
 
 JAX_RNNT_INLINE Rows<float> MantissasOf(const LatticeSequence& sequence, Scaled<float>* alphas) {
-  return {reinterpret_cast<float*>(alphas + sequence.first), 2 * sequence.stride};
+  return {reinterpret_cast<float*>(alphas + sequence.first + sequence.to_kept),
+          2 * sequence.stride};
 }
 
 Scaled<float> Forward(const LatticeSequence& sequence, const float* blank_log_probs,

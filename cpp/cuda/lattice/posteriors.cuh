@@ -93,7 +93,8 @@ __device__ __forceinline__ void NodeCotangents(const PosteriorArguments<Real>& a
   const ArcTopology& topology = arguments.topology;
   const int frames = sequence.frames, columns = sequence.columns;
   constexpr Scaled<Real> kNone = {0, kZeroExponent<Real>};
-  const Scaled<Real> alpha = is_inside ? arguments.alphas[node.cell] : kNone;
+  const int64_t kept = node.cell + sequence.to_kept;
+  const Scaled<Real> alpha = is_inside ? arguments.alphas[kept] : kNone;
   // beta(T_n, U_n).
   const auto end = [&] {
     return StartWeight(arguments.arrays.final_weights, arguments.layout, n, frames, frames);
@@ -105,7 +106,7 @@ __device__ __forceinline__ void NodeCotangents(const PosteriorArguments<Real>& a
       if (is_inside && topology.Legal(k, node.t, node.u, frames, columns)) {
         arc = __ldcs(arguments.arrays.arcs[k] + node.cell);
         head = node.t < frames - topology.dt[k]
-                   ? arguments.betas[node.cell + topology.dt[k] * sequence.stride + topology.du[k]]
+                   ? arguments.betas[kept + topology.dt[k] * sequence.stride + topology.du[k]]
                    : end();
       }
       __stcs(arguments.arc_cotangents[k] + node.cell, ArcCotangent(alpha, arc, head, outcome));
@@ -125,7 +126,7 @@ __device__ __forceinline__ void NodeCotangents(const PosteriorArguments<Real>& a
       arcs[k] = __ldcs(arguments.arrays.arcs[k] + node.cell);
       heads[k] = Topo::Dt(k) > 0 && node.t == frames - Topo::Dt(k)
                      ? end()
-                     : arguments.betas[node.cell + Topo::Dt(k) * sequence.stride + Topo::Du(k)];
+                     : arguments.betas[kept + Topo::Dt(k) * sequence.stride + Topo::Du(k)];
     }
 #pragma unroll
     for (int k = 0; k < Topo::kArcs; ++k) {
@@ -196,6 +197,8 @@ __global__ void __launch_bounds__(kAnyThreads)
   const Scaled<Real> total = sequence.valid ? arguments.totals[n] : Scaled<Real>{0, 0};
   const Real cotangent = arguments.cotangents[n];
   const bool is_alive = IsAlive(total, cotangent);
+  const Scaled<Real>* const alphas = arguments.alphas + sequence.to_kept;
+  const Scaled<Real>* const betas = arguments.betas + sequence.to_kept;
   const auto cell = [&](int t, int u) { return sequence.first + t * sequence.stride + u; };
   for (int64_t t = threadIdx.x; t <= layout.max_frames; t += blockDim.x) {
     const int64_t at = n * (layout.max_frames + 1) + t;
@@ -205,7 +208,7 @@ __global__ void __launch_bounds__(kAnyThreads)
       if (is_inside) {
         Scaled<Real> beta = {0, kZeroExponent<Real>};
         if (t < frames) {
-          beta = arguments.betas[cell(t, 0)];
+          beta = betas[cell(t, 0)];
         } else if (last == 0) {
           beta = StartWeight(arguments.arrays.final_weights, layout, n, frames, frames);
         }
@@ -218,7 +221,7 @@ __global__ void __launch_bounds__(kAnyThreads)
       if (is_inside) {
         Scaled<Real> alpha = {0, kZeroExponent<Real>};
         if (t < frames) {
-          alpha = arguments.alphas[cell(t, last)];
+          alpha = alphas[cell(t, last)];
         } else {
           // alpha(T_n, U_n) is stored nowhere.
           if (last == 0) alpha = StartWeight(arguments.arrays.initial, layout, n, frames, 0);
@@ -229,8 +232,8 @@ __global__ void __launch_bounds__(kAnyThreads)
               continue;
             }
             const int64_t tail = cell(tail_t, tail_u);
-            alpha = Normalize(Add(
-                alpha, Multiply(Split(arguments.arrays.arcs[k][tail]), arguments.alphas[tail])));
+            alpha = Normalize(
+                Add(alpha, Multiply(Split(arguments.arrays.arcs[k][tail]), alphas[tail])));
           }
         }
         posterior = Share(Multiply(Split(arguments.arrays.final_weights[at]), alpha), total);

@@ -37,7 +37,7 @@ __device__ Scaled<Real> WalkAny(const WalkArguments<Real>& arguments,
   __shared__ Scaled<Real> last_value;
   __shared__ int senseless;
   const ArcTopology& topology = arguments.topology;
-  Scaled<Real>* const values = is_beta ? arguments.betas : arguments.alphas;
+  Scaled<Real>* const values = (is_beta ? arguments.betas : arguments.alphas) + sequence.to_kept;
   const int frames = sequence.frames, columns = sequence.columns;
   bool is_skewed = false;
   for (int k = 0; k < topology.count; ++k) is_skewed |= topology.dt[k] == 0;
@@ -99,12 +99,12 @@ __device__ Scaled<Real> SumOverEnds(const WalkArguments<Real>& arguments,
                                     const LatticeSequence& sequence, int64_t n,
                                     Scaled<Real> last_alpha) {
   const int lane = threadIdx.x % kWarpSize;
+  const Scaled<Real>* const alphas = arguments.alphas + sequence.to_kept;
   Scaled<Real> sum = {0, kZeroExponent<Real>};
   for (int t = lane; t <= sequence.frames; t += kWarpSize) {
     const Scaled<Real> alpha =
-        t == sequence.frames
-            ? last_alpha
-            : arguments.alphas[sequence.first + t * sequence.stride + sequence.columns - 1];
+        t == sequence.frames ? last_alpha
+                             : alphas[sequence.first + t * sequence.stride + sequence.columns - 1];
     const Scaled<Real> weight =
         StartWeight(arguments.arrays.final_weights, arguments.layout, n, t, sequence.frames);
     sum = Normalize(Add(sum, Multiply(alpha, weight)));
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     arguments.totals[n] = total;
     costs[n] = static_cast<Real>(NegativeLog(total));
     if (arguments.marks != nullptr && sequence.valid) {
-      arguments.marks[sequence.first] = {is_near ? Real(0) : Real(1), 0};
+      arguments.marks[sequence.first + sequence.to_kept] = {is_near ? Real(0) : Real(1), 0};
     }
   }
 }

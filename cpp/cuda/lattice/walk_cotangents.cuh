@@ -37,7 +37,7 @@ class CotangentSink {
     inverse_ = 1 / total.mantissa;
     total_exponent_ = total.exponent - kRound;  // of the exponents in the slots
     cotangent_ = place_.arguments.cotangents[n];
-    sent_for_ = place_.arguments.alphas + cell_;
+    sent_for_ = place_.arguments.alphas + cell_ + place_.sequence.to_kept;
     for (int chunk = 0; chunk < C::kHeldChunks - 1; ++chunk) SendFor(chunk * kChunk);
   }
 
@@ -149,7 +149,7 @@ __device__ __noinline__ void WalkBackAny(const PosteriorArguments<Real>& argumen
         continue;
       }
       const int64_t cell = sequence.first + t * sequence.stride + u;
-      const Scaled<Real> alpha = arguments.alphas[cell];
+      const Scaled<Real> alpha = arguments.alphas[cell + sequence.to_kept];
       for (int k = 0; k < Topo::kArcs; ++k) {
         if (arguments.arc_cotangents[k] == nullptr) continue;
         Real posterior = 0;
@@ -176,7 +176,8 @@ __global__ void __launch_bounds__(kMaxBlockColumns<C> * kColumnsWarps * kWarpSiz
   const int64_t n = blockIdx.x / ClusterSize();
   const LatticeSequence sequence = arguments.layout.Sequence(n);
   if (!sequence.valid || !IsAlive(arguments.totals[n], arguments.cotangents[n])) return;
-  bool is_near = arguments.betas[sequence.first].mantissa == 0;  // alpha's numbers, see ArcsForward
+  // Of alpha's numbers, see ArcsForward.
+  bool is_near = arguments.betas[sequence.first + sequence.to_kept].mantissa == 0;
   if (is_near) {
     const Real status = static_cast<Real>(
         WalkColumns<C, CotangentSink>(arguments, sequence, n, /*is_beta=*/true, shared_memory));

@@ -173,7 +173,8 @@ class Feeder {
       const int column = first_column - 1;
       const int64_t cell = place_.FirstCell(column) + row * static_cast<int64_t>(place_.row_step);
       const Scaled<Real> stored =
-          (place_.is_beta ? place_.arguments.betas : place_.arguments.alphas)[cell];
+          (place_.is_beta ? place_.arguments.betas
+                          : place_.arguments.alphas)[cell + place_.sequence.to_kept];
       value = {stored.mantissa, stored.exponent - kRound};
     }
     own.Send(chunk, place_.lane, value);

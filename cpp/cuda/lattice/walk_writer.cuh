@@ -121,7 +121,7 @@ class ValueSink {
     is_active_ = column < place_.sequence.columns;
     is_kept_ = is_active_ && (place_.arguments.keeps_values || is_last);  // the next panel's, too
     out_ = (place_.is_beta ? place_.arguments.betas : place_.arguments.alphas) +
-           place_.FirstCell(column);
+           place_.FirstCell(column) + place_.sequence.to_kept;
   }
 
   __device__ __forceinline__ void Prepare(int) {}
