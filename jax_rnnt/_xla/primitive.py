@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec
 from jax_rnnt._xla import ffi
 from jax_rnnt._xla.derivatives import refuse_derivatives
 from jax_rnnt._xla.dtypes import accumulator_dtype, bits_dtype, floats_dtype
+from jax_rnnt._xla.overwriting import may_overwrite
 from jax_rnnt._xla.residuals import from_bits
 from jax_rnnt._xla.sharding import batch_spec, sharding_rule
 
@@ -222,7 +223,7 @@ class Kernel:
     def _lower_overwriting(self, ctx, *operands, **params):
         platforms = ctx.platforms or ctx.module_context.platforms
         if len(platforms) == 1 and platforms[0] in self.platforms:
-            overwrites = _may_overwrite(operands[0], platforms[0], ctx.module_context.module)
+            overwrites = may_overwrite(operands[0], platforms[0], ctx.module_context.module)
             return self._lower_native(platforms[0], overwrites, ctx, *operands, **params)
         lower = mlir.lower_fun(self._by_platform.bind, multiple_results=True)
         return lower(ctx, *operands, **params)
@@ -294,55 +295,6 @@ def _jitted(primitive, params):
     # As JAX marks its own, so that debug_nans does not re-run it op by op.
     run.__dict__["_apply_primitive"] = True
     return jax.jit(run)
-
-
-def _may_overwrite(value: Any, platform: str, program: Any) -> bool:
-    """Whether writing over an MLIR value saves an array and copies none.
-
-    XLA copies the array first if anything reads it afterwards. An argument of the program that is
-    not donated is kept in any case, so that the copy would be a pass over memory for nothing. On
-    CPU, XLA also copies arrays that the program itself has computed.
-
-    A function within the program is lowered before its call, which alone says what its argument
-    is. If the program has an argument of the same type, this is taken to be it: it rarely is not,
-    the array being as large as logits.
-    """
-    operation = _owner(value)
-    while operation.name in ("stablehlo.reshape", "sdy.manual_computation"):
-        value = operation.operands[_argument_number(value)]
-        operation = _owner(value)
-    if operation.name == "func.func":
-        main = next(x.operation for x in program.body.operations if _is_main(x.operation))
-        if operation == main:
-            return _is_donated(main, _argument_number(value))
-        types = main.attributes["function_type"].value.inputs
-        if any(x == value.type and not _is_donated(main, i) for i, x in enumerate(types)):
-            return False
-    return platform != "cpu"
-
-
-def _owner(value: Any) -> Any:
-    """The operation of which an MLIR value is a result, or an argument of its body."""
-    is_argument = isinstance(value.owner, mlir.ir.Block)
-    return value.owner.owner.operation if is_argument else value.owner
-
-
-def _argument_number(value: Any) -> int:
-    """The argument's number among its body's; 0 of a result."""
-    is_argument = isinstance(value.owner, mlir.ir.Block)
-    return mlir.ir.BlockArgument(value).arg_number if is_argument else 0
-
-
-def _is_main(operation: Any) -> bool:
-    """Whether an operation is the program's function."""
-    return operation.name == "func.func" and operation.attributes["sym_name"].value == "main"
-
-
-def _is_donated(function: Any, argument: int) -> bool:
-    if "arg_attrs" not in function.attributes:
-        return False
-    attributes = function.attributes["arg_attrs"][argument]
-    return any(name in attributes for name in ("tf.aliasing_output", "jax.buffer_donor"))
 
 
 def _expand(all_dims: Sequence, repeats: int) -> list[tuple[Any, int]]:

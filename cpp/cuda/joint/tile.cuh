@@ -42,6 +42,7 @@
 //   gradients.cu, gradient_rows.cuh, gradient_epilogue.cuh   the gradients, likewise
 //   pack.cu, launch_pack.h        the kernel and bias in the order in which products take them
 //   wgmma/, mma/                  in each: the instruction, products.cuh, and the three kernels
+//   launch_blocks.cuh             how these are enqueued
 //   list.h                        lists of tiles
 //   hidden.cu, add_blocks.cu      what the backward does with a list's tiles, on any GPU
 //   activation.cuh, dropout.cuh   activations and their derivatives, dropout

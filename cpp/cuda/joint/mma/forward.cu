@@ -10,9 +10,9 @@
 // their sums of a row meet in shared memory.
 //
 //   - Shared memory decides about the groups: 256 bytes for each of H with two of them, 128 with
-//     one. (N, T, U, H, V) = (32, 400, 100, 640, 1024) takes 4.50 ms with two and 5.41 with
-//     one, 8.9 with half of one (H100): where one does not fit, the plain walk over tiles is as
-//     fast.
+//     one. (N, T, U, H, V) = (32, 400, 100, 640, 1024) takes 5.35 ms with two and 5.45 with one
+//     (H100). A sketch with half of one took 1.6 times as long: where one does not fit, the plain
+//     walk over tiles is as fast.
 //   - Dropout has a kernel of its own, as with wgmma.
 //   - Nothing is atomic and no order varies: the same inputs give the same bits.
 #include <cuda_bf16.h>
@@ -24,6 +24,7 @@
 #include "cuda/joint/activation_blocks.cuh"
 #include "cuda/joint/entries_epilogue.cuh"
 #include "cuda/joint/forward_tiles.cuh"
+#include "cuda/joint/launch_blocks.cuh"
 #include "cuda/joint/mma/products.cuh"
 #include "cuda/joint/plan.h"
 #include "cuda/joint/tile.cuh"
@@ -98,12 +99,7 @@ cudaError_t Launch(cudaStream_t stream, unsigned int tiles, const ForwardArgumen
   const auto kernel = arguments.inputs.dropout.threshold == 0
                           ? JointForwardKernel<T, kGroups, false>
                           : JointForwardKernel<T, kGroups, true>;
-  const int shared_bytes = arguments.inputs.plan.shared_bytes;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (error != cudaSuccess) return error;
-  kernel<<<tiles, kGroups * kGroupThreads, shared_bytes, stream>>>(arguments);
-  return cudaGetLastError();
+  return LaunchBlocks(stream, kernel, tiles, kGroups * kGroupThreads, arguments);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include "cuda/joint/activation_blocks.cuh"
 #include "cuda/joint/gradient_epilogue.cuh"
 #include "cuda/joint/gradient_rows.cuh"
+#include "cuda/joint/launch_blocks.cuh"
 #include "cuda/joint/mma/products.cuh"
 #include "cuda/joint/plan.h"
 #include "cuda/joint/tile.cuh"
@@ -83,12 +84,7 @@ cudaError_t Launch(cudaStream_t stream, unsigned int blocks,
   const auto kernel = arguments.inputs.dropout.threshold == 0
                           ? JointGradientsKernel<T, kGroups, false>
                           : JointGradientsKernel<T, kGroups, true>;
-  const int shared_bytes = arguments.inputs.plan.shared_bytes;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (error != cudaSuccess) return error;
-  kernel<<<blocks, kGroups * kGroupThreads, shared_bytes, stream>>>(arguments);
-  return cudaGetLastError();
+  return LaunchBlocks(stream, kernel, blocks, kGroups * kGroupThreads, arguments);
 }
 
 }  // namespace

@@ -30,6 +30,7 @@
 #include "cuda/joint/activation_blocks.cuh"
 #include "cuda/joint/entries_epilogue.cuh"
 #include "cuda/joint/forward_tiles.cuh"
+#include "cuda/joint/launch_blocks.cuh"
 #include "cuda/joint/tile.cuh"
 #include "cuda/joint/wgmma/products.cuh"
 #include "cuda/joint/wgmma/run_tile.cuh"
@@ -81,12 +82,7 @@ cudaError_t Launch(cudaStream_t stream, unsigned int tiles, const ForwardArgumen
   const auto kernel = arguments.inputs.dropout.threshold == 0
                           ? JointForwardKernel<T, kWarpgroups, false>
                           : JointForwardKernel<T, kWarpgroups, true>;
-  const int shared_bytes = arguments.inputs.plan.shared_bytes;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (error != cudaSuccess) return error;
-  kernel<<<tiles, JointThreads(kWarpgroups), shared_bytes, stream>>>(arguments);
-  return cudaGetLastError();
+  return LaunchBlocks(stream, kernel, tiles, JointThreads(kWarpgroups), arguments);
 }
 
 }  // namespace

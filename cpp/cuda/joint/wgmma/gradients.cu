@@ -39,6 +39,7 @@
 #include "cuda/joint/activation_blocks.cuh"
 #include "cuda/joint/gradient_epilogue.cuh"
 #include "cuda/joint/gradient_rows.cuh"
+#include "cuda/joint/launch_blocks.cuh"
 #include "cuda/joint/tile.cuh"
 #include "cuda/joint/wgmma/products.cuh"
 #include "cuda/joint/wgmma/run_tile.cuh"
@@ -96,12 +97,7 @@ cudaError_t Launch(cudaStream_t stream, unsigned int blocks,
   const auto kernel = arguments.inputs.dropout.threshold == 0
                           ? JointGradientsKernel<T, kWarpgroups, false>
                           : JointGradientsKernel<T, kWarpgroups, true>;
-  const int shared_bytes = arguments.inputs.plan.shared_bytes;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (error != cudaSuccess) return error;
-  kernel<<<blocks, JointThreads(kWarpgroups), shared_bytes, stream>>>(arguments);
-  return cudaGetLastError();
+  return LaunchBlocks(stream, kernel, blocks, JointThreads(kWarpgroups), arguments);
 }
 
 }  // namespace
