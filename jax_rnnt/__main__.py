@@ -7,6 +7,7 @@ import jax
 from jax_rnnt import __version__
 from jax_rnnt._xla import ffi
 from jax_rnnt._xla.architectures import way_to_run
+from jax_rnnt.rows import joint_fused
 
 
 def _kernels(platform: str) -> str:
@@ -33,7 +34,14 @@ def _implementation(device) -> str:
     if platform != "cuda" or module is None:
         return "native"
     capability = device.compute_capability
-    return f"native, {way_to_run(capability, module.architectures())} for {capability}"
+    way = way_to_run(capability, module.architectures())
+    return f"native, {way} for {capability}, joint by {_joint(joint_fused.capability())}"
+
+
+def _joint(capability: int | None) -> str:
+    if capability is None:
+        return "tiles of plain JAX"
+    return "the fused kernels of {}.{}".format(*divmod(capability, 10))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 import pytest
 
+from jax_rnnt import __main__ as report
 from jax_rnnt.rows.joint_capability import SWITCH, choose
 
 ALL = "80-real 90-real 100-real 120"
@@ -49,3 +50,8 @@ def test_the_switch(gpus, wanted, expected):
 def test_a_switch_that_the_gpus_cannot_follow(gpus, wanted):
     with pytest.raises(ValueError, match=f"{SWITCH} must be .* got '{wanted}'"):
         choose(gpus, ALL, wanted)
+
+
+def test_what_is_installed_tells_by_which_kernels_a_joint_goes():
+    assert report._joint(103) == "the fused kernels of 10.3"
+    assert report._joint(None) == "tiles of plain JAX"
