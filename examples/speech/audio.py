@@ -20,8 +20,9 @@ def resample(audio: np.ndarray, rate: int, to: int) -> np.ndarray:
     """(samples,) of one rate -> (ceil(samples * to / rate),) of another, float32.
 
     The rates are in the ratio of two small numbers, `up` samples for every `down`. So the windowed
-    sinc takes `up` different positions between samples, and a recording is one matrix product:
-    every `down` samples, with their surroundings, times the filters of these positions.
+    sinc takes `up` different positions between samples, and a recording is one product: every
+    `down` samples, with their surroundings, times the filters of these positions. By einsum,
+    because a matrix product would start a thread for each core, in each of the loader's processes.
     """
     if rate == to:
         return audio.astype(np.float32)
@@ -31,16 +32,16 @@ def resample(audio: np.ndarray, rate: int, to: int) -> np.ndarray:
     blocks = -(-length // up)
     padded = np.zeros(blocks * down + 2 * reach, np.float32)
     padded[reach : reach + len(audio)] = audio
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(filters))[::down]
-    return (windows[:blocks] @ filters).reshape(-1)[:length]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, filters.shape[1])[::down]
+    return np.einsum("bk,uk->bu", windows[:blocks], filters).reshape(-1)[:length]
 
 
 @functools.cache
 def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
-    """(down + 2 reach, up) weights of samples, and how far a filter reaches."""
+    """(up, down + 2 reach) weights of samples, and how far a filter reaches."""
     cutoff = ROLLOFF * min(1.0, up / down)
     reach = math.ceil(ZEROS / cutoff)
-    at = np.arange(-reach, down + reach)[:, None] - np.arange(up) * (down / up)
+    at = np.arange(-reach, down + reach) - np.arange(up)[:, None] * (down / up)
     window = np.where(abs(at) < reach, np.cos(0.5 * np.pi * at / reach) ** 2, 0.0)
     return (cutoff * np.sinc(cutoff * at) * window).astype(np.float32), reach
 

@@ -24,7 +24,6 @@ from . import sentences
 from .audio import resample
 from .corpus import Utterance
 from .packed import Packed, cached
-from .processes import one_thread_each
 from .settings import Settings
 
 PER_PROCESS = 500  # fewer sentences are not worth starting a process for
@@ -62,9 +61,7 @@ def _synthesise(settings: Settings, count: int, held_out: bool) -> Iterator[Utte
         yield from itertools.starmap(speak, zip(*arguments))
         return
     # Spawned, as JAX's threads do not survive a fork.
-    with one_thread_each():
-        pool = multiprocessing.get_context("spawn").Pool(processes)
-    with pool:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield from pool.imap(_speak, zip(*arguments), chunksize=32)
 
 
@@ -80,4 +77,6 @@ def speak(index: int, held_out: bool, seed: int, sample_rate: int) -> Utterance:
     speed, pitch = int(rng.integers(*WORDS_PER_MINUTE)), int(rng.integers(*PITCH))
     espeak = synthesiser()
     audio = espeak.speak(text, voice, speed, pitch)
-    return Utterance(f"{index}-{voice}", resample(audio, espeak.sample_rate, sample_rate), text)
+    # 22,050 Hz taken for 22,000: 0.2 % slower, and 11 samples become 8 instead of 441 become 320.
+    audio = resample(audio, round(espeak.sample_rate, -3), sample_rate)
+    return Utterance(f"{index}-{voice}", audio, text)
