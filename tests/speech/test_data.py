@@ -7,6 +7,7 @@ import pickle
 import sys
 import wave
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -332,10 +333,11 @@ def test_every_utterance_is_in_an_epoch_once(tones):
     _, _, settings = tones
     samples = 16_000 + 160 * np.arange(300)
     settings = dataclasses.replace(
-        settings, speeds=(0.9, 1.0, 1.1), max_seconds=3.0, frames_per_batch=2_000
+        settings, speeds=(1.1, 1.0, 0.9), max_seconds=3.0, frames_per_batch=2_000
     )
     plan = Plan(samples, np.arange(300) % 7, settings, training=True, divisor=4)
     assert len(plan.shapes) == 3
+    assert plan.left_out == 99
     for rows, room, labels in plan.shapes:
         assert rows % 4 == 0
         assert room % (160 * settings.subsampling) == 0
@@ -359,6 +361,12 @@ def test_every_utterance_is_in_an_epoch_once(tones):
             np.testing.assert_array_equal(other.rates, batch.rates)
             number += 1
     assert orders[0] != orders[1]
+    assert 0 < plan.padding() < 0.3
+    asked = np.random.default_rng(0).permutation(number).repeat(3).tolist()
+    fresh = Plan(samples, np.arange(300) % 7, settings, training=True, divisor=4)
+    with ThreadPoolExecutor(8) as threads:
+        for n, found in zip(asked, threads.map(fresh.__getitem__, asked), strict=True):
+            np.testing.assert_array_equal(found.utterances, plan[n].utterances)
     with pytest.raises(ValueError, match="No utterance is at most"):
         Plan(samples, samples, dataclasses.replace(settings, max_seconds=0.1), True, 1)
 
