@@ -87,10 +87,10 @@ class Stream:
         window[0, : len(sound)] = sound
         result = _search_window(
             self.recognizer.model,
-            window,
-            np.array([len(sound)], np.int32),
-            np.int32((self._done - first) // self.frame),
-            np.int32(frames),
+            jnp.asarray(window),
+            jnp.array([len(sound)], jnp.int32),
+            jnp.int32((self._done - first) // self.frame),
+            jnp.int32(frames),
             self._state,
             most_frames=(self.chunk + self.right) // self.frame,
         )

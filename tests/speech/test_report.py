@@ -23,13 +23,13 @@ jiwer = pytest.importorskip("jiwer")
 soundfile = pytest.importorskip("soundfile")
 rich_console = pytest.importorskip("rich.console")
 
+from stand_in import PIECES, StandInRecognizer, noise  # noqa: E402
+
 import jax_rnnt  # noqa: E402
 from examples.speech import align, charts, report, transcribe  # noqa: E402
 from examples.speech.streaming import Contexts, Stream, stream  # noqa: E402
 from examples.speech.subtitles import cues, webvtt  # noqa: E402
 from examples.speech.words import Word, words_of  # noqa: E402
-
-from stand_in import PIECES, StandInRecognizer, noise  # noqa: E402
 
 DURATIONS = pytest.mark.parametrize("durations", [None, (0, 1, 2, 3)], ids=["rnnt", "tdt"])
 
