@@ -19,6 +19,9 @@ from .words import Word, word_spans, words_of
 NEAR_FRAMES = 2
 # Frames whose arcs exist at a time: an hour of sound takes megabytes.
 BLOCK_FRAMES = 1024
+# Frames and labels are padded to multiples of these, so that few shapes are compiled.
+ROOM_FRAMES = 64
+ROOM_LABELS = 16
 
 
 class Aligned(NamedTuple):
@@ -46,7 +49,7 @@ def align(checkpoint: Path, file: Path, text: str) -> None:
 
 def table(aligned: Aligned) -> Table:
     """The words, a row each."""
-    made = Table("word", *(("begin", "end", "log P", "confidence")))
+    made = Table("word", "begin", "end", "log P", "confidence")
     for column in made.columns[1:]:
         column.justify = "right"
     for word, log_prob in zip(aligned.words, aligned.log_probs, strict=True):
@@ -66,8 +69,16 @@ def align_audio(recognizer: Any, audio: np.ndarray, text: str) -> Aligned:
     if not labels:
         raise ValueError("There is no word in the text.")
     encoder = recognizer.encode(audio)
-    path, posteriors = _aligned(recognizer.model, encoder, jnp.array(labels, jnp.int32))
-    frames, posteriors = np.asarray(path.label_frames), np.asarray(posteriors)
+    lengths = T, count = encoder.shape[1], len(labels)
+    path, posteriors = _aligned(
+        recognizer.model,
+        jnp.pad(encoder, ((0, 0), (0, -T % ROOM_FRAMES), (0, 0))),
+        jnp.pad(jnp.array(labels, jnp.int32), (0, -count % ROOM_LABELS)),
+        jnp.array(lengths, jnp.int32),
+    )
+    path = jax.tree.map(lambda x: x[:count] if x.ndim else x, path)
+    posteriors = np.asarray(posteriors)[:T, :count]
+    frames = np.asarray(path.label_frames)
     if (frames < 0).any():
         raise ValueError("The text has no alignment: the model's logits are not finite.")
     near = np.abs(np.arange(len(posteriors))[:, None] - frames) <= NEAR_FRAMES
@@ -91,57 +102,63 @@ def align_audio(recognizer: Any, audio: np.ndarray, text: str) -> Aligned:
 
 @nnx.jit
 def _aligned(
-    model: Any, encoder: jax.Array, labels: jax.Array
+    model: Any, encoder: jax.Array, labels: jax.Array, lengths: jax.Array
 ) -> tuple[jax_rnnt.Alignment, jax.Array]:
-    """The best path of one sequence, and its labels' posteriors (T, labels)."""
+    """The best path of one sequence of so many frames and labels; posteriors (T, labels)."""
     predictor = model.predictor(labels[None])
-    if model.joint.durations is None:
-        return _regular(model.joint, encoder, predictor, labels)
-    return _with_durations(model.joint, encoder[0], predictor[0], labels)
+    form = _regular if model.joint.durations is None else _with_durations
+    path, posteriors = form(model.joint, encoder, predictor, labels[None], *lengths[:, None])
+    return jax.tree.map(lambda x: x[0], path), posteriors[0, :, :-1]
 
 
 def _regular(
-    joint: Any, encoder: jax.Array, predictor: jax.Array, labels: jax.Array
+    joint: Any,
+    encoder: jax.Array,
+    predictor: jax.Array,
+    labels: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
 ) -> tuple[jax_rnnt.Alignment, jax.Array]:
-    """By the joint's forms: logits (T, U, V) never exist."""
-    T, U = encoder.shape[1], predictor.shape[1]
-    lengths = jnp.array([T], jnp.int32), jnp.array([U - 1], jnp.int32)
+    """By the joint's forms: logits (1, T, U, V) never exist."""
+    arguments = labels, frames_lengths, labels_lengths
     path = jax_rnnt.rnnt_align_from_joint(
         joint.project_encoder(encoder).astype(jnp.float32),
         joint.project_predictor(predictor).astype(jnp.float32),
         joint.kernel[...].astype(jnp.float32),
         None if joint.bias is None else joint.bias[...].astype(jnp.float32),
-        labels[None],
-        *lengths,
+        *arguments,
         activation=joint.activation,
         block_frames=BLOCK_FRAMES,
     )
 
     def cost(label_bias: jax.Array) -> jax.Array:
-        return joint.loss(
-            encoder, predictor, labels[None], *lengths, label_bias=label_bias, reduction="sum"
-        )
+        return joint.loss(encoder, predictor, *arguments, label_bias=label_bias, reduction="sum")
 
     # A label's bias is added to its log-probability: the derivative is minus the arc's posterior.
-    posteriors = -jax.grad(cost)(jnp.zeros((1, T, U)))
-    return jax.tree.map(lambda x: x[0], path), posteriors[0, :, :-1]
+    nothing = jnp.zeros((1, encoder.shape[1], predictor.shape[1]))
+    return path, -jax.grad(cost)(nothing)
 
 
 def _with_durations(
-    joint: Any, encoder: jax.Array, predictor: jax.Array, labels: jax.Array
+    joint: Any,
+    encoder: jax.Array,
+    predictor: jax.Array,
+    labels: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
 ) -> tuple[jax_rnnt.Alignment, jax.Array]:
-    """By the arcs of a token-and-duration transducer, from logits (T, U, V + D): some minutes."""
+    """By the arcs of tokens and durations, from logits (1, T, U, V + D): some minutes of sound."""
     logits = joint(encoder, predictor).astype(jnp.float32)
-    T, U, _ = logits.shape
     D = len(joint.durations)
-    rows = jnp.broadcast_to(jnp.append(labels, jnp.int32(-1)), (T, U))  # -1: none leaves the last
+    is_label = jnp.arange(predictor.shape[1])[None] < labels_lengths[:, None]
+    columns = jnp.where(is_label, jnp.pad(labels, ((0, 0), (0, 1))), -1)  # -1: none leaves it
+    rows = jnp.broadcast_to(columns[:, None], logits.shape[:-1])
     blank, label = jax_rnnt.log_softmax_pick(logits[..., :-D], rows)
-    by_duration = dict(
-        zip(joint.durations, jnp.moveaxis(jax.nn.log_softmax(logits[..., -D:]), -1, 0))
-    )
+    durations = jnp.moveaxis(jax.nn.log_softmax(logits[..., -D:]), -1, 0)
+    by_duration = dict(zip(joint.durations, durations, strict=True))
     blanks = {(d, 0): blank + x for d, x in by_duration.items() if d}
     written = {(d, 1): label + x for d, x in by_duration.items()}
-    arcs, last = blanks | written, tuple(blanks)
-    path = jax_rnnt.arcs_align(arcs, T, U - 1, last=last)
-    _, posteriors = jax_rnnt.arcs_posteriors(arcs, T, U - 1, last=last)
-    return path, sum(posteriors[arc] for arc in written)[:, :-1]
+    lattice = blanks | written, frames_lengths, labels_lengths
+    path = jax_rnnt.arcs_align(*lattice, last=tuple(blanks))
+    _, posteriors = jax_rnnt.arcs_posteriors(*lattice, last=tuple(blanks))
+    return path, sum(posteriors[arc] for arc in written)

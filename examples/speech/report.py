@@ -7,10 +7,14 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from . import charts
 from .align import Aligned, align_audio
+from .corpus import Utterance
+from .features import frames_of, log_mel
+from .text import normalise
 
 TEMPLATE = Path(__file__).with_name("report.html.txt")
 EXAMPLES = 6  # recordings in the report: half a megabyte for each four seconds
@@ -42,13 +46,11 @@ def report(run_dir: Path, out: Path = Path("report.html"), *, examples: int = EX
 
     run_dir = Path(run_dir)
     recognizer = Recognizer.load(run_dir)
-    _, held_out = corpus.load(recognizer.settings)
-    shown = [
-        example_of(recognizer, held_out[index].audio, held_out[index].text)
-        for index in chosen(held_out.seconds, examples)
-    ]
+    settings = recognizer.settings
+    _, held_out = corpus.load(settings)
+    shown = examples_of(recognizer, [held_out[n] for n in chosen(held_out.seconds, examples)])
     history = read_history(run_dir / "history.jsonl")
-    page = render(history, shown, recognizer.settings, recognizer.frame_seconds)
+    page = render(history, shown, settings, recognizer.frame_seconds)
     Path(out).write_text(page, encoding="utf-8")
 
 
@@ -59,13 +61,25 @@ def chosen(seconds: Sequence[float], count: int) -> list[int]:
     return short[places.round().astype(int)].tolist()
 
 
-def example_of(recognizer: Any, audio: np.ndarray, text: str) -> Example:
-    """Recognises a recording, and aligns it with what is said in it."""
-    from .features import log_mel
-
-    (best,) = recognizer.transcribe([audio], beam=recognizer.settings.beam)
-    features = np.asarray(log_mel(audio[None], recognizer.settings))[0]
-    return Example(audio, features, text, best.text, align_audio(recognizer, audio, text))
+def examples_of(recognizer: Any, utterances: Sequence[Utterance]) -> list[Example]:
+    """Recognises recordings, and aligns each with what is said in it."""
+    settings = recognizer.settings
+    audios = [utterance.audio for utterance in utterances]
+    padded = np.zeros((len(audios), max(map(len, audios))), np.float32)
+    for row, audio in zip(padded, audios):
+        row[: len(audio)] = audio
+    features = np.asarray(log_mel(jnp.asarray(padded), settings))
+    hypotheses = recognizer.transcribe(audios, beam=settings.beam)
+    return [
+        Example(
+            audio=utterance.audio,
+            features=features[n, : frames_of(len(utterance.audio), settings)],
+            reference=normalise(utterance.text),
+            hypothesis=hypotheses[n].text,
+            aligned=align_audio(recognizer, utterance.audio, utterance.text),
+        )
+        for n, utterance in enumerate(utterances)
+    ]
 
 
 def read_history(path: Path) -> History:

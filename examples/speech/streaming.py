@@ -18,6 +18,7 @@ from flax import nnx
 import jax_rnnt
 from jax_rnnt.search import GreedyResult, GreedyState
 
+from .decoding import predictor_step
 from .words import Word, words_of
 
 MOST_PER_FRAME = 10  # labels that a frame may write, the search's own default
@@ -122,15 +123,9 @@ def stream(
     yield running.finish()
 
 
-def _predictor_step(model: Any, state: Any, labels: jax.Array) -> tuple[Any, jax.Array]:
-    state, output = model.predictor_step(state, labels)
-    return state, model.joint.project_predictor(output)
-
-
 @nnx.jit
 def _start(model: Any) -> GreedyState:
-    step = functools.partial(_predictor_step, model)
-    return jax_rnnt.search_start(step, model.predictor_start(1))
+    return jax_rnnt.search_start(predictor_step(model), model.predictor_start(1))
 
 
 @functools.partial(nnx.jit, static_argnames=("most_frames",))
@@ -151,7 +146,7 @@ def _search_window(
         model.joint.project_encoder(own),
         jnp.clip(frames_lengths - skipped, 0, jnp.minimum(frames, own.shape[1])),
         state,
-        functools.partial(_predictor_step, model),
+        predictor_step(model),
         model.joint.from_projected,
         max_labels=MOST_PER_FRAME * most_frames,
         max_symbols=MOST_PER_FRAME,
