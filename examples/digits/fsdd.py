@@ -48,23 +48,23 @@ def load(path: Path, cache: Path) -> Dataset:
 
 
 def _read_clips(path: Path) -> tuple[Clips, Clips]:
-    recordings = sorted(_recordings(path), key=lambda recording: recording[0])
-    if not recordings:
+    found = sorted(recordings(path), key=lambda recording: recording[0])
+    if not found:
         raise ValueError(
             f"{path} holds no recordings named <digit>_<speaker>_<index>.wav: is it the Free "
             "Spoken Digit Dataset?"
         )
-    speakers = sorted({speaker for (speaker, _, _), _ in recordings})
+    speakers = sorted({speaker for (speaker, _, _), _ in found})
     parts: dict[bool, list[tuple[np.ndarray, list[int], int]]] = {False: [], True: []}
-    for (speaker, digit, index), wav in recordings:
-        clip = (log_mel(*_read_wav(wav)), [digit], speakers.index(speaker))
+    for (speaker, digit, index), wav in found:
+        clip = (log_mel(*read_wav(wav)), [digit], speakers.index(speaker))
         parts[index in HELD_OUT_INDICES].append(clip)
     if not all(parts.values()):
         raise ValueError(f"{path} needs recordings with indices 0 to 4 and with indices from 5 on.")
     return Clips.join(parts[False]), Clips.join(parts[True])
 
 
-def _recordings(path: Path) -> Iterator[tuple[tuple[str, int, int], bytes]]:
+def recordings(path: Path) -> Iterator[tuple[tuple[str, int, int], bytes]]:
     """((speaker, digit, index), content of the file) of every recording."""
     if path.is_dir():
         for file in path.rglob("*.wav"):
@@ -81,7 +81,7 @@ def _recordings(path: Path) -> Iterator[tuple[tuple[str, int, int], bytes]]:
                 yield (match[2], int(match[1]), int(match[3])), archive.read(name)
 
 
-def _read_wav(content: bytes) -> tuple[np.ndarray, int]:
+def read_wav(content: bytes) -> tuple[np.ndarray, int]:
     """16-bit mono -> (samples,) in [-1, 1], and the sample rate."""
     with wave.open(io.BytesIO(content)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")

@@ -1,20 +1,18 @@
-"""Batches of few static shapes."""
+"""Batches of few static shapes, loaded by Grain."""
 
+import itertools
+import sys
 from typing import Any, NamedTuple
 
+import grain
 import numpy as np
+from absl import flags
 
+from .audio import resample
 from .corpus import Corpus
+from .plan import Plan, Shape
 from .settings import Settings
 from .text import Tokenizer
-
-
-class Shape(NamedTuple):
-    """Of a batch, all processes together."""
-
-    rows: int  # N
-    samples: int  # S
-    labels: int  # U - 1
 
 
 class Batch(NamedTuple):
@@ -27,10 +25,15 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Iterates over the batches of a corpus; endlessly when training."""
+    """Iterates over the batches of a corpus: endlessly when training, once a `for` otherwise.
+
+    Attributes:
+        shapes: those that batches have, all processes together.
+        padding: the share of an epoch's cells, rows times samples, that is padding.
+    """
 
     shapes: list[Shape]
-    padding: float  # share of the cells of an epoch (rows times samples) that are padding
+    padding: float
 
     def __init__(
         self,
@@ -42,22 +45,106 @@ class Loader:
         divisor: int = 1,
         processes: tuple[int, int] = (0, 1),
     ) -> None:
-        """`divisor`, the number of devices, divides N; `processes` is (index, count)."""
-        raise NotImplementedError
+        """Plans the batches.
+
+        Args:
+            divisor: divides N: the number of devices, all processes together.
+            processes: (index, count): this process loads its part of each batch's rows.
+        """
+        if divisor % processes[1]:
+            raise ValueError(f"{processes[1]} processes do not divide {divisor} devices.")
+        labels = [np.array(tokenizer.encode(text), np.int32) for text in corpus.texts]
+        samples = np.ceil(np.asarray(corpus.seconds) * settings.sample_rate).astype(np.int64)
+        labels_lengths = np.array([len(row) for row in labels])
+        plan = Plan(samples, labels_lengths, settings, training, divisor)
+        self.shapes, self.padding = plan.shapes, plan.padding()
+        self._source = _Batches(corpus, labels, plan, settings.sample_rate, training, processes)
+        self._training, self._workers = training, settings.loader_workers
+        self._next, self._iterator = 0, None
 
     def __iter__(self) -> "Loader":
-        raise NotImplementedError
+        if not self._training:
+            self.set_state({"next": 0})
+        return self
 
     def __next__(self) -> Batch:
         """This process's rows of the next batch."""
-        raise NotImplementedError
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        self._next += 1
+        return batch
 
     def state(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What `set_state` of another loader takes to go on with the next batch.
+
+        It is Grain's state of an iterator over numbered batches. Where Grain loads with processes,
+        its own state has that of each; a number alone suits any number of them.
+        """
+        return {"next": self._next}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError
+        self.close()
+        self._next = int(state["next"])
 
     def close(self) -> None:
-        """Ends the processes that load."""
-        raise NotImplementedError
+        """Ends the processes that load; the next batch starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+        self._iterator = None
+
+    def _start(self) -> grain.DatasetIterator:
+        batches = grain.MapDataset.source(self._source).slice(slice(self._next, None))
+        if not self._training or not self._workers:
+            # Decoding and resampling leave Python to other threads.
+            threads = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+            return iter(batches.to_iter_dataset(threads))
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain asks for flags that only absl's own main reads
+        alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        workers = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+        return iter(batches.to_iter_dataset(alone).mp_prefetch(workers))
+
+
+class _Batches:
+    """The batches by number, as Grain wants its sources."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        labels: list[np.ndarray],
+        plan: Plan,
+        sample_rate: int,
+        training: bool,
+        processes: tuple[int, int],
+    ) -> None:
+        self._corpus, self._labels, self._plan = corpus, labels, plan
+        self._rate, self._training, self._processes = sample_rate, training, processes
+
+    def __len__(self) -> int:
+        return sys.maxsize if self._training else len(self._plan.epoch(0))
+
+    def __getitem__(self, number: int) -> Batch:
+        chosen = self._plan[number]
+        shape = self._plan.shapes[chosen.bucket]
+        index, count = self._processes
+        rows = shape.rows // count
+        first = index * rows
+        batch = Batch(
+            audio=np.zeros((rows, shape.samples), np.float32),
+            samples_lengths=np.zeros(rows, np.int32),
+            labels=np.zeros((rows, shape.labels), np.int32),
+            labels_lengths=np.zeros(rows, np.int32),
+        )
+        mine = slice(first, first + rows)
+        for row, utterance, rate in zip(
+            itertools.count(), chosen.utterances[mine], chosen.rates[mine], strict=False
+        ):
+            recorded = self._corpus[utterance].audio
+            audio = resample(recorded, int(rate), self._rate)[: shape.samples]
+            labels = self._labels[utterance]
+            batch.audio[row, : len(audio)] = audio
+            batch.samples_lengths[row] = len(audio)
+            batch.labels[row, : len(labels)] = labels
+            batch.labels_lengths[row] = len(labels)
+        return batch

@@ -1,0 +1,30 @@
+"""Sentences of common English words, for a synthesiser to say.
+
+words.txt has 2,000 of the commonest words. Of words that sound alike in some accent ("two", "too",
+"to") it has the commonest alone: which of them was said cannot be heard. A sentence draws its words
+evenly, because every word then is heard equally often; so the sentences mean nothing, and the
+recogniser has to listen.
+"""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+WORDS = tuple(Path(__file__).with_name("words.txt").read_text().split())
+LENGTHS = (4, 12)  # words in a sentence
+HELD_OUT = 10  # one sentence in so many is not for training
+
+
+def is_held_out(sentence: str) -> bool:
+    """Whether a sentence belongs to the held-out ones: known from its words alone."""
+    return zlib.crc32(sentence.encode()) % HELD_OUT == 0
+
+
+def draw(rng: np.random.Generator, held_out: bool) -> str:
+    """A sentence of one part."""
+    while True:
+        count = rng.integers(LENGTHS[0], LENGTHS[1] + 1)
+        sentence = " ".join(WORDS[word] for word in rng.integers(len(WORDS), size=count))
+        if is_held_out(sentence) == held_out:
+            return sentence
