@@ -12,7 +12,8 @@ from rich.table import Table
 
 import jax_rnnt
 
-from .audio import read
+from .text import normalise
+from .transcribe import recording
 from .words import Word, word_spans, words_of
 
 # A piece is where the alignment says within so many frames around it: more is another place.
@@ -43,7 +44,7 @@ def align(checkpoint: Path, file: Path, text: str) -> None:
     from .evaluate import Recognizer
 
     recognizer = Recognizer.load(checkpoint)
-    audio = read(Path(file), recognizer.settings.sample_rate)
+    audio = recording(file, recognizer.settings.sample_rate)
     Console().print(table(align_audio(recognizer, audio, text)))
 
 
@@ -86,7 +87,9 @@ def align_audio(recognizer: Any, audio: np.ndarray, text: str) -> Aligned:
     pieces = recognizer.tokenizer.pieces(labels)
     seconds = len(audio) / recognizer.settings.sample_rate
     words = words_of(pieces, frames.tolist(), recognizer.frame_seconds, seconds)
-    spans = word_spans(pieces)
+    spans, texts = word_spans(pieces), normalise(text).split()
+    if len(texts) == len(words):  # rather than pieces, of which some may be unknown
+        words = [word._replace(text=own) for word, own in zip(words, texts)]
     label_log_probs = np.asarray(path.label_log_probs)
     return Aligned(
         words=[

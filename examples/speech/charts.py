@@ -17,6 +17,7 @@ import numpy as np
 from .words import Word
 
 FAINTEST = 0.02  # posteriors below it are not drawn
+LEAST_ROOM = 35  # percent of the width that any word fits into
 
 
 class Point(NamedTuple):
@@ -124,11 +125,14 @@ def staircase(
         drawn = np.flatnonzero(row > 2 * FAINTEST)
         first, last = (drawn[0], drawn[-1] + 1) if len(drawn) else (0, 0)
         left, right = (100 * x * frame_seconds / seconds for x in (first, last))
-        side = f"left:{right:.2f}%" if right < 65 else f"right:{100 - left:.2f}%"
+        room = max(left, 100 - right)  # on one side; none beside what is spread over everything
+        side = f"right:{100 - left:.2f}%" if room == left else f"left:{right:.2f}%"
+        if room < LEAST_ROOM:
+            side, room = "left:0", 100
         known = "" if word.confidence is None else f", confidence {word.confidence:.2f}"
         labels.append(
             f'<button class="word{" wrong" if is_wrong else ""}" '
-            f'style="top:{100 * n / len(rows):.2f}%;{side}" '
+            f'style="top:{100 * n / len(rows):.2f}%;{side};max-width:{room:.2f}%" '
             f'data-start="{word.start:.3f}" data-end="{word.end:.3f}" '
             f'title="{word.start:.2f} to {word.end:.2f} s{known}">{html.escape(word.text)}</button>'
         )

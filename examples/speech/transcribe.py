@@ -48,7 +48,7 @@ def print_transcripts(
     """`transcribe` with a recogniser that is there."""
     console = console or Console(highlight=False)
     for path in map(Path, files):
-        audio = read(path, recognizer.settings.sample_rate)
+        audio = recording(path, recognizer.settings.sample_rate)
         console.print(f"[bold]{path}[/bold]", soft_wrap=True)
         if live:
             words = show_live(stream(recognizer, audio), console)
@@ -61,6 +61,16 @@ def print_transcripts(
             target = path.with_suffix(".vtt")
             target.write_text(webvtt(words), encoding="utf-8")
             console.print(f"subtitles: {target}", markup=False, soft_wrap=True)
+
+
+def recording(path: Path, sample_rate: int) -> np.ndarray:
+    """The samples of a file, or a ValueError that says which file makes no sense."""
+    import soundfile
+
+    try:
+        return read(path, sample_rate)
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{path} cannot be read as sound: {error}") from None
 
 
 def transcribed(recognizer: Any, audio: np.ndarray, beam: int = 1) -> list[Word]:

@@ -4,7 +4,6 @@ Its encoder hears a frame and its two neighbours, so that a test knows how much 
 """
 
 import functools
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -13,6 +12,8 @@ import numpy as np
 from flax import nnx
 
 import jax_rnnt
+from examples.speech.settings import preset
+from examples.speech.text import normalise
 from jax_rnnt.flax import RNNTJoint
 
 E, P, H = 24, 16, 20
@@ -33,7 +34,7 @@ class StandInTokenizer:
     size = len(PIECES)
 
     def encode(self, text: str) -> list[int]:
-        rest, labels = "".join(f"▁{word}" for word in text.split()), []
+        rest, labels = "".join(f"▁{word}" for word in normalise(text).split()), []
         while rest:
             known = [piece for piece in PIECES if rest.startswith(piece)]
             labels.append(PIECES.index(max(known, key=len)) if known else 1)
@@ -93,7 +94,7 @@ class StandInRecognizer:
     frame_seconds = 0.08
 
     def __init__(self, *, durations: tuple[int, ...] | None = None, seed: int = 0) -> None:
-        self.settings = SimpleNamespace(sample_rate=16_000, beam=1)
+        self.settings = preset("tiny")
         self.tokenizer = StandInTokenizer()
         self.model = StandInModel(1280, durations, rngs=nnx.Rngs(seed))
 

@@ -9,7 +9,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +20,14 @@ sys.path.append(str(pathlib.Path(__file__).parents[2]))  # the package under tes
 pytest.importorskip("flax")
 jiwer = pytest.importorskip("jiwer")
 soundfile = pytest.importorskip("soundfile")
+for library in ("grain", "optax", "orbax.checkpoint", "sentencepiece"):
+    pytest.importorskip(library)
 rich_console = pytest.importorskip("rich.console")
 
 from stand_in import PIECES, StandInRecognizer, noise  # noqa: E402
 
 import jax_rnnt  # noqa: E402
-from examples.speech import align, charts, report, transcribe  # noqa: E402
+from examples.speech import align, charts, corpus, evaluate, report, transcribe  # noqa: E402
 from examples.speech.streaming import Contexts, Stream, stream  # noqa: E402
 from examples.speech.subtitles import cues, webvtt  # noqa: E402
 from examples.speech.words import Word, words_of  # noqa: E402
@@ -120,6 +121,8 @@ def test_transcripts_with_word_times_and_subtitles(tmp_path, monkeypatch):
     monkeypatch.setattr(transcribe, "LONGEST_SECONDS", 1.0)
     with pytest.raises(ValueError, match="longer"):
         transcribe.transcribed(recognizer, noise(2.0), beam=4)
+    with pytest.raises(ValueError, match="cannot be read"):
+        transcribe.recording(path.with_suffix(".vtt"), 16_000)
 
 
 @DURATIONS
@@ -205,26 +208,38 @@ def test_examples_are_from_all_over_the_corpus():
     assert report.chosen(np.array([2.0]), 3) == [0]
 
 
+class HeldOut:
+    """Two recordings, of 3.0 and 2.5 seconds."""
+
+    seconds = np.array([3.0, 2.5])
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> corpus.Utterance:
+        return corpus.Utterance(
+            "", noise(self.seconds[index]), "The TOAST, in a note, unquestionably"
+        )
+
+
 @pytest.fixture(scope="module")
-def page() -> str:
+def page(tmp_path_factory) -> str:
     """A report of a model of random weights."""
     pytest.importorskip("matplotlib")
-    recognizer = StandInRecognizer()
-    audio, text = noise(3.0), "the toast in a note"
-    aligned = align.align_audio(recognizer, audio, text)
-    features = np.random.default_rng(0).normal(size=(300, 80))
+    run = tmp_path_factory.mktemp("run")
     samples = [["the cat", "the & cat"], ["a", "a"]]
-    losses = [{"step": n, "seconds": 1.0 * n, "loss": 100.0 / n} for n in range(1, 50)]
-    evaluations = [
+    records = [{"step": n, "seconds": 1.0 * n, "loss": 100.0 / n} for n in range(1, 50)]
+    records += [
         {"step": n, "seconds": 1.0 * n, "word_error_rate": 1 / n, "samples": samples}
         for n in (10, 20, 30)
     ]
-    settings = SimpleNamespace(
-        **{"layers": 2, "width": 64, "subsampling": 8, "hop": 160, "sample_rate": 16_000},
-        **{"vocabulary": 64, "loss": "rnnt", "data": "espeak", "to_json": lambda: '{"a": "<b>"}'},
-    )
-    examples = [report.Example(audio, features, text, "the roast in a note", aligned)] * 2
-    return report.render(report.History(losses, evaluations), examples, settings, 0.08)
+    (run / "history.jsonl").write_text("\n".join(map(json.dumps, records)))
+    recognizer, held_out = StandInRecognizer(), HeldOut()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "load", lambda settings: (None, held_out))
+        patch.setattr(evaluate.Recognizer, "load", lambda run_dir: recognizer)
+        report.report(run, run / "report.html", examples=2)
+    return (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_needs_nothing_else(page):
@@ -298,8 +313,8 @@ def test_the_report_in_a_browser(page, tmp_path, width, scheme):
     assert checked["width"] == width
     assert not checked["overflow"]
     assert checked["outside"] == []
-    assert checked["seconds"] == [3.0, 3.0]
-    assert checked["images"] == [300, 300]
+    assert checked["seconds"] == [3.0, 2.5]
+    assert checked["images"] == [300, 250]
     assert checked["marked"]
     assert checked["at"] > 0
     assert checked["notes"] == ["3.3% at step 30, 30 s", "2.04 at step 49, 49 s"]
