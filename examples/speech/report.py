@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -128,10 +128,10 @@ def _tiles(history: History) -> list[tuple[str, str]]:
     seconds = max((r["seconds"] for r in records), default=0.0)
     tiles = [("training steps", f"{steps:,}"), ("training time", duration(seconds))]
     if history.losses:
-        tiles.append(("loss, nats a sentence", f"{history.losses[-1]['loss']:.2f}"))
+        tiles.append(("loss, nats a sentence", nats(history.losses[-1]["loss"])))
     if history.evaluations:
         rate = history.evaluations[-1]["word_error_rate"]
-        tiles.insert(0, ("word error rate", f"{rate:.1%}"))
+        tiles.insert(0, ("word error rate", percent(rate)))
     return tiles
 
 
@@ -148,19 +148,28 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
+def nats(loss: float) -> str:
+    """Three digits."""
+    return f"{loss:.0f}" if loss >= 100 else f"{loss:.3g}"
+
+
+def percent(rate: float) -> str:
+    return f"{rate:.1%}"
+
+
 def _curves(history: History) -> str:
-    def points(records: Sequence[dict[str, Any]], name: str, form: str) -> list[charts.Point]:
+    def points(records: Sequence[dict[str, Any]], name: str, said: Callable) -> list[charts.Point]:
         return [
             charts.Point(
                 record["step"],
                 record[name],
-                f"{record[name]:{form}} at step {record['step']:,}, {duration(record['seconds'])}",
+                f"{said(record[name])} at step {record['step']:,}, {duration(record['seconds'])}",
             )
             for record in records
         ]
 
-    rates = points(history.evaluations, "word_error_rate", ".1%")
-    losses = points(history.losses, "loss", ".3g")
+    rates = points(history.evaluations, "word_error_rate", percent)
+    losses = points(history.losses, "loss", nats)
     return charts.curve("Word error rate on held-out speech", rates, percent=True) + charts.curve(
         "Training loss, nats a sentence", losses
     )

@@ -2,7 +2,8 @@
 
 The encoder attends to both sides, so a chunk is encoded together with some seconds before it and a
 little after it, and only the chunk's own frames are kept: that costs (left + chunk + right) / chunk
-of the encoder's work on the whole and a delay of chunk + right, and needs no other training. The
+of the encoder's work on the whole and a delay of chunk + right, and needs no other training.
+Features are normalised over what is encoded together, so the first chunks are the least sure. The
 search goes on where it stopped: what greedy search has written, it never takes back.
 """
 
