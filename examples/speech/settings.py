@@ -68,7 +68,7 @@ class Settings:
     # does; 4 is for speech of more than about ten labels a second.
     subsampling: Literal[4, 8] = 8
     width: int = 176
-    layers: int = 16
+    layers: int = 17
     heads: int = 4
     # In encoder frames; 9 suffices after subsampling by 8 (31 is usual after 4).
     conv_kernel: int = 9
@@ -88,6 +88,8 @@ class Settings:
     loss: Literal["rnnt", "tdt", "pruned"] = "rnnt"
     # Frames that a tdt arc may advance by.
     durations: tuple[int, ...] = (0, 1, 2, 3, 4)
+    # tdt's logit under-normalisation: each arc costs this, so that long durations are worth it.
+    sigma: float = 0.05
     # Columns of a frame that the pruned loss's joint sees, and the steps after which its simple
     # loss has its final weight.
     prune_width: int = 5

@@ -1,0 +1,127 @@
+"""A run's folder: settings, tokenizer, history and Orbax checkpoints.
+
+settings.json  tokenizer.model  history.jsonl  checkpoints/STEP/{training,average,loader}
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+from orbax.checkpoint import checkpoint_managers
+
+from .settings import Settings
+from .step import TrainingState
+
+# What may change between two runs of one training: where things lie, and what is looked at.
+FREE = ("path", "cache", "loader_workers", "evaluate_every", "keep", "beam")
+
+
+def keep_settings(run_dir: Path, settings: Settings) -> None:
+    """Stores the settings, or compares them with those that the run began with."""
+    path = run_dir / "settings.json"
+    if path.exists():
+        stored = dataclasses.asdict(Settings.from_json(path.read_text()))
+        different = [
+            f"{name} {stored[name]!r} (now {value!r})"
+            for name, value in dataclasses.asdict(settings).items()
+            if name not in FREE and stored[name] != value
+        ]
+        if different:
+            raise ValueError(
+                f"The run in {run_dir} was started with {', '.join(different)}: go on with the "
+                "same settings, or give another folder."
+            )
+    if jax.process_index() == 0:
+        path.write_text(settings.to_json())
+
+
+class Checkpoints:
+    """The newest checkpoint, to go on from, and those of the lowest word error rates."""
+
+    def __init__(self, run_dir: Path, keep: int) -> None:
+        def error_rate(metrics: Any) -> float:
+            return metrics["word_error_rate"]
+
+        options = ocp.CheckpointManagerOptions(
+            best_fn=error_rate,
+            best_mode="min",
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [
+                    checkpoint_managers.LatestN(1),
+                    checkpoint_managers.BestN(get_metric_fn=error_rate, reverse=True, n=keep),
+                ]
+            ),
+        )
+        directory = run_dir.resolve() / "checkpoints"
+        self._manager = ocp.CheckpointManager(directory, options=options)
+
+    def save(
+        self, step: int, state: TrainingState, loader: dict[str, Any], word_error_rate: float
+    ) -> None:
+        """Stores the state after so many steps; the writing goes on in the background."""
+        training = state._asdict()
+        average = training.pop("average")
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                training=ocp.args.StandardSave(training),
+                average=ocp.args.StandardSave(average),
+                loader=ocp.args.JsonSave(loader),
+            ),
+            metrics={"word_error_rate": word_error_rate},
+        )
+
+    def restore(self, like: TrainingState) -> tuple[int, TrainingState, dict[str, Any]] | None:
+        """(steps done, state, loader's state) of the newest checkpoint, None if there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        training = like._asdict()
+        average = training.pop("average")
+        stored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                training=ocp.args.StandardRestore(training),
+                average=ocp.args.StandardRestore(average),
+                loader=ocp.args.JsonRestore(),
+            ),
+        )
+        return (
+            step,
+            TrainingState(**stored["training"], average=stored["average"]),
+            stored["loader"],
+        )
+
+    def best_average(self, like: nnx.State) -> nnx.State:
+        """The averaged weights of the lowest word error rate."""
+        step = self._manager.best_step()
+        if step is None:
+            raise FileNotFoundError(f"There is no checkpoint in {self._manager.directory}.")
+        args = ocp.args.Composite(average=ocp.args.StandardRestore(like))
+        return self._manager.restore(step, args=args)["average"]
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.close()
+
+
+class History:
+    """history.jsonl: a JSON object a line, for each report and each evaluation."""
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        """Of a run that goes on from a step: what came after it did not happen."""
+        self._path = run_dir / "history.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        records = [record for record in map(json.loads, lines) if record["step"] <= step]
+        self.seconds = records[-1]["seconds"] if records else 0.0  # that it took so far
+        if jax.process_index() == 0:
+            self._path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def append(self, **record: Any) -> None:
+        if jax.process_index() == 0:
+            with self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")

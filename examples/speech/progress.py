@@ -1,0 +1,84 @@
+"""What a run prints and writes down while it goes on."""
+
+import time
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from .checkpoint import History
+from .evaluate import Evaluation
+from .step import Totals
+
+
+class Progress:
+    """Lines of loss, speed and waiting on the console, and the same in the history.
+
+    Args:
+        history: of the run.
+        every: steps between two lines.
+        quiet: print nothing; all processes but one do not.
+    """
+
+    def __init__(self, history: History, every: int, *, quiet: bool = False) -> None:
+        self._history, self._every = history, every
+        self.console = Console(quiet=quiet or jax.process_index() > 0, highlight=False)
+        self._start = time.perf_counter() - history.seconds
+        self._last: Totals | None = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._cost = self._utterances = self._waited = 0.0
+        self._steps, self._since = 0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Of this run, and of those that it goes on from."""
+        return time.perf_counter() - self._start
+
+    def batch(self, totals: Totals, waited: float) -> None:
+        """After a batch is under way, for whose rows the loader was waited for so many seconds."""
+        self._waited += waited
+        self._add(self._last)
+        self._last = totals
+
+    def _add(self, totals: Totals | None) -> None:
+        """Waits for the batch before: the device always has one to compute, never many."""
+        if totals is not None:
+            self._cost += float(totals.cost)
+            self._utterances += float(totals.utterances)
+
+    def step(self, step: int, steps: int, bad_batches: Any) -> None:
+        """After a step; a line each `every` steps."""
+        self._steps += 1
+        if step % self._every and step != steps:
+            return
+        self._add(self._last)
+        self._last = None
+        elapsed = time.perf_counter() - self._since
+        loss, seconds = self._cost / max(self._utterances, 1), self.seconds
+        self._history.append(step=step, seconds=round(seconds, 2), loss=loss)
+        self.console.print(
+            f"{seconds:6.0f} s  step {step} of {steps}  loss {loss:.3f}  "
+            f"{self._steps / elapsed:.2f} steps/s  {self._utterances / elapsed:.0f} utterances/s  "
+            f"waiting {self._waited / elapsed:.1%}  bad batches {bad_batches()}",
+            soft_wrap=True,
+        )
+        self._begin_anew()
+
+    def evaluated(self, step: int, evaluation: Evaluation, **more: Any) -> None:
+        """After an evaluation; its time is no step's."""
+        rate, samples = evaluation
+        seconds = self.seconds
+        self._history.append(
+            step=step, seconds=round(seconds, 2), word_error_rate=rate, samples=samples, **more
+        )
+        notes = "".join(f"  {name.replace('_', ' ')} {value:.4g}" for name, value in more.items())
+        table = Table(title=f"step {step}: word error rate {rate:.2%}{notes}", expand=True)
+        table.add_column("said")
+        table.add_column("heard")
+        for pair in samples:
+            table.add_row(*pair)
+        self.console.print(table)
+        self._begin_anew()

@@ -1,0 +1,151 @@
+"""Training, from a corpus to a run's folder: `run(settings, run_dir)`."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from . import corpus
+from .batches import Loader
+from .checkpoint import Checkpoints, History, keep_settings
+from .decoding import joint_calls
+from .evaluate import SHOWN, Evaluation, Recognizer, evaluate
+from .progress import Progress
+from .settings import Settings
+from .step import Learner, TrainingState, bad_batches
+from .text import Tokenizer
+
+REPORTS_AN_EVALUATION = 10  # lines between two evaluations
+
+
+def run(
+    settings: Settings,
+    run_dir: Path | str,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Trains, going on from the run's newest checkpoint if there is one, and searches by a beam.
+
+    Args:
+        settings: of the run. One that goes on has those that it began with.
+        run_dir: the folder of `checkpoint.py`; of several processes the same one.
+        devices: of all processes; all there are by default.
+        quiet: print nothing.
+
+    Returns:
+        The last evaluation, by beam search with the weights of the last step.
+    """
+    run_dir = Path(run_dir).expanduser()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    keep_settings(run_dir, settings)
+    training, held_out = corpus.load(settings)
+    tokenizer = _tokenizer(run_dir, training, settings)
+    mesh = Mesh(np.asarray(devices or jax.devices()), ("data",))
+    with (
+        closing(_loader(training, tokenizer, settings, mesh.size, is_training=True)) as loader,
+        closing(Checkpoints(run_dir, settings.keep)) as checkpoints,
+    ):
+        return _train(settings, run_dir, tokenizer, mesh, loader, held_out, checkpoints, quiet)
+
+
+def _train(
+    settings: Settings,
+    run_dir: Path,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    loader: Loader,
+    held_out: corpus.Corpus,
+    checkpoints: Checkpoints,
+    quiet: bool,
+) -> Evaluation:
+    learner = Learner(settings, tokenizer.size, mesh)
+    state, step = learner.start(), 0
+    if stored := checkpoints.restore(state):
+        step, state, loader_state = stored
+        loader.set_state(loader_state)
+    progress = Progress(
+        History(run_dir, step),
+        max(settings.evaluate_every // REPORTS_AN_EVALUATION, 1),
+        quiet=quiet,
+    )
+    model = nnx.merge(learner.graph, state.average)
+    recognizer = Recognizer(settings, tokenizer, model, mesh.local_devices)
+
+    def held_out_batches() -> Loader:
+        return _loader(held_out, tokenizer, settings, len(mesh.local_devices), is_training=False)
+
+    def evaluated(beam: int) -> Evaluation:
+        recognizer.use(state.average)
+        with closing(held_out_batches()) as batches:
+            return evaluate(recognizer, batches, beam)
+
+    # Everything is compiled here, but for the beam search at the end.
+    learner.compile(state, loader.shapes)
+    with closing(held_out_batches()) as batches:
+        for shape in batches.shapes:
+            recognizer.compile(shape.rows // jax.process_count(), shape.samples)
+    progress.console.print(
+        f"{_parameters(state) / 1e6:.1f} M parameters, {mesh.size} devices, {len(loader.shapes)} "
+        f"shapes of batches, {loader.padding:.1%} of their cells padding; compiled after "
+        f"{progress.seconds:.0f} s" + (f"; going on from step {step}" if step else "")
+    )
+    while step < settings.steps:
+        for _ in range(settings.accumulate):
+            begun = time.perf_counter()
+            batch = next(loader)
+            waited = time.perf_counter() - begun
+            state, totals = learner(state, batch)
+            progress.batch(totals, waited)
+        step += 1
+        progress.step(step, settings.steps, lambda: bad_batches(state))
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            evaluation = evaluated(beam=1)
+            progress.evaluated(step, evaluation)
+            checkpoints.save(step, state, loader.state(), evaluation.word_error_rate)
+    last = evaluated(settings.beam)
+    calls = joint_calls(recognizer, [held_out[i].audio for i in range(min(SHOWN, len(held_out)))])
+    progress.evaluated(step, last, beam=settings.beam, joint_calls_a_second=calls)
+    return last
+
+
+def _loader(
+    utterances: corpus.Corpus,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    divisor: int,
+    *,
+    is_training: bool,
+) -> Loader:
+    """Batches of this process: of training its rows of each, of the held out its utterances."""
+    processes = jax.process_index(), jax.process_count()
+    return Loader(
+        utterances,
+        tokenizer,
+        settings,
+        training=is_training,
+        divisor=divisor if is_training else divisor * jax.process_count(),
+        processes=processes,
+    )
+
+
+def _tokenizer(run_dir: Path, training: corpus.Corpus, settings: Settings) -> Tokenizer:
+    """The run's, trained by its first process when the run begins."""
+    path = run_dir / "tokenizer.model"
+    if jax.process_index() == 0 and not path.exists():
+        Tokenizer.train(training.texts, settings.vocabulary).save(path)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("tokenizer")
+    return Tokenizer.load(path)
+
+
+def _parameters(state: TrainingState) -> int:
+    leaves: list[Any] = jax.tree.leaves(state.params)
+    return sum(x.size for x in leaves)
