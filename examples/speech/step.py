@@ -13,9 +13,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .batches import Batch, Shape
+from .batches import Batch
 from .model import Transducer
 from .optimizer import make_optimizer, running_average
+from .plan import Shape
 from .settings import Settings
 
 
@@ -132,6 +133,10 @@ class Learner:
         with ThreadPoolExecutor() as pool:
             for shape, program in zip(shapes, pool.map(lambda x: x.compile(), lowered)):
                 self._programs[tuple(shape)] = program
+
+    def program(self, shape: Shape) -> jax.stages.Compiled:
+        """What `compile` made for a shape."""
+        return self._programs[tuple(shape)]
 
     def __call__(self, state: TrainingState, batch: Batch) -> tuple[TrainingState, Totals]:
         """A step on this process's rows of a batch."""

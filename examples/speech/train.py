@@ -44,10 +44,7 @@ def run(
         The last evaluation, by beam search with the weights of the last step.
     """
     run_dir = Path(run_dir).expanduser()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    keep_settings(run_dir, settings)
-    training, held_out = corpus.load(settings)
-    tokenizer = _tokenizer(run_dir, training, settings)
+    training, held_out, tokenizer = _prepared(settings, run_dir)
     mesh = Mesh(np.asarray(devices or jax.devices()), ("data",))
     with (
         closing(_loader(training, tokenizer, settings, mesh.size, is_training=True)) as loader,
@@ -79,19 +76,18 @@ def _train(
     model = nnx.merge(learner.graph, state.average)
     recognizer = Recognizer(settings, tokenizer, model, mesh.local_devices)
 
-    def held_out_batches() -> Loader:
-        return _loader(held_out, tokenizer, settings, len(mesh.local_devices), is_training=False)
+    held_out_batches = _loader(
+        held_out, tokenizer, settings, len(mesh.local_devices), is_training=False
+    )
 
     def evaluated(beam: int) -> Evaluation:
         recognizer.use(state.average)
-        with closing(held_out_batches()) as batches:
-            return evaluate(recognizer, batches, beam)
+        return evaluate(recognizer, held_out_batches, beam)
 
     # Everything is compiled here, but for the beam search at the end.
     learner.compile(state, loader.shapes)
-    with closing(held_out_batches()) as batches:
-        for shape in batches.shapes:
-            recognizer.compile(shape.rows // jax.process_count(), shape.samples)
+    for shape in held_out_batches.shapes:
+        recognizer.compile(shape.rows // jax.process_count(), shape.samples)
     progress.console.print(
         f"{_parameters(state) / 1e6:.1f} M parameters, {mesh.size} devices, {len(loader.shapes)} "
         f"shapes of batches, {loader.padding:.1%} of their cells padding; compiled after "
@@ -136,14 +132,21 @@ def _loader(
     )
 
 
-def _tokenizer(run_dir: Path, training: corpus.Corpus, settings: Settings) -> Tokenizer:
-    """The run's, trained by its first process when the run begins."""
+def _prepared(
+    settings: Settings, run_dir: Path
+) -> tuple[corpus.Corpus, corpus.Corpus, Tokenizer]:
+    """Both corpora and the tokenizer. The first process makes what others then find."""
+    is_first = jax.process_index() == 0
+    if not is_first:
+        multihost_utils.sync_global_devices("prepared")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    keep_settings(run_dir, settings)
+    training, held_out = corpus.load(settings)
     path = run_dir / "tokenizer.model"
-    if jax.process_index() == 0 and not path.exists():
-        Tokenizer.train(training.texts, settings.vocabulary).save(path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer")
-    return Tokenizer.load(path)
+    tokenizer = Tokenizer.cached(path, training.texts, settings.vocabulary)
+    if is_first and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("prepared")
+    return training, held_out, tokenizer
 
 
 def _parameters(state: TrainingState) -> int:
