@@ -1,1 +1,4 @@
-"""Examples of jax_rnnt: `examples.digits`, `examples.data_parallel`, `examples.multi_process`."""
+"""Examples of jax_rnnt.
+
+`examples.digits`, `examples.speech`, `examples.data_parallel`, `examples.multi_process`.
+"""

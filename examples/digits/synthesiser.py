@@ -16,7 +16,7 @@ TRAINING_VARIANTS = (
 HELD_OUT_VARIANTS = ("m5", "m8", "f3", "f5", "Annie", "Michael")
 WORDS_PER_MINUTE = (140, 220)
 PITCH = (25, 75)  # eSpeak's scale from 0 to 100
-_SYNCHRONOUS, _UTF8, _RATE, _PITCH = 2, 1, 1, 3  # constants of espeak-ng/speak_lib.h
+_SYNCHRONOUS, _UTF8, _IPA, _RATE, _PITCH = 2, 1, 2, 1, 3  # constants of espeak-ng/speak_lib.h
 
 
 def voices(held_out: bool) -> list[str]:
@@ -66,6 +66,12 @@ class Synthesiser:
             ctypes.c_void_p,  # identifier
             ctypes.c_void_p,  # user data
         ]
+        library.espeak_TextToPhonemes.argtypes = [
+            ctypes.POINTER(ctypes.c_char_p),  # text, moved on by a clause
+            ctypes.c_int,  # its encoding
+            ctypes.c_int,  # how to write the phonemes
+        ]
+        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         data = espeakng_loader.get_data_path().encode()
         self.sample_rate: int = library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0)
         if self.sample_rate <= 0:
@@ -77,8 +83,7 @@ class Synthesiser:
 
     def speak(self, text: str, voice: str, words_per_minute: int, pitch: int) -> np.ndarray:
         """The recording: (samples,) in [-1, 1]."""
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise RuntimeError(f"This eSpeak NG has no voice {voice}.")
+        self._set_voice(voice)
         self._library.espeak_SetParameter(_RATE, words_per_minute, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
         self._pieces.clear()
@@ -86,6 +91,17 @@ class Synthesiser:
         if self._library.espeak_Synth(content, len(content), 0, 0, 0, _UTF8, None, None) != 0:
             raise RuntimeError(f"eSpeak NG could not say {text!r}.")
         return np.concatenate(self._pieces).astype(np.float32) / 32768.0
+
+    def phonemes(self, text: str, voice: str) -> str:
+        """How the voice would say it, in the phonetic alphabet, stress left out."""
+        self._set_voice(voice)
+        pointer = ctypes.c_char_p(text.encode())
+        written = self._library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, _IPA)
+        return written.decode().translate(dict.fromkeys(map(ord, "\u02c8\u02cc ")))
+
+    def _set_voice(self, voice: str) -> None:
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise RuntimeError(f"This eSpeak NG has no voice {voice}.")
 
     def _on_samples(self, samples: Any, count: int, events: int | None) -> int:
         if samples and count > 0:

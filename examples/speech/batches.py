@@ -30,10 +30,12 @@ class Loader:
     Attributes:
         shapes: those that batches have, all processes together.
         padding: the share of an epoch's cells, rows times samples, that is padding.
+        left_out: how many utterances are too long to be trained on.
     """
 
     shapes: list[Shape]
     padding: float
+    left_out: int
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Loader:
         samples = np.ceil(np.asarray(corpus.seconds) * settings.sample_rate).astype(np.int64)
         labels_lengths = np.array([len(row) for row in labels])
         plan = Plan(samples, labels_lengths, settings, training, divisor)
-        self.shapes, self.padding = plan.shapes, plan.padding()
+        self.shapes, self.padding, self.left_out = plan.shapes, plan.padding(), plan.left_out
         self._source = _Batches(corpus, labels, plan, settings.sample_rate, training, processes)
         self._training, self._workers = training, settings.loader_workers
         self._next, self._iterator = 0, None

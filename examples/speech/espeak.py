@@ -1,7 +1,8 @@
 """Sentences spoken by eSpeak NG: a corpus of any size, from nothing.
 
 Held out are some of the voices, and the sentences of `sentences.is_held_out`. Voice, speed and
-pitch are drawn anew for every sentence.
+pitch are drawn anew for every sentence. Only the flutter of a voice goes on from one sentence to
+the next, so that a corpus made by other processes differs in it; what is in the cache stays.
 """
 
 import itertools
@@ -49,7 +50,7 @@ def _part(settings: Settings, count: int, held_out: bool) -> Packed:
 
 
 def _synthesise(settings: Settings, count: int, held_out: bool) -> Iterator[Utterance]:
-    """Sentences 0 to count - 1, the same ones however many processes speak."""
+    """Sentences 0 to count - 1, the same words and voices however many processes speak."""
     processes = min(os.cpu_count() or 1, 1 + count // PER_PROCESS)
     arguments = (
         range(count),
@@ -70,7 +71,7 @@ def _speak(arguments: tuple[int, bool, int, int]) -> Utterance:
 
 
 def speak(index: int, held_out: bool, seed: int, sample_rate: int) -> Utterance:
-    """One sentence; it depends on nothing but the arguments."""
+    """One sentence. Its words, voice, speed and pitch depend on nothing but the arguments."""
     rng = np.random.default_rng([seed, held_out, index])
     text = sentences.draw(rng, held_out)
     voice = str(rng.choice(voices(held_out)))

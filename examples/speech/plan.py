@@ -4,6 +4,7 @@ A plan is a function of the seed. So batch n can be asked for by its number, in 
 state of whoever goes through it is that number.
 """
 
+import bisect
 from typing import NamedTuple
 
 import numpy as np
@@ -42,26 +43,30 @@ class Plan:
         """From every utterance's samples and labels; those too long are left out of training."""
         self._seed, self._training = settings.seed, training
         speeds = settings.speeds if training else (1.0,)
-        self._rates = np.array([round(settings.sample_rate * speed) for speed in speeds])
+        self._rates = np.unique([round(settings.sample_rate * speed) for speed in speeds])
         fits = samples <= settings.max_seconds * settings.sample_rate
         self._utterances = np.flatnonzero(fits) if training else np.arange(len(samples))
         if not len(self._utterances):
             raise ValueError(f"No utterance is at most {settings.max_seconds} s long.")
+        self.left_out = len(samples) - len(self._utterances)
         # (utterances, speeds)
         self._samples = resampled_length(
             samples[self._utterances, None], self._rates[None], settings.sample_rate
         )
         labels = labels_lengths[self._utterances]
         self.shapes = _shapes(self._samples, labels, settings, divisor)
-        self._ends = [0]  # the batches before each epoch
+        # Both are replaced as a whole, because several threads ask at once.
+        self._ends = (0,)  # the batches before each epoch
         self._newest: tuple[int, list[Chosen]] = (-1, [])
 
     def __getitem__(self, number: int) -> Chosen:
         """Batch `number`, counted through all epochs."""
-        while number >= self._ends[-1]:
-            self._ends.append(self._ends[-1] + len(self.epoch(len(self._ends) - 1)))
-        index = int(np.searchsorted(self._ends, number, side="right")) - 1
-        return self.epoch(index)[number - self._ends[index]]
+        ends = self._ends
+        while number >= ends[-1]:
+            ends = (*ends, ends[-1] + len(self.epoch(len(ends) - 1)))
+        self._ends = ends
+        index = bisect.bisect_right(ends, number) - 1
+        return self.epoch(index)[number - ends[index]]
 
     def epoch(self, index: int) -> list[Chosen]:
         """The batches of one epoch. The newest one asked for is kept."""
