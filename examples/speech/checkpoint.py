@@ -1,6 +1,6 @@
 """A run's folder: settings, tokenizer, history and Orbax checkpoints.
 
-    settings.json  tokenizer.model  history.jsonl  checkpoints/STEP/{training,average,loader}
+settings.json  tokenizer.model  history.jsonl  checkpoints/STEP/{training,average,loader}
 """
 
 import dataclasses
@@ -90,7 +90,11 @@ class Checkpoints:
                 loader=ocp.args.JsonRestore(),
             ),
         )
-        return step, TrainingState(**stored["training"], average=stored["average"]), stored["loader"]
+        return (
+            step,
+            TrainingState(**stored["training"], average=stored["average"]),
+            stored["loader"],
+        )
 
     def best_average(self, like: nnx.State) -> nnx.State:
         """The averaged weights of the lowest word error rate."""

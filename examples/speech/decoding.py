@@ -46,9 +46,7 @@ def search(model: Transducer, audio: jax.Array, samples_lengths: jax.Array, beam
         found = jax_rnnt.greedy_search(
             projected, lengths, state, step, joint, max_labels=room, durations=durations
         )
-        return Found(
-            found.labels, found.label_frames, found.labels_lengths, found.state.log_probs
-        )
+        return Found(found.labels, found.label_frames, found.labels_lengths, found.state.log_probs)
     state = jax_rnnt.search_start(step, start, beam=beam, max_labels=room, durations=durations)
     best = jax_rnnt.beam_search(projected, lengths, state, step, joint, durations=durations)
     return Found(

@@ -66,6 +66,12 @@ def totals_and_gradient(graph: nnx.GraphDef, mesh: Mesh) -> Any:
     )
 
 
+def compile_together(lowered: dict[Any, jax.stages.Lowered]) -> dict[Any, jax.stages.Compiled]:
+    """Compiles several programs at once: XLA leaves Python to other threads."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(lowered, pool.map(lambda program: program.compile(), lowered.values())))
+
+
 class Learner:
     """The first state and the step of a training on the devices of a mesh with an axis `data`."""
 
@@ -127,12 +133,9 @@ class Learner:
         )
 
     def compile(self, state: TrainingState, shapes: Iterable[Shape]) -> None:
-        """Compiles the step for all shapes, several at once, so that none is compiled later."""
-        shapes = list(shapes)
-        lowered = [self.lower(state, shape) for shape in shapes]
-        with ThreadPoolExecutor() as pool:
-            for shape, program in zip(shapes, pool.map(lambda x: x.compile(), lowered)):
-                self._programs[tuple(shape)] = program
+        """Compiles the step for all shapes, so that nothing is compiled later."""
+        lowered = {tuple(shape): self.lower(state, shape) for shape in shapes}
+        self._programs.update(compile_together(lowered))
 
     def program(self, shape: Shape) -> jax.stages.Compiled:
         """What `compile` made for a shape."""
