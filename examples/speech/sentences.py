@@ -2,9 +2,9 @@
 
 words.txt has the 2,000 commonest, by the frequencies of the Python package wordfreq, without names
 of people and without what nobody wants to hear. Of words that sound alike in some accent ("two",
-"too", "to") it has the commonest alone: which of them was said cannot be heard. A sentence draws its
-words evenly, because every word then is heard equally often; so the sentences mean nothing, and the
-recogniser has to listen.
+"too", "to") it has the commonest alone: which of them was said cannot be heard. A sentence draws
+its words evenly, because every word then is heard equally often; so the sentences mean nothing, and
+the recogniser has to listen.
 """
 
 import zlib
