@@ -46,7 +46,7 @@ class Transducer(nnx.Module):
     def encode(
         self, audio: jax.Array, samples_lengths: jax.Array, *, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Audio to encoder frames. Features are made here: the device is idle while workers wait.
+        """Audio to encoder frames. Features are made here, so that loaders do nothing but load.
 
         Args:
             audio: (N, samples).
