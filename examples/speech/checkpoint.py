@@ -115,10 +115,12 @@ class History:
     def __init__(self, run_dir: Path, step: int) -> None:
         """Of a run that goes on from a step: what came after it did not happen."""
         self._path = run_dir / "history.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        is_first = jax.process_index() == 0
+        has_past = is_first and self._path.exists()
+        lines = self._path.read_text().splitlines() if has_past else []
         records = [record for record in map(json.loads, lines) if record["step"] <= step]
         self.seconds = records[-1]["seconds"] if records else 0.0  # that it took so far
-        if jax.process_index() == 0:
+        if is_first:
             self._path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
     def append(self, **record: Any) -> None:

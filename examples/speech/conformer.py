@@ -100,7 +100,7 @@ class FeedForward(nnx.Module):
     def __init__(self, settings: Settings, *, rngs: nnx.Rngs) -> None:
         width, dtype = settings.width, settings.dtype
         self.rate = settings.dropout
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.up = nnx.Linear(width, 4 * width, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(4 * width, width, dtype=dtype, rngs=rngs)
 
@@ -128,7 +128,7 @@ class Attention(nnx.Module):
     def __init__(self, settings: Settings, *, rngs: nnx.Rngs) -> None:
         width, dtype = settings.width, settings.dtype
         self.heads = settings.heads
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.to_qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
@@ -153,15 +153,15 @@ class Convolution(nnx.Module):
 
     def __init__(self, settings: Settings, *, rngs: nnx.Rngs) -> None:
         width, dtype = settings.width, settings.dtype
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.gated = nnx.Linear(width, 2 * width, dtype=dtype, rngs=rngs)
         self.depthwise = Depthwise(width, (settings.conv_kernel,), 1, dtype, rngs=rngs)
-        self.inner_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.inner_norm = nnx.LayerNorm(width, rngs=rngs)
         self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
         x = zero_padding(jax.nn.glu(self.gated(self.norm(x))), lengths)
-        return self.out(jax.nn.silu(self.inner_norm(self.depthwise(x))))
+        return self.out(jax.nn.silu(self.inner_norm(self.depthwise(x).astype(jnp.float32))))
 
 
 class Block(nnx.Module):

@@ -1,6 +1,6 @@
 """From a trained model to text, and how often that is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from .checkpoint import Checkpoints
 from .decoding import Found, search
 from .model import Transducer
 from .settings import Settings
+from .step import compile_together
 from .text import Tokenizer
 
 ROOM_SECONDS = 4  # audio is padded to a multiple of this, so that few lengths are compiled
@@ -89,31 +90,32 @@ class Recognizer:
             jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), everywhere), params),
         )
 
-    def compile(self, rows: int, samples: int, beam: int = 1) -> jax.stages.Compiled:
-        """The search for batches of a shape, compiled once."""
-        shape = rows, samples, beam
-        if shape not in self._programs:
+    def compile(self, shapes: Iterable[tuple[int, int]], beam: int = 1) -> None:
+        """The search for batches of so many (rows, samples), each compiled once."""
+        new = {(*shape, beam) for shape in shapes} - self._programs.keys()
+        self._programs.update(compile_together({shape: self._lower(*shape) for shape in new}))
 
-            def of_device(params, audio, samples_lengths):
-                return search(nnx.merge(self._graph, params), audio, samples_lengths, beam)
+    def _lower(self, rows: int, samples: int, beam: int) -> jax.stages.Lowered:
+        """Each device searches its rows: none waits for an utterance of another's."""
 
-            specs = P(), P("data"), P("data")
-            run = jax.shard_map(
-                of_device, mesh=self.mesh, in_specs=specs, out_specs=P("data"), check_vma=False
-            )
-            shardings = [NamedSharding(self.mesh, spec) for spec in specs]
-            sizes = nnx.state(self.model), ((rows, samples), np.float32), ((rows,), np.int32)
-            params, *audio = (
-                jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sizes[0]),
-                *(jax.ShapeDtypeStruct(*size) for size in sizes[1:]),
-            )
-            lowered = jax.jit(run, in_shardings=tuple(shardings)).lower(params, *audio)
-            self._programs[shape] = lowered.compile()
-        return self._programs[shape]
+        def of_device(params, audio, samples_lengths):
+            return search(nnx.merge(self._graph, params), audio, samples_lengths, beam)
+
+        specs = P(), P("data"), P("data")
+        run = jax.shard_map(
+            of_device, mesh=self.mesh, in_specs=specs, out_specs=P("data"), check_vma=False
+        )
+        shardings = tuple(NamedSharding(self.mesh, spec) for spec in specs)
+        return jax.jit(run, in_shardings=shardings).lower(
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.state(self.model)),
+            jax.ShapeDtypeStruct((rows, samples), np.float32),
+            jax.ShapeDtypeStruct((rows,), np.int32),
+        )
 
     def search(self, audio: np.ndarray, samples_lengths: np.ndarray, beam: int = 1) -> Found:
         """NumPy's arrays (N, samples) and (N,) -> the same of what was found."""
-        program = self.compile(*audio.shape, beam)
+        self.compile([audio.shape], beam)
+        program = self._programs[*audio.shape, beam]
         split = NamedSharding(self.mesh, P("data"))
         placed = jax.device_put((audio, samples_lengths), split)
         return Found(*map(np.asarray, program(nnx.state(self.model), *placed)))
@@ -151,7 +153,7 @@ class Recognizer:
 
 
 def evaluate(recognizer: Recognizer, loader: Loader, beam: int = 1) -> Evaluation:
-    """The word error rate over the batches of all processes, and the first sentences of this one."""
+    """The word error rate over the batches of all processes; sentences are of this one."""
     decode, references, hypotheses = recognizer.tokenizer.decode, [], []
     for batch in loader:
         found = recognizer.search(batch.audio, batch.samples_lengths, beam)

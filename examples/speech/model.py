@@ -11,7 +11,7 @@ from jax_rnnt.flax import RNNTJoint
 from . import objective
 from .batches import Batch
 from .conformer import Conformer, dropout
-from .features import frames_of, log_mel, normalise, spec_augment
+from .features import extract, spec_augment
 from .predictor import make_predictor
 from .settings import Settings
 
@@ -46,7 +46,7 @@ class Transducer(nnx.Module):
     def encode(
         self, audio: jax.Array, samples_lengths: jax.Array, *, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Audio to encoder frames. Features are made here: the device is idle while workers wait.
+        """Audio to encoder frames. Features are made here, so that loaders do nothing but load.
 
         Args:
             audio: (N, samples).
@@ -57,8 +57,7 @@ class Transducer(nnx.Module):
             (N, T, E) float32 and the frames of each, 0 where there are no samples.
         """
         settings = self.settings
-        lengths = frames_of(samples_lengths, settings)
-        features = normalise(log_mel(audio, settings), lengths)
+        features, lengths = extract(audio, samples_lengths, settings)
         if key is not None:
             key, mask_key = jax.random.split(key)
             features = spec_augment(features, lengths, mask_key, settings)

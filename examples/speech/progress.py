@@ -1,6 +1,7 @@
 """What a run prints and writes down while it goes on."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,8 +50,8 @@ class Progress:
             self._cost += float(totals.cost)
             self._utterances += float(totals.utterances)
 
-    def step(self, step: int, steps: int, bad_batches: Any) -> None:
-        """After a step; a line each `every` steps."""
+    def step(self, step: int, steps: int, bad_batches: Callable[[], int]) -> None:
+        """After a step; a line each `every` steps, which alone asks for the bad batches."""
         self._steps += 1
         if step % self._every and step != steps:
             return

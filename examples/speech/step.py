@@ -13,9 +13,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .batches import Batch, Shape
+from .batches import Batch
 from .model import Transducer
 from .optimizer import make_optimizer, running_average
+from .plan import Shape
 from .settings import Settings
 
 
@@ -63,6 +64,12 @@ def totals_and_gradient(graph: nnx.GraphDef, mesh: Mesh) -> Any:
         out_specs=P(),
         check_vma=False,
     )
+
+
+def compile_together(lowered: dict[Any, jax.stages.Lowered]) -> dict[Any, jax.stages.Compiled]:
+    """Compiles several programs at once: XLA leaves Python to other threads."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(lowered, pool.map(lambda program: program.compile(), lowered.values())))
 
 
 class Learner:
@@ -126,12 +133,13 @@ class Learner:
         )
 
     def compile(self, state: TrainingState, shapes: Iterable[Shape]) -> None:
-        """Compiles the step for all shapes, several at once, so that none is compiled later."""
-        shapes = list(shapes)
-        lowered = [self.lower(state, shape) for shape in shapes]
-        with ThreadPoolExecutor() as pool:
-            for shape, program in zip(shapes, pool.map(lambda x: x.compile(), lowered)):
-                self._programs[tuple(shape)] = program
+        """Compiles the step for all shapes, so that nothing is compiled later."""
+        lowered = {tuple(shape): self.lower(state, shape) for shape in shapes}
+        self._programs.update(compile_together(lowered))
+
+    def program(self, shape: Shape) -> jax.stages.Compiled:
+        """What `compile` made for a shape."""
+        return self._programs[tuple(shape)]
 
     def __call__(self, state: TrainingState, batch: Batch) -> tuple[TrainingState, Totals]:
         """A step on this process's rows of a batch."""

@@ -1,5 +1,6 @@
 """Training, from a corpus to a run's folder: `run(settings, run_dir)`."""
 
+import functools
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -44,29 +45,34 @@ def run(
         The last evaluation, by beam search with the weights of the last step.
     """
     run_dir = Path(run_dir).expanduser()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    keep_settings(run_dir, settings)
-    training, held_out = corpus.load(settings)
-    tokenizer = _tokenizer(run_dir, training, settings)
+    training, held_out, tokenizer = _prepared(settings, run_dir)
     mesh = Mesh(np.asarray(devices or jax.devices()), ("data",))
+    load = functools.partial(
+        Loader,
+        tokenizer=tokenizer,
+        settings=settings,
+        divisor=mesh.size,
+        processes=(jax.process_index(), jax.process_count()),
+    )
     with (
-        closing(_loader(training, tokenizer, settings, mesh.size, is_training=True)) as loader,
+        closing(load(training, training=True)) as loader,
+        closing(load(held_out, training=False)) as held_out_loader,
         closing(Checkpoints(run_dir, settings.keep)) as checkpoints,
     ):
-        return _train(settings, run_dir, tokenizer, mesh, loader, held_out, checkpoints, quiet)
+        learner = Learner(settings, tokenizer.size, mesh)
+        return _train(learner, tokenizer, run_dir, loader, held_out_loader, checkpoints, quiet)
 
 
 def _train(
-    settings: Settings,
-    run_dir: Path,
+    learner: Learner,
     tokenizer: Tokenizer,
-    mesh: Mesh,
+    run_dir: Path,
     loader: Loader,
-    held_out: corpus.Corpus,
+    held_out_loader: Loader,
     checkpoints: Checkpoints,
     quiet: bool,
 ) -> Evaluation:
-    learner = Learner(settings, tokenizer.size, mesh)
+    settings, mesh = learner.settings, learner.everywhere.mesh
     state, step = learner.start(), 0
     if stored := checkpoints.restore(state):
         step, state, loader_state = stored
@@ -79,19 +85,14 @@ def _train(
     model = nnx.merge(learner.graph, state.average)
     recognizer = Recognizer(settings, tokenizer, model, mesh.local_devices)
 
-    def held_out_batches() -> Loader:
-        return _loader(held_out, tokenizer, settings, len(mesh.local_devices), is_training=False)
-
     def evaluated(beam: int) -> Evaluation:
         recognizer.use(state.average)
-        with closing(held_out_batches()) as batches:
-            return evaluate(recognizer, batches, beam)
+        return evaluate(recognizer, held_out_loader, beam)
 
     # Everything is compiled here, but for the beam search at the end.
     learner.compile(state, loader.shapes)
-    with closing(held_out_batches()) as batches:
-        for shape in batches.shapes:
-            recognizer.compile(shape.rows // jax.process_count(), shape.samples)
+    own_part = jax.process_count()
+    recognizer.compile((rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes)
     progress.console.print(
         f"{_parameters(state) / 1e6:.1f} M parameters, {mesh.size} devices, {len(loader.shapes)} "
         f"shapes of batches, {loader.padding:.1%} of their cells padding; compiled after "
@@ -105,45 +106,32 @@ def _train(
             state, totals = learner(state, batch)
             progress.batch(totals, waited)
         step += 1
-        progress.step(step, settings.steps, lambda: bad_batches(state))
+        progress.step(step, settings.steps, functools.partial(bad_batches, state))
         if step % settings.evaluate_every == 0 or step == settings.steps:
             evaluation = evaluated(beam=1)
             progress.evaluated(step, evaluation)
             checkpoints.save(step, state, loader.state(), evaluation.word_error_rate)
     last = evaluated(settings.beam)
-    calls = joint_calls(recognizer, [held_out[i].audio for i in range(min(SHOWN, len(held_out)))])
+    batch = next(iter(held_out_loader))
+    audios = [row[:length] for row, length in zip(batch.audio, batch.samples_lengths) if length]
+    calls = joint_calls(recognizer, audios[:SHOWN])
     progress.evaluated(step, last, beam=settings.beam, joint_calls_a_second=calls)
     return last
 
 
-def _loader(
-    utterances: corpus.Corpus,
-    tokenizer: Tokenizer,
-    settings: Settings,
-    divisor: int,
-    *,
-    is_training: bool,
-) -> Loader:
-    """Batches of this process: of training its rows of each, of the held out its utterances."""
-    processes = jax.process_index(), jax.process_count()
-    return Loader(
-        utterances,
-        tokenizer,
-        settings,
-        training=is_training,
-        divisor=divisor if is_training else divisor * jax.process_count(),
-        processes=processes,
-    )
-
-
-def _tokenizer(run_dir: Path, training: corpus.Corpus, settings: Settings) -> Tokenizer:
-    """The run's, trained by its first process when the run begins."""
+def _prepared(settings: Settings, run_dir: Path) -> tuple[corpus.Corpus, corpus.Corpus, Tokenizer]:
+    """Both corpora and the tokenizer. The first process makes what others then find."""
+    is_first = jax.process_index() == 0
+    if not is_first:
+        multihost_utils.sync_global_devices("prepared")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    keep_settings(run_dir, settings)
+    training, held_out = corpus.load(settings)
     path = run_dir / "tokenizer.model"
-    if jax.process_index() == 0 and not path.exists():
-        Tokenizer.train(training.texts, settings.vocabulary).save(path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer")
-    return Tokenizer.load(path)
+    tokenizer = Tokenizer.cached(path, training.texts, settings.vocabulary)
+    if is_first and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("prepared")
+    return training, held_out, tokenizer
 
 
 def _parameters(state: TrainingState) -> int:

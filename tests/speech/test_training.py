@@ -1,0 +1,253 @@
+"""The speech example learns, goes on where it was killed, and computes the same on every device."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import collectives
+
+for library in ("espeakng_loader", "flax", "grain", "jiwer", "optax", "orbax", "sentencepiece"):
+    pytest.importorskip(library)
+pytest.importorskip("soundfile")
+
+# Appended: the package under test is the installed one.
+sys.path.append(str(pathlib.Path(__file__).parents[2]))
+
+import optax  # noqa: E402
+from flax import nnx  # noqa: E402
+from jax.sharding import Mesh  # noqa: E402
+
+from examples.speech import __main__ as command_line  # noqa: E402
+from examples.speech import train  # noqa: E402
+from examples.speech.batches import Batch  # noqa: E402
+from examples.speech.evaluate import Recognizer  # noqa: E402
+from examples.speech.model import Transducer  # noqa: E402
+from examples.speech.plan import Shape  # noqa: E402
+from examples.speech.progress import Progress  # noqa: E402
+from examples.speech.settings import Settings, preset  # noqa: E402
+from examples.speech.step import Learner, bad_batches  # noqa: E402
+
+STEPS, HALF, V = 40, 20, 64
+LEARN = """
+import sys, jax
+from examples.speech import train
+from examples.speech.settings import Settings
+train.run(Settings.from_json(sys.argv[1]), sys.argv[2], devices=jax.devices()[:1], quiet=True)
+"""
+compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: compilations.append(event) if "backend_compile" in event else None
+)
+
+
+@pytest.fixture(autouse=True)
+def _optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def quickly_compiled():
+    """For programs that run once or twice."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    """`tiny` with all that is random: dropout, masks, order."""
+    return preset(
+        "tiny",
+        cache=str(tmp_path_factory.mktemp("cache")),
+        train_sentences=120,
+        valid_sentences=6,
+        buckets=1,
+        steps=STEPS,
+        warmup_steps=8,
+        evaluate_every=HALF,
+        joint_dropout=0.1,
+        beam=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """A folder of compiled programs, for all runs of this file, whatever their process."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", folder)
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def trained(settings, compiled_once, tmp_path_factory):
+    """The folder of a run that was never stopped, and how much was compiled before each step."""
+    run_dir, counts = tmp_path_factory.mktemp("run"), []
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        step = Progress.step
+        patch.setattr(
+            Progress,
+            "step",
+            lambda *arguments: (counts.append(len(compilations)), step(*arguments)),
+        )
+        train.run(settings, run_dir, devices=jax.devices()[:1], quiet=True)
+    return run_dir, counts
+
+
+def history(run_dir, key: str) -> list:
+    records = map(json.loads, (run_dir / "history.jsonl").read_text().splitlines())
+    return [record[key] for record in records if key in record]
+
+
+def test_loss_falls(trained):
+    losses = history(trained[0], "loss")
+    assert len(losses) == STEPS / (HALF // 10)
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert all(rate >= 0 for rate in history(trained[0], "word_error_rate"))
+    assert len(history(trained[0], "samples")[-1]) == 6
+
+
+def test_nothing_is_compiled_after_the_first_steps(trained):
+    """An evaluation and a checkpoint are between the first steps and the last."""
+    _, counts = trained
+    assert len(counts) == STEPS
+    assert counts[-1] == counts[1]
+
+
+def test_killed_run_goes_on_with_the_same_bits(settings, trained, compiled_once, tmp_path):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
+        "JAX_COMPILATION_CACHE_DIR": compiled_once,
+    }
+    command = [sys.executable, "-P", "-c", LEARN, settings.to_json(), str(tmp_path)]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            while not (tmp_path / "checkpoints" / str(HALF)).exists():
+                assert process.poll() is None, "it ended too early"
+                time.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert STEPS not in map(int, os.listdir(tmp_path / "checkpoints"))
+
+    train.run(settings, tmp_path, devices=jax.devices()[:1], quiet=True)
+    for key in ("step", "loss", "word_error_rate", "samples"):
+        assert history(tmp_path, key) == history(trained[0], key)
+    models = [Recognizer.load(run_dir).model for run_dir in (tmp_path, trained[0])]
+    for resumed, alone in zip(*map(jax.tree.leaves, map(nnx.state, models)), strict=True):
+        np.testing.assert_array_equal(resumed, alone)
+
+
+def test_other_settings_do_not_go_on(settings, trained):
+    changed = Settings.from_json(settings.to_json().replace("0.1", "0.2"))
+    with pytest.raises(ValueError, match=r"joint_dropout 0\.1 \(now 0\.2\)"):
+        train.run(changed, trained[0], quiet=True)
+
+
+def test_recognizer(trained):
+    recognizer = Recognizer.load(trained[0])
+    rng = np.random.default_rng(0)
+    audios = [rng.standard_normal(n).astype(np.float32) / 10 for n in (16_000, 30_000)]
+    encoder = recognizer.encode(audios[0])
+    assert encoder.shape == (1, 13, recognizer.settings.width)  # ceil(ceil(ceil(100 / 2) / 2) / 2)
+    assert recognizer.frame_seconds == pytest.approx(0.08)
+    both = recognizer.transcribe(audios)
+    assert [len(one.labels) for one in both] == [len(one.frames) for one in both]
+    assert np.isfinite([one.log_prob for one in both]).all()
+
+
+def make_batch(rng) -> Batch:
+    """Four utterances, the third of which is padding."""
+    samples_lengths = np.array([16_000, 7_000, 0, 12_345], np.int32)
+    audio = rng.standard_normal((4, 16_000)).astype(np.float32) / 10
+    audio *= np.arange(16_000)[None] < samples_lengths[:, None]
+    labels = rng.integers(1, V, (4, 6)).astype(np.int32)
+    return Batch(audio, samples_lengths, labels, np.array([6, 2, 0, 4], np.int32))
+
+
+@pytest.mark.parametrize("predictor", ["lstm", "stateless"])
+@pytest.mark.usefixtures("quickly_compiled")
+def test_alone_as_in_a_batch(predictor, rng):
+    model = Transducer(preset("tiny", predictor=predictor), V, rngs=nnx.Rngs(0))
+    encode = nnx.jit(lambda model, *audio: model.encode(*audio))
+    batch = make_batch(rng)
+    frames, lengths = encode(model, batch.audio, batch.samples_lengths)
+    assert lengths.tolist() == [13, 6, 0, 10]
+    for n in (1, 3):
+        samples = batch.samples_lengths[n]
+        alone, (T,) = encode(
+            model, batch.audio[n : n + 1, :samples], batch.samples_lengths[n : n + 1]
+        )
+        assert alone.shape[1] == T
+        np.testing.assert_allclose(alone[0], frames[n, :T], atol=1e-5)
+
+    columns = model.predictor(batch.labels)
+    state, newest = model.predictor_start(4), jnp.zeros(4, jnp.int32)
+    for u in range(7):  # label by label, as all at once
+        state, features = model.predictor_step(state, newest)
+        np.testing.assert_allclose(features, columns[:, u], atol=1e-6)
+        newest = batch.labels[:, min(u, 5)]
+
+
+@pytest.mark.parametrize("loss", ["rnnt", "tdt", "pruned"])
+@pytest.mark.usefixtures("quickly_compiled")
+def test_losses_and_gradients_are_finite(loss, rng):
+    settings = preset("tiny", loss=loss, width=16, layers=1, dropout=0.1, joint_dropout=0.1)
+    graph, params = nnx.split(Transducer(settings, V, rngs=nnx.Rngs(0)))
+
+    @jax.jit
+    def run(params, batch, key):
+        def total(params):
+            costs = nnx.merge(graph, params).loss(batch, key, jnp.int32(3))
+            return costs.sum(), costs
+
+        return jax.grad(total, has_aux=True)(params)
+
+    gradients, costs = run(params, make_batch(rng), jax.random.key(0))
+    assert (np.asarray(costs) > 0).tolist() == [True, True, False, True]
+    for gradient in jax.tree.leaves(gradients):
+        assert jnp.isfinite(gradient).all()
+        assert gradient.any()
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+def test_step_of_several_devices_is_that_of_one(rng):
+    """And nothing goes between them but sums; a batch without sense is left out, and counted."""
+    if jax.device_count() < 4:
+        pytest.skip("needs four devices")
+    settings = preset("tiny", width=16, layers=1, time_masks=0, band_masks=0)
+    batch, results = make_batch(rng), []
+    shape = Shape(4, 16_000, 6)
+    for count in (1, 4):
+        learner = Learner(settings, V, Mesh(np.asarray(jax.devices()[:count]), ("data",)))
+        state = learner.start()
+        learner.compile(state, [shape])
+        state, totals = learner(state, batch)
+        results.append((totals, optax.tree.get(state.optimizer_state, "mu")))
+    for one, four in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-6)
+    program = learner.program(shape)
+    assert collectives(program) == {"all-reduce"}
+    assert bad_batches(state) == 0
+    worse, _ = learner(state, batch._replace(audio=np.full_like(batch.audio, np.nan)))
+    assert bad_batches(worse) == 1
+    for before, after in zip(jax.tree.leaves(state.params), jax.tree.leaves(worse.params)):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_command_line_has_every_setting():
+    options = command_line.parse_arguments(
+        ["train", "--data", "librispeech", "DIR", "--speeds", "0.9", "1.1", "--loss=tdt"]
+    )
+    expected = preset("small", data="librispeech", path="DIR", loss="tdt", speeds=(0.9, 1.1))
+    assert command_line.settings_of(options) == expected
