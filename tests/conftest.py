@@ -101,6 +101,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker("jax")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """With `--dist loadgroup` files stay together, or compile twice what they share."""
+    is_grouped = all("@" in item.nodeid for item in session.items)
+    if session.config.getoption("loadgroup", False) and not is_grouped:
+        pytest.exit("This pytest-xdist does not group tests by this pytest.", returncode=1)
+
+
 def pytest_sessionstart() -> None:
     backend = jax.default_backend()
     if os.environ.get("JAX_RNNT_REQUIRE_GPU") == "1" and backend != "gpu":
