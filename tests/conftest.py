@@ -70,8 +70,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group: tests that run in one process")
 
 
-# Rooms whose tests are about this package's kernels and arithmetic.
-ROOMS = ("fuzz", "lattice", "losses", "rows", "search")
+# Rooms whose tests are about this package's kernels and arithmetic, or run little of what they
+# compile.
+ROOMS = ("fuzz", "lattice", "losses", "rows", "search", "speech")
 
 
 @pytest.fixture(autouse=True)
