@@ -47,7 +47,7 @@ class BiasedChecker {
 
   void Run() {
     // Biases may be out of alignment as logits are.
-    const DeviceArray<Real> biases(Shifted(biases_));
+    const DeviceArray<Real> biases(Shifted(biases_, problem_.shift));
     const RowBiases<Real> row_biases{biases.get() + problem_.shift, rows_of_bias_};
     RunForward(row_biases);
     for (int64_t row = 0; row < problem_.rows; ++row) {
@@ -65,44 +65,25 @@ class BiasedChecker {
   }
 
  private:
-  RowLabels Labels() const {
-    if (!problem_.is_by_column) return RowLabels{device_labels_.get()};
-    return RowLabels{device_labels_.get(), device_counts_.get(), problem_.columns, problem_.lines};
-  }
-
-  std::vector<Real> Shifted(const std::vector<Real>& numbers) const {
-    std::vector<Real> shifted(problem_.shift);
-    shifted.insert(shifted.end(), numbers.begin(), numbers.end());
-    return shifted;
-  }
-
   const Real* Sums(int64_t row) const { return sums_.data() + row * options_.width; }
 
   void RunForward(const RowBiases<Real>& biases) {
-    const DeviceArray<Real> logits(Shifted(logits_));
+    const DeviceArray<Real> logits(Shifted(logits_, problem_.shift));
     const DeviceArray<Real> numbers(static_cast<int64_t>(results_.numbers.size()));
     Check(cudaMemset(numbers.get(), 0xff, numbers.size() * sizeof(Real)), "memset");
-    Check(cuda::EntriesForwardBiased<Real>(0, problem_.rows, options_,
-                                           logits.get() + problem_.shift, biases, Labels(),
-                                           ResultsIn(numbers.get(), problem_.rows, options_)),
-          "EntriesForwardBiased");
+    Check(
+        cuda::EntriesForwardBiased<Real>(0, problem_.rows, options_, logits.get() + problem_.shift,
+                                         biases, LabelsIn(problem_, device_labels_, device_counts_),
+                                         ResultsIn(numbers.get(), problem_.rows, options_)),
+        "EntriesForwardBiased");
     results_.numbers = numbers.ToHost();
-    for (int64_t row = 0; row < problem_.rows; ++row) {
-      const int32_t label = labels_.of_rows[row];
-      const ExpectedSum expected = ComputeSum(options_, label, Sums(row));
-      expectations_.Expect("maximum", row, 0, results_.Maximum(row), expected.maximum, 0);
-      expectations_.Expect("log_sum", row, 0, results_.Sum(row), expected.log_sum,
-                           expected.tolerance);
-      for (int entry = 0; entry < EntryCount(options_); ++entry) {
-        expectations_.Expect("entry", row, entry, results_.Entry(entry, row),
-                             EntryOf(options_, entry, label, Sums(row)), 0);
-      }
-    }
+    ExpectForward(
+        problem_, labels_, results_, [&](int64_t row) { return Sums(row); }, &expectations_);
   }
 
   void RunBackward(const RowBiases<Real>& biases) {
     const int64_t W = options_.width, elements = problem_.rows * W;
-    const DeviceArray<Real> logits(Shifted(logits_));
+    const DeviceArray<Real> logits(Shifted(logits_, problem_.shift));
     DeviceArray<T> apart(elements + problem_.shift);
     T* target = apart.get() + problem_.shift;
     if constexpr (std::is_same_v<T, Real>) {
@@ -114,10 +95,11 @@ class BiasedChecker {
     Check(cudaMemset(bias_parts.get(), 0xff, bias_parts.size() * sizeof(Real)), "memset");
     const DeviceArray<Real> results(results_.numbers), cotangents(cotangents_.numbers);
     const DeviceArray<Real> bounds(bounds_);
-    Check(cuda::EntriesBackwardBiased<T>(
-              0, problem_.rows, options_, logits.get() + problem_.shift, biases, Labels(),
-              bounds.get(), results.get(), results.get() + problem_.rows,
-              CotangentsIn(cotangents.get(), problem_.rows, options_), target, bias_parts.get()),
+    Check(cuda::EntriesBackwardBiased<T>(0, problem_.rows, options_, logits.get() + problem_.shift,
+                                         biases, LabelsIn(problem_, device_labels_, device_counts_),
+                                         bounds.get(), results.get(), results.get() + problem_.rows,
+                                         CotangentsIn(cotangents.get(), problem_.rows, options_),
+                                         target, bias_parts.get()),
           "EntriesBackwardBiased");
     std::vector<T> actual(elements);
     Check(cudaMemcpy(actual.data(), target, elements * sizeof(T), cudaMemcpyDeviceToHost),

@@ -50,6 +50,38 @@ EntriesCotangents<Real> CotangentsIn(const Real* numbers, int64_t rows,
   return cotangents;
 }
 
+// The labels of a problem's rows, from their arrays on the device.
+inline RowLabels LabelsIn(const Problem& problem, const DeviceArray<int32_t>& labels,
+                          const DeviceArray<int32_t>& counts) {
+  if (!problem.is_by_column) return RowLabels{labels.get()};
+  return RowLabels{labels.get(), counts.get(), problem.columns, problem.lines};
+}
+
+// A copy that is out of alignment by so many elements.
+template <typename T>
+std::vector<T> Shifted(const std::vector<T>& numbers, int64_t shift) {
+  std::vector<T> shifted(shift);
+  shifted.insert(shifted.end(), numbers.begin(), numbers.end());
+  return shifted;
+}
+
+// Compares what a forward gave with the sums and entries of the rows logits_of(row).
+template <typename Real, typename LogitsOf>
+void ExpectForward(const Problem& problem, const HostLabels& labels, RowNumbers<Real>& results,
+                   const LogitsOf& logits_of, Expectations* expectations) {
+  const EntriesOptions& options = problem.options;
+  for (int64_t row = 0; row < problem.rows; ++row) {
+    const int32_t label = labels.of_rows[row];
+    const ExpectedSum expected = ComputeSum(options, label, logits_of(row));
+    expectations->Expect("maximum", row, 0, results.Maximum(row), expected.maximum, 0);
+    expectations->Expect("log_sum", row, 0, results.Sum(row), expected.log_sum, expected.tolerance);
+    for (int entry = 0; entry < EntryCount(options); ++entry) {
+      expectations->Expect("entry", row, entry, results.Entry(entry, row),
+                           EntryOf(options, entry, label, logits_of(row)), 0);
+    }
+  }
+}
+
 template <typename T>
 class Checker {
  public:
@@ -80,37 +112,17 @@ class Checker {
 
   const T* Logits(int64_t row) const { return logits_.data() + row * options_.width; }
 
-  RowLabels Labels() const {
-    if (!problem_.is_by_column) return RowLabels{device_labels_.get()};
-    return RowLabels{device_labels_.get(), device_counts_.get(), problem_.columns, problem_.lines};
-  }
-
-  // A copy of the logits that is out of alignment by the problem's shift.
-  std::vector<T> Shifted(const std::vector<T>& logits) const {
-    std::vector<T> shifted(problem_.shift);
-    shifted.insert(shifted.end(), logits.begin(), logits.end());
-    return shifted;
-  }
-
   void RunForward() {
-    const DeviceArray<T> logits(Shifted(logits_));
+    const DeviceArray<T> logits(Shifted(logits_, problem_.shift));
     const DeviceArray<Real> numbers(static_cast<int64_t>(results_.numbers.size()));
     Check(cudaMemset(numbers.get(), 0xff, numbers.size() * sizeof(Real)), "memset");
     Check(cuda::EntriesForward<T>(0, problem_.rows, options_, logits.get() + problem_.shift,
-                                  Labels(), ResultsIn(numbers.get(), problem_.rows, options_)),
+                                  LabelsIn(problem_, device_labels_, device_counts_),
+                                  ResultsIn(numbers.get(), problem_.rows, options_)),
           "EntriesForward");
     results_.numbers = numbers.ToHost();
-    for (int64_t row = 0; row < problem_.rows; ++row) {
-      const int32_t label = labels_.of_rows[row];
-      const ExpectedSum expected = ComputeSum(options_, label, Logits(row));
-      expectations_.Expect("maximum", row, 0, results_.Maximum(row), expected.maximum, 0);
-      expectations_.Expect("log_sum", row, 0, results_.Sum(row), expected.log_sum,
-                           expected.tolerance);
-      for (int entry = 0; entry < EntryCount(options_); ++entry) {
-        expectations_.Expect("entry", row, entry, results_.Entry(entry, row),
-                             EntryOf(options_, entry, label, Logits(row)), 0);
-      }
-    }
+    ExpectForward(
+        problem_, labels_, results_, [&](int64_t row) { return Logits(row); }, &expectations_);
   }
 
   // What has no effect is NaN.
@@ -143,7 +155,7 @@ class Checker {
       if (InputsOf(row).HasSumTerm()) continue;
       std::fill_n(needed.begin() + row * options_.width, options_.width, FromDouble<T>(kNaN));
     }
-    const DeviceArray<T> logits(Shifted(needed));
+    const DeviceArray<T> logits(Shifted(needed, problem_.shift));
     const DeviceArray<T> apart(problem_.is_in_place ? 0 : logits.size());
     const DeviceArray<T>& target = problem_.is_in_place ? logits : apart;
     if (!problem_.is_in_place) {
@@ -151,7 +163,8 @@ class Checker {
     }
     const DeviceArray<Real> results(results_.numbers), cotangents(cotangents_.numbers);
     Check(cuda::EntriesBackward<T>(0, problem_.rows, options_, logits.get() + problem_.shift,
-                                   Labels(), results.get(), results.get() + problem_.rows,
+                                   LabelsIn(problem_, device_labels_, device_counts_),
+                                   results.get(), results.get() + problem_.rows,
                                    CotangentsIn(cotangents.get(), problem_.rows, options_),
                                    target.get() + problem_.shift),
           "EntriesBackward");
