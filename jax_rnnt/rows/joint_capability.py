@@ -25,7 +25,8 @@ def choose(gpus: Iterable[str], compiled: str, wanted: str | None = None) -> int
         wanted: the value of SWITCH, if it is set.
 
     Raises:
-        ValueError: if `wanted` is neither "none" nor of kernels that all GPUs run.
+        ValueError: if `wanted` is neither "none" nor of kernels that all GPUs run: tests must not
+            pass on other kernels than they name.
     """
     own = set(gpus)
     if not own or wanted == "none":
@@ -37,6 +38,8 @@ def choose(gpus: Iterable[str], compiled: str, wanted: str | None = None) -> int
     if chosen != _HOPPER and not all(
         version(gpu) >= (8, 0) and way_to_run(gpu, compiled) for gpu in own
     ):
+        if wanted is not None:
+            raise ValueError(f"{SWITCH} is {wanted}, but the kernels are compiled for {compiled}.")
         return None
     major, minor = version(chosen)
     return 10 * major + minor

@@ -52,6 +52,11 @@ def test_a_switch_that_the_gpus_cannot_follow(gpus, wanted):
         choose(gpus, ALL, wanted)
 
 
+def test_a_switch_to_kernels_that_are_not_compiled():
+    with pytest.raises(ValueError, match=f"{SWITCH} is 8.0, but .* compiled for 80-real"):
+        choose(["9.0"], "80-real", "8.0")
+
+
 def test_what_is_installed_tells_by_which_kernels_a_joint_goes():
     assert report._joint(103) == "the fused kernels of 10.3"
     assert report._joint(None) == "tiles of plain JAX"

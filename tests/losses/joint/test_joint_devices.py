@@ -279,7 +279,7 @@ def test_vmap_beside_a_sharded_batch_moves_nothing(mesh, rng):
 @needs_devices
 @pytest.mark.parametrize("way", ["Auto", "Explicit", "shard_map", "pmap"])
 def test_half_dtypes_over_devices(way, rng):
-    """With tiles of the default size, for which Hopper has kernels."""
+    """With tiles of the default size, for which there are fused kernels."""
     count, H, V = jax.device_count(), 16, 12
     problem = make_problem(rng, 2 * count, 20, 10, H, V, dtype="bfloat16")
     run = functools.partial(value_and_gradients, cost=jax_rnnt.rnnt_loss_from_joint)

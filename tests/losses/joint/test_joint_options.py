@@ -288,7 +288,7 @@ PAIRS = [
     for pair in itertools.combinations(["tdt", "hat", "dropout", "clamp", "hypotheses"], 2)
     if set(pair) != {"tdt", "hat"}
 ]
-# In bfloat16 Hopper's kernels; the tiles of plain JAX compute it as any other dtype.
+# In bfloat16 the fused kernels; the tiles of plain JAX compute it as any other dtype.
 PAIRS_DTYPES = ["float32", "bfloat16"] if PLATFORM == "cuda" else ["float32"]
 EVERY = ("tdt", "dropout", "clamp", "hypotheses")
 

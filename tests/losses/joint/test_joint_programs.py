@@ -83,6 +83,18 @@ def test_steps_are_of_one_size(backend, sequences, dtype, monkeypatch):
     assert steps * tile.at_once - tiles < steps
 
 
+@pytest.mark.skipif(ffi.native_module("cuda") is None, reason="the CUDA kernels are not built")
+@pytest.mark.parametrize(
+    ("capability", "H"),
+    [(80, 1280), (86, 768), (89, 768), (90, 1408), (100, 1792), (120, 768)],
+)
+def test_the_widest_network_of_the_fused_kernels(capability, H):
+    """As docs/performance.md says."""
+    packed_sizes = ffi.native_module("cuda").joint_packed_sizes
+    assert packed_sizes(capability, H, 1024) is not None
+    assert packed_sizes(capability, H + 1, 1024) is None
+
+
 def test_memory_does_not_grow_with_frames_times_labels_times_symbols():
     def temporary(T, U, tile):
         shapes = [(4, T, 32), (4, U, 32), (32, 512), (512,)]

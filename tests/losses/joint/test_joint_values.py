@@ -81,7 +81,7 @@ def test_half_dtypes_at_many_sizes(rng, shape, dtype):
 
 @pytest.mark.parametrize(
     "activation",
-    # All that Hopper's kernels know; elsewhere they are functions of float32, whatever the dtype.
+    # All that the fused kernels know; elsewhere they are functions of float32, whatever the dtype.
     [name for name in ACTIVATIONS if not callable(name)] if PLATFORM == "cuda" else ["silu"],
 )
 def test_activations_in_half_precision(rng, activation):

@@ -21,6 +21,7 @@
 #include "cuda/joint/columns.cuh"
 #include "cuda/joint/launch_pack.h"
 #include "cuda/joint/plan.h"
+#include "cuda/memory/blocks.cuh"
 #include "cuda/memory/granule.cuh"
 #include "cuda/memory/lanes.cuh"
 #include "cuda/rows/exponents.cuh"
@@ -70,9 +71,8 @@ template <typename T>
 cudaError_t LaunchMmaPack(cudaStream_t stream, const JointPlan& plan, int32_t H, int32_t W,
                           const T* kernel, const T* bias, void* packed_kernel, float* packed_bias) {
   const int64_t granules = (kGroupWarps * StreamSteps(plan) + kStreamTail) * kStepGranules;
-  JointPackKernel<T>
-      <<<static_cast<unsigned int>(DivideUp(granules, kPackThreads)), kPackThreads, 0, stream>>>(
-          plan, kernel, bias, H, W, static_cast<uint4*>(packed_kernel), packed_bias);
+  JointPackKernel<T><<<CountBlocks(granules, kPackThreads), kPackThreads, 0, stream>>>(
+      plan, kernel, bias, H, W, static_cast<uint4*>(packed_kernel), packed_bias);
   return cudaGetLastError();
 }
 
