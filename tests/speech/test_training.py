@@ -54,14 +54,6 @@ def _optax_promotes():
         yield
 
 
-@pytest.fixture
-def quickly_compiled():
-    """For programs that run once or twice."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
     """`tiny` with all that is random: dropout, masks, order."""
@@ -140,6 +132,8 @@ def test_killed_run_goes_on_with_the_same_bits(settings, trained, compiled_once,
             process.send_signal(signal.SIGKILL)
     assert STEPS not in map(int, os.listdir(tmp_path / "checkpoints"))
 
+    # As the fixture's run and the process: other options of the compiler are other bits.
+    jax.config.update("jax_disable_most_optimizations", False)
     train.run(settings, tmp_path, devices=jax.devices()[:1], quiet=True)
     for key in ("step", "loss", "word_error_rate", "samples"):
         assert history(tmp_path, key) == history(trained[0], key)
@@ -176,7 +170,6 @@ def make_batch(rng) -> Batch:
 
 
 @pytest.mark.parametrize("predictor", ["lstm", "stateless"])
-@pytest.mark.usefixtures("quickly_compiled")
 def test_alone_as_in_a_batch(predictor, rng):
     model = Transducer(preset("tiny", predictor=predictor), V, rngs=nnx.Rngs(0))
     encode = nnx.jit(lambda model, *audio: model.encode(*audio))
@@ -200,7 +193,6 @@ def test_alone_as_in_a_batch(predictor, rng):
 
 
 @pytest.mark.parametrize("loss", ["rnnt", "tdt", "pruned"])
-@pytest.mark.usefixtures("quickly_compiled")
 def test_losses_and_gradients_are_finite(loss, rng):
     settings = preset("tiny", loss=loss, width=16, layers=1, dropout=0.1, joint_dropout=0.1)
     graph, params = nnx.split(Transducer(settings, V, rngs=nnx.Rngs(0)))
@@ -220,7 +212,6 @@ def test_losses_and_gradients_are_finite(loss, rng):
         assert gradient.any()
 
 
-@pytest.mark.usefixtures("quickly_compiled")
 def test_step_of_several_devices_is_that_of_one(rng):
     """And nothing goes between them but sums; a batch without sense is left out, and counted."""
     if jax.device_count() < 4:
