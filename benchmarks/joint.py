@@ -1,7 +1,8 @@
 """The loss of a joint network beside that of its materialised logits: `python -m benchmarks.joint`.
 
 Forward and backward of the mean cost with respect to encoder, predictor, kernel and bias; the same
-with each option; and the pruned recipe by its parts, of the summed costs.
+with each option, and by the kernels of other GPUs that this one can run; and the pruned recipe by
+its parts, of the summed costs.
 """
 
 import argparse
@@ -15,13 +16,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, OPTION_WAYS, PATHS
+from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, OPTION_WAYS, OWN, PATHS
 from benchmarks.printing import joint_tables
 from benchmarks.printing.results import in_mib, write
 from benchmarks.problems import shapes
 from benchmarks.problems.floor import ITEM_BYTES
 from benchmarks.problems.shapes import JointCase
 from benchmarks.running import processes
+from jax_rnnt.rows.joint_capability import SWITCH
 
 H, V, BATCH = 640, 1024, 32
 # (N, T, U, H, V), model
@@ -49,6 +51,9 @@ OPTIONS_CASES = {
     "cpu": ((4, 100, 30, 128, 512),),
 }
 PRUNED, OPTIONS = "pruned", "options"
+# Besides the GPU's own: those of other compute capabilities, and the plain tiles.
+OTHER_KERNELS = {"gpu": ("8.0", "8.6", "none"), "cpu": ()}
+WITH_OTHER_KERNELS = ("standard", "dropout 0.2")
 # Its parts, as `running.on_pruned` describes them.
 PARTS = ("joint", "whole", "simple", "ranges", "pruned", "band lattice", "full lattice")
 PLUGINS = ("benchmarks.contenders.joint_paths",)
@@ -202,10 +207,20 @@ def _measure(group: Sequence[JointCase], results: dict, options: argparse.Namesp
 
 
 def _measure_options(results: dict, options: argparse.Namespace) -> None:
-    """Enters the figures of the loss with each of its options."""
-    results["options_rows"] = _each(
-        "measure_option", "way", OPTION_WAYS, OPTIONS_CASES, results, options
-    )
+    """Enters the figures of the loss with each of its options, and on other GPUs' kernels."""
+    for kernels in (OWN, *OTHER_KERNELS[results["platform"]]):
+        own = kernels == OWN
+        ways = OPTION_WAYS if own else WITH_OTHER_KERNELS
+        rows = _each(
+            "measure_option",
+            "way",
+            ways,
+            OPTIONS_CASES,
+            results,
+            options,
+            environment={} if own else {SWITCH: kernels},
+        )
+        results["options_rows"] += [{**row, "kernels": kernels} for row in rows]
 
 
 def _measure_pruned(results: dict, options: argparse.Namespace) -> None:
@@ -213,13 +228,15 @@ def _measure_pruned(results: dict, options: argparse.Namespace) -> None:
     results["pruned"] = _each("measure_pruned", "part", PARTS, PRUNED_CASES, results, options)
 
 
-def _each(kind: str, what: str, names: Sequence[str], cases: dict, results: dict, options):
+def _each(
+    kind: str, what: str, names: Sequence[str], cases: dict, results: dict, options, **more
+) -> list[dict]:
     """The rows of a kind of tasks: of every shape one for each name of what is measured."""
     rows = []
     for N, T, U, units, symbols in options.shapes or cases[results["platform"]]:
         case = JointCase.of(shapes.full(N, T, U, symbols), units, symbols, "random", options.scale)
         tasks = [{"kind": kind, "arguments": {"case": vars(case), what: name}} for name in names]
-        _, _, answers = _run(JOINT, lambda _, tasks=tasks: tasks, options)
+        _, _, answers = _run(JOINT, lambda _, tasks=tasks: tasks, options, **more)
         rows += [
             in_mib({**case.key, what: name, **answer})
             for name, answer in zip(names, answers, strict=True)
@@ -238,9 +255,9 @@ def _answers(
     return by_kind
 
 
-def _run(path: str, make_tasks, options: argparse.Namespace):
+def _run(path: str, make_tasks, options: argparse.Namespace, **more):
     return processes.run(
-        path, make_tasks, dtype=options.dtype, plugins=PLUGINS, seconds=options.seconds
+        path, make_tasks, dtype=options.dtype, plugins=PLUGINS, seconds=options.seconds, **more
     )
 
 

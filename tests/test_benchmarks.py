@@ -239,6 +239,8 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     monkeypatch.setattr(joint, "PLUGINS", (*joint.PLUGINS, quick))
     # Each takes seconds to compile; the others have tests of their own.
     monkeypatch.setattr(joint, "OPTION_WAYS", ("standard", "4 hypotheses an encoder"))
+    monkeypatch.setattr(joint, "OTHER_KERNELS", {"cpu": ("none",)})
+    monkeypatch.setattr(joint, "WITH_OTHER_KERNELS", ("standard",))
     monkeypatch.setattr(joint, "PARTS", ("whole", "ranges", "band lattice", "full lattice"))
     path = tmp_path / "results.json"
     joint.main(
@@ -264,7 +266,8 @@ def test_joint_on_a_cpu(tmp_path, monkeypatch, capsys, librispeech, quick):
     for row in results["rows"]:
         assert max(row["relative_from_truth"].values()) < 1e-4
 
-    assert [row["way"] for row in results["options_rows"]] == list(joint.OPTION_WAYS)
+    ways = [(row["way"], row["kernels"]) for row in results["options_rows"]]
+    assert ways == [*((way, "own") for way in joint.OPTION_WAYS), ("standard", "none")]
     assert all(row["forward_backward_ms"] > 0 for row in results["options_rows"])
     assert [row["part"] for row in results["pruned"]] == list(joint.PARTS)
     assert all(row["forward_backward_ms"] > 0 for row in results["pruned"])

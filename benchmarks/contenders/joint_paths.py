@@ -7,6 +7,7 @@ frames_lengths, labels_lengths, **options) -> costs (N,), with tanh between.
 from benchmarks.contenders.peers import contender
 
 PATHS = JOINT, MATERIALISED = "joint", "materialised"
+OWN = "own"  # the kernels that the GPU runs unless told otherwise
 # The joint with its options; see `joint_options`.
 OPTION_WAYS = (
     "standard",

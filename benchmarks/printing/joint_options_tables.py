@@ -10,13 +10,14 @@ TARGETS = {"TDT, 5 durations": 1.08, "dropout 0.2": 1.1, "4 hypotheses an encode
 
 
 def markdown(rows: Sequence[dict]) -> str:
-    """A line for each of `results["options_rows"]`, whose first of a shape is the standard."""
+    """A line for each of `results["options_rows"]`, whose first of a shape and its
+    kernels is the standard."""
     standard: dict = {}
     lines = []
     for row in rows:
         sizes = tuple(row[name] for name in ("N", "T", "U", "H", "V"))
         time = row.get("forward_backward_ms")
-        whole = standard.setdefault(sizes, time)
+        whole = standard.setdefault((sizes, row["kernels"]), time)
         over = number(time / whole) if time and whole else ""
         if over and sizes == TARGET_SIZES and row["way"] in TARGETS:
             over += f" (target at most {TARGETS[row['way']]})"
@@ -24,11 +25,13 @@ def markdown(rows: Sequence[dict]) -> str:
             (
                 f"({', '.join(map(str, sizes))})",
                 row["way"],
+                row["kernels"],
                 row.get("error") or number(row.get("forward_ms")),
                 number(time),
                 over,
                 number(row.get("temporary_mib")),
             )
         )
-    columns = ("(N, T, U, H, V)", "loss", "forward, ms", "both, ms", "over the standard", "MiB")
+    columns = ("(N, T, U, H, V)", "loss", "kernels", "forward, ms", "both, ms")
+    columns += ("over the standard", "MiB")
     return grid(columns, lines)
