@@ -3,6 +3,8 @@
 #
 #   tools/check_gpu.sh build            install into $SITE (default: a temporary directory)
 #   tools/check_gpu.sh test [ARGS]      the test suite on the GPU; ARGS go to pytest
+#   tools/check_gpu.sh switches [ARGS]  the joint's tests on the kernels of each other compute
+#                                       capability, and on none; ARGS go to pytest
 #   tools/check_gpu.sh sanitize         compute-sanitizer over every kernel (tools/every_kernel.cu
 #                                       and, from 8.0 on, tools/joint_check.cu)
 #   tools/check_gpu.sh time [ARGS]      benchmarks/loss.py; ARGS go to it
@@ -37,8 +39,23 @@ run_tests() {
   JAX_RNNT_REQUIRE_GPU=1 JAX_RNNT_REQUIRE_NATIVE=1 "$python" -m pytest -q "$@"
 }
 
+run_switches() {
+  has_joint || { echo "the plain tiles are all that this GPU runs"; return; }
+  local switch least=$(printf '%s\n' "$(capability)" 8.6 | sort -V | head -1)
+  # A GPU runs the kernels of earlier capabilities alone.
+  for switch in 8.0 ${least/8.0/} none; do
+    echo "== JAX_RNNT_JOINT_CAPABILITY=$switch"
+    JAX_RNNT_JOINT_CAPABILITY=$switch run_tests tests/losses/joint tests/losses/test_pruned*.py \
+      tests/test_flax.py tests/xla/test_{handlers,sharding_types,derivatives}.py "$@"
+  done
+}
+
+capability() {
+  nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1
+}
+
 has_joint() {
-  [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | cut -d. -f1)" -ge 8 ]
+  [ "$(capability | cut -d. -f1)" -ge 8 ]
 }
 
 # compile PROGRAM MAIN [OPTIONS]: into $site, with the kernels that every GPU has.
@@ -97,6 +114,7 @@ shift || true
 case $command in
   build) build ;;
   test) run_tests "$@" ;;
+  switches) run_switches "$@" ;;
   sanitize) sanitize ;;
   time) run_benchmark loss "$@" ;;
   joint) run_benchmark joint "$@" ;;
@@ -104,6 +122,6 @@ case $command in
   entries_kernels) check_entries_kernels "$@" ;;
   joint_kernels) check_joint_kernels "$@" ;;
   kernels) time_kernels "$@" ;;
-  *) build && run_tests && sanitize && run_benchmark loss && run_benchmark joint &&
+  *) build && run_tests && run_switches && sanitize && run_benchmark loss && run_benchmark joint &&
     run_benchmark family && time_kernels && check_entries_kernels && check_joint_kernels ;;
 esac
