@@ -16,13 +16,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.contenders.joint_paths import JOINT, MATERIALISED, OPTION_WAYS, OWN, PATHS
+from benchmarks.contenders.joint_paths import JOINT, OPTION_WAYS, OWN, PATHS
 from benchmarks.printing import joint_tables
 from benchmarks.printing.results import in_mib, write
 from benchmarks.problems import shapes
 from benchmarks.problems.floor import ITEM_BYTES
 from benchmarks.problems.shapes import JointCase
-from benchmarks.running import processes
+from benchmarks.running import joint_rows, processes
 from jax_rnnt.rows.joint_capability import SWITCH
 
 H, V, BATCH = 640, 1024, 32
@@ -57,8 +57,6 @@ WITH_OTHER_KERNELS = ("standard", "dropout 0.2")
 # Its parts, as `running.on_pruned` describes them.
 PARTS = ("joint", "whole", "simple", "ranges", "pruned", "band lattice", "full lattice")
 PLUGINS = ("benchmarks.contenders.joint_paths",)
-# Matrix products of H x V a cell: forward; backward, on the cells that it takes.
-PRODUCTS = {JOINT: (1, 3), MATERIALISED: (1, 2)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -193,13 +191,13 @@ def _measure(group: Sequence[JointCase], results: dict, options: argparse.Namesp
                 for path in PATHS
             }
             for row in rows.values():
-                _add_products(row, known, results["tflops"])
-                row.update(_errors(file(row["path"], i), file("truth", i), "from_truth"))
+                joint_rows.add_products(row, known, results["tflops"])
+                row.update(joint_rows.errors(file(row["path"], i), file("truth", i), "from_truth"))
                 if "cost" in row and "cost" in known:
                     row["cost_from_truth"] = row["cost"] - known["cost"]
                 results["rows"].append(in_mib(row))
             common = {**case.key, **known}
-            common.update(_errors(file(JOINT, i), file(MATERIALISED, i), "between"))
+            common.update(joint_rows.errors(*(file(path, i) for path in PATHS), "between"))
             costs = [rows[path].get("cost") for path in PATHS]
             if None not in costs:
                 common["cost_between"] = costs[0] - costs[1]
@@ -265,30 +263,6 @@ def _loss_options(options: argparse.Namespace) -> dict:
     """Those of `rnnt_loss_from_joint` that were given."""
     given = {"min_posterior": options.min_posterior, "tile": options.tile}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _add_products(row: dict, known: dict, tflops: float) -> None:
-    """The time that the needed matrix products alone take at the measured rate."""
-    if "cells" not in known or "forward_backward_ms" not in row or not tflops:
-        return
-    forward, backward = PRODUCTS[row["path"]]
-    cells = known["kept_cells"] if row["path"] == JOINT else known["cells"]
-    a_cell = 2 * row["H"] * row["V"] / tflops / 1e9
-    row["backward_ms"] = row["forward_backward_ms"] - row["forward_ms"]
-    row["forward_products_ms"] = forward * known["cells"] * a_cell
-    row["backward_products_ms"] = backward * cells * a_cell
-
-
-def _errors(file: str, reference: str, name: str) -> dict:
-    """Norms of the gradients' differences over the reference's norms, if both files exist."""
-    if not (pathlib.Path(file).exists() and pathlib.Path(reference).exists()):
-        return {}
-    with np.load(file) as ours, np.load(reference) as theirs:
-        errors = {
-            key: float(np.linalg.norm(ours[key] - theirs[key]) / np.linalg.norm(theirs[key]))
-            for key in theirs.files
-        }
-    return {f"relative_{name}": errors}
 
 
 def _sizes(text: str) -> tuple[int, ...]:
