@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 START_SECONDS = 300  # for a contender to import what it needs
@@ -31,6 +31,7 @@ def run(
     dtype: str,
     plugins: Sequence[str] = (),
     seconds: float,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[dict, Tasks, Tasks]:
     """What the contender says of itself, its tasks, and the answer to each.
 
@@ -40,6 +41,7 @@ def run(
         make_tasks: from what the contender says of itself to its tasks.
         seconds: of the whole, from the first start on; tasks that come too late are answered with
             an error.
+        environment: variables that the process has besides this one's.
 
     Raises:
         MissingError: If the contender does not import or start.
@@ -49,7 +51,7 @@ def run(
     tasks: Tasks | None = None
     answers: Tasks = []
     while tasks is None or len(answers) < len(tasks):
-        with _worker(name, plugins) as (process, limit):
+        with _worker(name, plugins, environment or {}) as (process, limit):
             assert process.stdout is not None
             description = json.loads(process.stdout.readline() or '{"missing": "crashed"}')
             # Importing a framework from a cold disk may take minutes; that is not the contender's.
@@ -74,10 +76,10 @@ def run(
 
 @contextlib.contextmanager
 def _worker(
-    name: str, plugins: Sequence[str]
+    name: str, plugins: Sequence[str], more: Mapping[str, str]
 ) -> Iterator[tuple[subprocess.Popen, Callable[[float], None]]]:
     """A contender's process, and a function that sets the seconds after which it is killed."""
-    environment = {**_ENVIRONMENT, **os.environ}
+    environment = {**_ENVIRONMENT, **os.environ, **more}
     # It finds what this process finds, in the same order.
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     command = [sys.executable, "-P", "-m", "benchmarks.running.worker", name, *plugins]
