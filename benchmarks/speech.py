@@ -11,6 +11,7 @@ import dataclasses
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 
 from benchmarks.contenders.speech_ways import RECIPE, WAYS
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         STEP: {},
         TRAINING: [],
         FEATURES: [],
+        "seconds": {},
     }
     with tempfile.TemporaryDirectory() as folder:
         # What one process has compiled, another need not.
@@ -49,11 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recordings.write(folder, sizes, settings)
         measured = _Measured(options, settings, results, folder)
         for part in options.parts:
+            begun = time.perf_counter()
             getattr(measured, part)()
+            results["seconds"][part] = time.perf_counter() - begun
             write(options.json, results)
             if part == options.parts[0]:
                 print(speech_tables.heading(results))
             print(speech_tables.PARTS[part](results), flush=True)
+    took = (f"{part} {seconds:.0f} s" for part, seconds in results["seconds"].items())
+    print(f"\nMeasured within {', '.join(took)}.")
 
 
 class _Measured:
@@ -67,8 +73,8 @@ class _Measured:
 
     def step(self) -> None:
         """By parts, with the joint's loss and with materialised logits."""
-        kinds = "analyse", "profile"
         for way in WAYS:
+            kinds = "analyse", "profile", *(("transfer",) if way == RECIPE else ())
             rows = self._of_buckets(way, kinds, {"XLA_FLAGS": _flags(NO_GRAPHS)})
             self._results[STEP][way] = [in_mib(row) for row in rows]
             write(self._options.json, self._results)
@@ -88,13 +94,11 @@ class _Measured:
             self._results[TRAINING].append(row)
 
     def features(self) -> None:
-        """By the device and by the loader's processes."""
-        on_device = self._of_buckets(RECIPE, ("transfer",), {})
+        """By the loader's processes, to be set beside those in the step."""
         environment = {"JAX_PLATFORMS": "cpu", **ONE_THREAD}
-        on_host = self._of_buckets(RECIPE, ("cpu_times",), environment, folder=self._folder)
-        self._results[FEATURES] = [
-            in_mib({**device, **host}) for device, host in zip(on_device, on_host)
-        ]
+        self._results[FEATURES] = self._of_buckets(
+            RECIPE, ("cpu_times",), environment, folder=self._folder
+        )
 
     def _of_buckets(
         self, way: str, kinds: Sequence[str], environment: dict[str, str], **more: str

@@ -89,7 +89,8 @@ def _verdict(results: dict) -> str:
     return (
         "The joint, the loss and their gradients take "
         f"{', '.join(f'{value:.1%} {what}' for what, value in shares.items())}; target at most "
-        f"{MOST_SHARE:.0%}, with all that is not mapped: {'met' if most <= MOST_SHARE else 'missed'}."
+        f"{MOST_SHARE:.0%}, what is not mapped included: "
+        f"{'met' if most <= MOST_SHARE else 'missed'}."
     )
 
 
@@ -141,17 +142,18 @@ def features(results: dict) -> str:
     steps = results["step"].get(RECIPE) or [{}] * len(results["features"])
     rates = [row.get("steps_a_second") for row in results["training"][:1]]
     lines = []
-    for row, on_device in zip(results["features"], steps):
-        step_ms = 1e3 / rates[0] if rates and rates[0] else on_device.get("step_ms")
+    for row, in_step in zip(results["features"], steps):
+        step_ms = 1e3 / rates[0] if rates and rates[0] else in_step.get("step_ms")
         cpu_ms = row.get("numpy_cpu_ms")
         lines.append(
             (
                 _shape(row, results),
-                row.get("error") or number((on_device.get("busy_ms") or {}).get("features")),
-                *(number(row.get(f"{kind}_cpu_ms")) for kind in ("numpy", "jax", "load")),
+                number((in_step.get("busy_ms") or {}).get("features")),
+                row.get("error") or number(cpu_ms),
+                *(number(row.get(f"{kind}_cpu_ms")) for kind in ("jax", "load")),
                 number(cpu_ms / step_ms if cpu_ms and step_ms else None),
-                *(number(row.get(key)) for key in ("audio_mib", "audio_ms")),
-                *(number(row.get(key)) for key in ("features_mib", "features_ms")),
+                *(number(in_step.get(key)) for key in ("audio_mib", "audio_ms")),
+                *(number(in_step.get(key)) for key in ("features_mib", "features_ms")),
             )
         )
     notes = (

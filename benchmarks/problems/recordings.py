@@ -69,7 +69,7 @@ def left_out(sizes: np.ndarray, settings: Settings) -> float:
 def _plan(sizes: np.ndarray, settings: Settings) -> tuple[np.ndarray, Plan]:
     """The samples of all utterances, and their batches."""
     settings = dataclasses.replace(settings, speeds=(1.0,))
-    samples = np.ceil(sizes[:, 0] * FRAME_SECONDS * settings.sample_rate).astype(np.int64)
+    samples = np.round(sizes[:, 0] * FRAME_SECONDS * settings.sample_rate).astype(np.int64)
     return samples, Plan(samples, sizes[:, 1], settings, True, 1)
 
 
