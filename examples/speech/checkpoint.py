@@ -19,6 +19,12 @@ from .step import TrainingState
 # What may change between two runs of one training: where things lie, and what is looked at.
 FREE = ("path", "cache", "loader_workers", "evaluate_every", "keep", "beam")
 
+# By default each of several devices writes a slice of every array, and what cuts the slices is
+# compiled at the first checkpoint.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
+
 
 def keep_settings(run_dir: Path, settings: Settings) -> None:
     """Stores the settings, or compares them with those that the run began with."""
