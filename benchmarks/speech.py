@@ -12,7 +12,10 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from benchmarks.contenders.speech_ways import RECIPE, WAYS
 from benchmarks.printing import speech_tables
@@ -44,15 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         TRAINING: [],
         FEATURES: [],
         "seconds": {},
+        "errors": {},
     }
     with tempfile.TemporaryDirectory() as folder:
         # What one process has compiled, another need not.
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(folder, "compiled"))
-        recordings.write(folder, sizes, settings)
-        measured = _Measured(options, settings, results, folder)
+        measured = _Measured(options, settings, results, folder, sizes)
         for part in options.parts:
             begun = time.perf_counter()
-            getattr(measured, part)()
+            try:
+                getattr(measured, part)()
+            except Exception as error:  # what the other parts find is worth as much
+                traceback.print_exc()
+                results["errors"][part] = f"{type(error).__name__}: {error}"
             results["seconds"][part] = time.perf_counter() - begun
             write(options.json, results)
             if part == options.parts[0]:
@@ -60,16 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(speech_tables.PARTS[part](results), flush=True)
     took = (f"{part} {seconds:.0f} s" for part, seconds in results["seconds"].items())
     print(f"\nMeasured within {', '.join(took)}.")
+    for part, error in results["errors"].items():
+        print(f"The part {part} ended with {error}.")
 
 
 class _Measured:
     """Enters figures into the results, whatever fails on the way."""
 
     def __init__(
-        self, options: argparse.Namespace, settings: Settings, results: dict, folder: str
+        self,
+        options: argparse.Namespace,
+        settings: Settings,
+        results: dict,
+        folder: str,
+        sizes: np.ndarray,
     ) -> None:
         self._options, self._settings, self._results = options, settings, results
-        self._folder = folder
+        self._folder, self._sizes = folder, sizes
 
     def step(self) -> None:
         """By parts, with the joint's loss and with materialised logits."""
@@ -82,23 +96,23 @@ class _Measured:
     def training(self) -> None:
         """On one device, on all with as much for each, and on all with as much together."""
         one = self._train(1, 1)
-        devices = one.pop("all_devices", 1)
-        rows = [one]
+        devices = one.get("all_devices", 1)
         if devices > 1:
-            rows += [self._train(devices, devices), self._train(devices, 1)]
-        for row in rows:
-            row.pop("all_devices", None)
-            for rate in ("steps_a_second", "utterances_a_second"):
-                if rate in row and rate in one:
-                    row[f"{rate}_over_one"] = row[rate] / one[rate]
-            self._results[TRAINING].append(row)
+            for times in (devices, 1):
+                self._train(devices, times)
 
     def features(self) -> None:
         """By the loader's processes, to be set beside those in the step."""
         environment = {"JAX_PLATFORMS": "cpu", **ONE_THREAD}
         self._results[FEATURES] = self._of_buckets(
-            RECIPE, ("cpu_times",), environment, folder=self._folder
+            RECIPE, ("cpu_times",), environment, folder=self._recorded()
         )
+
+    def _recorded(self) -> str:
+        """The folder with its recordings."""
+        if not recordings.index_of(self._folder).exists():
+            recordings.write(self._folder, self._sizes, self._settings)
+        return self._folder
 
     def _of_buckets(
         self, way: str, kinds: Sequence[str], environment: dict[str, str], **more: str
@@ -133,21 +147,28 @@ class _Measured:
             keep=1,
             beam=1,
         )
+        folder = self._recorded()  # before a process holds the device
         row: dict = {"devices": devices, "frames_per_batch": settings.frames_per_batch}
 
         def make_tasks(description: dict) -> processes.Tasks:
             row["all_devices"] = description["devices"]
             arguments = {
                 "settings": settings.to_json(),
-                "folder": self._folder,
+                "folder": folder,
                 "utterances": self._options.utterances,
                 "devices": devices,
                 "seconds": max(1.0, self._options.seconds - CLOSING_SECONDS),
             }
             return [{"kind": "train", "arguments": arguments}]
 
-        answers = self._run(RECIPE, make_tasks, {})
-        return {**row, **answers[0]}
+        row |= self._run(RECIPE, make_tasks, {})[0]
+        rows = self._results[TRAINING]
+        rows.append(row)
+        for rate in ("steps_a_second", "utterances_a_second"):
+            if rate in row and rate in rows[0]:
+                row[f"{rate}_over_one"] = row[rate] / rows[0][rate]
+        write(self._options.json, self._results)
+        return row
 
     def _run(
         self,
@@ -164,17 +185,14 @@ class _Measured:
             }
             return make_tasks(description)
 
-        try:
-            _, _, answers = processes.run(
-                way,
-                entered,
-                dtype=self._settings.dtype,
-                plugins=PLUGINS,
-                seconds=self._options.seconds,
-                environment=environment,
-            )
-        except processes.MissingError as error:
-            return [{"error": f"does not run here: {error}"}]
+        _, _, answers = processes.run(
+            way,
+            entered,
+            dtype=self._settings.dtype,
+            plugins=PLUGINS,
+            seconds=self._options.seconds,
+            environment=environment,
+        )
         return answers
 
 

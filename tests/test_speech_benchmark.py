@@ -285,3 +285,18 @@ def test_whole_run_on_a_cpu(tmp_path, monkeypatch, capsys, sizes):
     page = capsys.readouterr().out
     for phrase in ("# ", "## The step", "## Trainings", "## Features", "| their mean |"):
         assert phrase in page
+
+
+def test_a_part_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, sizes):
+    def fails(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(recordings, "write", fails)
+    monkeypatch.setattr(speech.processes, "run", lambda *_, **__: ({}, [], []))
+    np.save(tmp_path / "sizes.npy", sizes)
+    path = tmp_path / "results.json"
+    speech.main(["--json", str(path), "--librispeech", str(tmp_path / "sizes.npy")])
+    results = json.loads(path.read_text())
+    assert results["errors"] == {"training": "OSError: no room", "features": "OSError: no room"}
+    assert len(results["step"]["recipe_materialised"]) == len(results["buckets"])
+    assert "The part features ended with OSError: no room." in capsys.readouterr().out

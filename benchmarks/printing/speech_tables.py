@@ -77,7 +77,9 @@ def _weighed(rows: Sequence[dict]) -> dict:
 def _verdict(results: dict) -> str:
     """Whether the share is as small as it should be, by both ways of counting."""
     rows = [row for row in results["step"].get(RECIPE, []) if row.get("busy_ms")]
-    mean = _weighed(rows) if rows else {}
+    if not rows:
+        return "What the joint and the loss take is not known: nothing was profiled."
+    mean = _weighed(rows)
     shares = {
         what: value
         for what, kind in (("of the kernels' time", "busy_ms"), ("with gaps", "elapsed_ms"))

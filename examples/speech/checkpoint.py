@@ -19,12 +19,6 @@ from .step import TrainingState
 # What may change between two runs of one training: where things lie, and what is looked at.
 FREE = ("path", "cache", "loader_workers", "evaluate_every", "keep", "beam")
 
-# By default each of several devices writes a slice of every array, and what cuts the slices is
-# compiled at the first checkpoint.
-ocp.type_handlers.register_type_handler(
-    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
-)
-
 
 def keep_settings(run_dir: Path, settings: Settings) -> None:
     """Stores the settings, or compares them with those that the run began with."""
@@ -69,7 +63,9 @@ class Checkpoints:
         self, step: int, state: TrainingState, loader: dict[str, Any], word_error_rate: float
     ) -> None:
         """Stores the state after so many steps; the writing goes on in the background."""
-        training = state._asdict()
+        # Of arrays on several devices, Orbax would have each device write a slice, and what cuts
+        # the slices would be compiled at the first checkpoint.
+        training = jax.device_get(state)._asdict()
         average = training.pop("average")
         self._manager.save(
             step,
