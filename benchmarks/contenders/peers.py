@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 OURS = "jax_rnnt"
-FRAMEWORKS = ("jax", "torch", "joint")
+FRAMEWORKS = ("jax", "torch", "joint", "speech")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import collections
 import re
 
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _CALLED = re.compile(r"to_apply=%?([\w.\-]+)")
 
 
@@ -16,7 +16,7 @@ def thunks(text: str) -> dict[str, int]:
     computations: dict[str, list[tuple[str, str]]] = {}
     entry = name = ""
     for line in text.splitlines():
-        if header := _COMPUTATION.match(line):
+        if header := COMPUTATION.match(line):
             name = header[2]
             entry = name if header[1] else entry
             computations[name] = []

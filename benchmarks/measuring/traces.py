@@ -34,7 +34,7 @@ def record(call: Callable[[], object]) -> list[dict]:
 def device_ms(events: Iterable[dict]) -> dict[str, float]:
     """Milliseconds of what ran on the device's streams, by name."""
     times: collections.Counter = collections.Counter()
-    for event in _on_streams(events):
+    for event in on_streams(events):
         times[event["name"]] += event["dur"] / 1e3
     return dict(times)
 
@@ -50,7 +50,7 @@ def median_ms(call: Callable[[], object]) -> float | None:
         for _ in range(CALLS):
             call()
 
-    events = sorted(_on_streams(record(calls)), key=lambda event: event["ts"])
+    events = sorted(on_streams(record(calls)), key=lambda event: event["ts"])
     times = [event["dur"] / 1e3 for event in events]
     each, rest = divmod(len(times), CALLS)
     if rest:  # an event was lost, and with it where a call begins
@@ -69,7 +69,7 @@ def by_kind(times: dict[str, float]) -> dict[str, float]:
     return sums
 
 
-def _on_streams(events: Iterable[dict]) -> Iterator[dict]:
+def on_streams(events: Iterable[dict]) -> Iterator[dict]:
     """What ran on the device's streams."""
     events = list(events)
     names = {

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 START_SECONDS = 300  # for a contender to import what it needs
@@ -32,7 +31,7 @@ def run(
     dtype: str,
     plugins: Sequence[str] = (),
     seconds: float,
-    environment: Mapping[str, str] = MappingProxyType({}),
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[dict, Tasks, Tasks]:
     """What the contender says of itself, its tasks, and the answer to each.
 
@@ -42,7 +41,7 @@ def run(
         make_tasks: from what the contender says of itself to its tasks.
         seconds: of the whole, from the first start on; tasks that come too late are answered with
             an error.
-        environment: variables that its process has besides this one's.
+        environment: variables that the process has besides this one's.
 
     Raises:
         MissingError: If the contender does not import or start.
@@ -52,7 +51,7 @@ def run(
     tasks: Tasks | None = None
     answers: Tasks = []
     while tasks is None or len(answers) < len(tasks):
-        with _worker(name, plugins, environment) as (process, limit):
+        with _worker(name, plugins, environment or {}) as (process, limit):
             assert process.stdout is not None
             description = json.loads(process.stdout.readline() or '{"missing": "crashed"}')
             # Importing a framework from a cold disk may take minutes; that is not the contender's.

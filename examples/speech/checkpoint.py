@@ -63,7 +63,9 @@ class Checkpoints:
         self, step: int, state: TrainingState, loader: dict[str, Any], word_error_rate: float
     ) -> None:
         """Stores the state after so many steps; the writing goes on in the background."""
-        training = state._asdict()
+        # Of arrays on several devices, Orbax would have each device write a slice, and what cuts
+        # the slices would be compiled at the first checkpoint.
+        training = jax.device_get(state)._asdict()
         average = training.pop("average")
         self._manager.save(
             step,

@@ -46,7 +46,7 @@ def log_mel(audio: jax.Array, settings: Settings) -> jax.Array:
     taper = jnp.asarray(np.hanning(window).astype(np.float32))
     spectrum = jnp.fft.rfft(windows[..., :window] * taper[None, None, :], size)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    mel = jnp.matmul(power, _mel_filters(settings, size), precision=jax.lax.Precision.HIGHEST)
+    mel = jnp.matmul(power, mel_filters(settings, size), precision=jax.lax.Precision.HIGHEST)
     return jnp.log(mel + FLOOR)
 
 
@@ -95,7 +95,7 @@ def _real_frames(features: jax.Array, frames_lengths: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def _mel_filters(settings: Settings, size: int) -> np.ndarray:
+def mel_filters(settings: Settings, size: int) -> np.ndarray:
     """Triangles, equally spaced in mel up to half the rate: (size // 2 + 1, bands)."""
 
     def mel(hz: float) -> float:

@@ -1,4 +1,7 @@
-"""The transducer: features and FastConformer, predictor, joint."""
+"""The transducer: features and FastConformer, predictor, joint.
+
+Named scopes are what a profile calls these parts by, and their gradients.
+"""
 
 from typing import Any
 
@@ -57,15 +60,18 @@ class Transducer(nnx.Module):
             (N, T, E) float32 and the frames of each, 0 where there are no samples.
         """
         settings = self.settings
-        features, lengths = extract(audio, samples_lengths, settings)
-        if key is not None:
-            key, mask_key = jax.random.split(key)
-            features = spec_augment(features, lengths, mask_key, settings)
-        return self.encoder(features, lengths, key)
+        with jax.named_scope("features"):
+            features, lengths = extract(audio, samples_lengths, settings)
+            if key is not None:
+                key, mask_key = jax.random.split(key)
+                features = spec_augment(features, lengths, mask_key, settings)
+        with jax.named_scope("encoder"):
+            return self.encoder(features, lengths, key)
 
     def predictor(self, labels: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """(N, U - 1) labels -> (N, U, P)."""
-        return dropout(self.predictor_network(labels), self.settings.dropout, key)
+        with jax.named_scope("predictor"):
+            return dropout(self.predictor_network(labels), self.settings.dropout, key)
 
     def predictor_start(self, N: int) -> Any:
         """The predictor's state before N searches."""
@@ -89,4 +95,5 @@ class Transducer(nnx.Module):
         encoder, frames_lengths = self.encode(batch.audio, batch.samples_lengths, key=keys[0])
         predictor = self.predictor(jnp.asarray(batch.labels), key=keys[1])
         lengths = frames_lengths, jnp.asarray(batch.labels_lengths)
-        return objective.costs(self, encoder, predictor, batch.labels, *lengths, keys[2], step)
+        with jax.named_scope("joint_loss"):
+            return objective.costs(self, encoder, predictor, batch.labels, *lengths, keys[2], step)

@@ -13,6 +13,21 @@ from .evaluate import Evaluation
 from .step import Totals
 
 
+class Compilations:
+    """How many programs this process has compiled, and when the last of them was done."""
+
+    def __init__(self) -> None:
+        self.count, self.last = 0, time.perf_counter()
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.count, self.last = self.count + 1, time.perf_counter()
+
+
+COMPILATIONS = Compilations()
+
+
 class Progress:
     """Lines of loss, speed and waiting on the console, and the same in the history.
 
@@ -59,14 +74,37 @@ class Progress:
         self._last = None
         elapsed = time.perf_counter() - self._since
         loss, seconds = self._cost / max(self._utterances, 1), self.seconds
-        self._history.append(step=step, seconds=round(seconds, 2), loss=loss)
+        steps_a_second, utterances_a_second, waiting = (
+            x / elapsed for x in (self._steps, self._utterances, self._waited)
+        )
+        self._history.append(
+            step=step,
+            seconds=round(seconds, 2),
+            loss=loss,
+            steps_a_second=steps_a_second,
+            utterances_a_second=utterances_a_second,
+            waiting=waiting,
+            compiled=COMPILATIONS.count,
+            compiled_after=round(self._compiled_after, 2),
+        )
         self.console.print(
             f"{seconds:6.0f} s  step {step} of {steps}  loss {loss:.3f}  "
-            f"{self._steps / elapsed:.2f} steps/s  {self._utterances / elapsed:.0f} utterances/s  "
-            f"waiting {self._waited / elapsed:.1%}  bad batches {bad_batches()}",
+            f"{steps_a_second:.2f} steps/s  {utterances_a_second:.0f} utterances/s  "
+            f"waiting {waiting:.1%}  bad batches {bad_batches()}",
             soft_wrap=True,
         )
         self._begin_anew()
+
+    @property
+    def _compiled_after(self) -> float:
+        """Seconds of the run until the newest program was there."""
+        return COMPILATIONS.last - self._start
+
+    def trained(self) -> None:
+        """After the last step: a program that came late is a shape that changed on the way."""
+        self.console.print(
+            f"{COMPILATIONS.count} programs compiled, the last after {self._compiled_after:.0f} s"
+        )
 
     def evaluated(self, step: int, evaluation: Evaluation, **more: Any) -> None:
         """After an evaluation; its time is no step's."""

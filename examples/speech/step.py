@@ -109,11 +109,12 @@ class Learner:
         totals, gradient = self.sums(state.params, batch, key, step)
         # Of the mean over labels: batches of short and of long utterances then weigh the same.
         gradient = jax.tree.map(lambda x: x / jnp.maximum(totals.labels, 1), gradient)
-        updates, optimizer_state = self.optimizer.update(
-            gradient, state.optimizer_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        average = running_average(state.average, params, step, settings.average_decay)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = self.optimizer.update(
+                gradient, state.optimizer_state, state.params
+            )
+            params = optax.apply_updates(state.params, updates)
+            average = running_average(state.average, params, step, settings.average_decay)
         if settings.accumulate > 1:  # weights stand still until the last batch of a step
             is_last = batches % settings.accumulate == 0
             average = jax.tree.map(functools.partial(jnp.where, is_last), average, state.average)

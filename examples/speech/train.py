@@ -30,6 +30,7 @@ def run(
     settings: Settings,
     run_dir: Path | str,
     *,
+    corpora: tuple[corpus.Corpus, corpus.Corpus] | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
 ) -> Evaluation:
@@ -38,6 +39,7 @@ def run(
     Args:
         settings: of the run. One that goes on has those that it began with.
         run_dir: the folder of `checkpoint.py`; of several processes the same one.
+        corpora: to train on, and held out; those that the settings name by default.
         devices: of all processes; all there are by default.
         quiet: print nothing.
 
@@ -45,7 +47,7 @@ def run(
         The last evaluation, by beam search with the weights of the last step.
     """
     run_dir = Path(run_dir).expanduser()
-    training, held_out, tokenizer = _prepared(settings, run_dir)
+    training, held_out, tokenizer = _prepared(settings, run_dir, corpora)
     mesh = Mesh(np.asarray(devices or jax.devices()), ("data",))
     load = functools.partial(
         Loader,
@@ -111,6 +113,7 @@ def _train(
             evaluation = evaluated(beam=1)
             progress.evaluated(step, evaluation)
             checkpoints.save(step, state, loader.state(), evaluation.word_error_rate)
+    progress.trained()
     last = evaluated(settings.beam)
     batch = next(iter(held_out_loader))
     audios = [row[:length] for row, length in zip(batch.audio, batch.samples_lengths) if length]
@@ -119,14 +122,16 @@ def _train(
     return last
 
 
-def _prepared(settings: Settings, run_dir: Path) -> tuple[corpus.Corpus, corpus.Corpus, Tokenizer]:
+def _prepared(
+    settings: Settings, run_dir: Path, corpora: tuple[corpus.Corpus, corpus.Corpus] | None
+) -> tuple[corpus.Corpus, corpus.Corpus, Tokenizer]:
     """Both corpora and the tokenizer. The first process makes what others then find."""
     is_first = jax.process_index() == 0
     if not is_first:
         multihost_utils.sync_global_devices("prepared")
     run_dir.mkdir(parents=True, exist_ok=True)
     keep_settings(run_dir, settings)
-    training, held_out = corpus.load(settings)
+    training, held_out = corpora or corpus.load(settings)
     path = run_dir / "tokenizer.model"
     tokenizer = Tokenizer.cached(path, training.texts, settings.vocabulary)
     if is_first and jax.process_count() > 1:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -23,17 +24,19 @@ sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 import optax  # noqa: E402
 from flax import nnx  # noqa: E402
-from jax.sharding import Mesh  # noqa: E402
+from jax.sharding import Mesh, NamedSharding  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from examples.speech import __main__ as command_line  # noqa: E402
 from examples.speech import train  # noqa: E402
 from examples.speech.batches import Batch  # noqa: E402
+from examples.speech.checkpoint import Checkpoints, History  # noqa: E402
 from examples.speech.evaluate import Recognizer  # noqa: E402
 from examples.speech.model import Transducer  # noqa: E402
 from examples.speech.plan import Shape  # noqa: E402
-from examples.speech.progress import Progress  # noqa: E402
+from examples.speech.progress import COMPILATIONS, Progress  # noqa: E402
 from examples.speech.settings import Settings, preset  # noqa: E402
-from examples.speech.step import Learner, bad_batches  # noqa: E402
+from examples.speech.step import Learner, TrainingState, bad_batches  # noqa: E402
 
 STEPS, HALF, V = 40, 20, 64
 LEARN = """
@@ -114,6 +117,42 @@ def test_nothing_is_compiled_after_the_first_steps(trained):
     _, counts = trained
     assert len(counts) == STEPS
     assert counts[-1] == counts[1]
+
+
+def test_history_says_how_fast_it_went_and_what_was_compiled(trained):
+    records = [json.loads(line) for line in (trained[0] / "history.jsonl").read_text().splitlines()]
+    reports = [record for record in records if "loss" in record]
+    for report in reports:
+        assert report["steps_a_second"] > 0
+        assert report["utterances_a_second"] > report["steps_a_second"]
+        assert 0 <= report["waiting"] < 1
+        assert report["compiled_after"] < reports[0]["seconds"]
+    assert reports[-1]["compiled"] == reports[0]["compiled"] > 0
+
+
+def test_last_line_of_a_training_counts_what_was_compiled(tmp_path, capsys):
+    progress = Progress(History(tmp_path, 0), 1)
+    before = COMPILATIONS.count
+    jax.block_until_ready(jax.jit(lambda x: x * 3 + 1)(np.float32(before)))
+    time.sleep(0.6)  # is not until the newest program
+    progress.trained()
+    count, after = re.findall(r"\d+", capsys.readouterr().out)
+    assert int(count) == COMPILATIONS.count == before + 1
+    assert int(after) == 0
+
+
+def test_saving_compiles_nothing_on_several_devices(tmp_path):
+    if jax.device_count() < 4:
+        pytest.skip("needs four devices")
+    everywhere = NamedSharding(Mesh(np.asarray(jax.devices()[:4]), ("data",)), P())
+    arrays = [jax.device_put(np.ones((64, 8 + i), np.float32), everywhere) for i in range(4)]
+    state = TrainingState(*({"x": x} for x in arrays[:3]), arrays[3])
+    before = len(compilations)
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(1, state, {}, 0.5)
+    checkpoints.close()
+    assert (tmp_path / "checkpoints" / "1").exists()
+    assert len(compilations) == before
 
 
 def test_killed_run_goes_on_with_the_same_bits(settings, trained, compiled_once, tmp_path):
