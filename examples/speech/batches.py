@@ -10,9 +10,9 @@ from absl import flags
 
 from .audio import resample
 from .corpus import Corpus
-from .plan import Plan, Shape
+from .plan import Chosen, Plan, Shape
 from .settings import Settings
-from .text import Tokenizer
+from .text import Tokenizer, normalise
 
 
 class Batch(NamedTuple):
@@ -60,6 +60,8 @@ class Loader:
         labels_lengths = np.array([len(row) for row in labels])
         plan = Plan(samples, labels_lengths, settings, training, divisor)
         self.shapes, self.padding, self.left_out = plan.shapes, plan.padding(), plan.left_out
+        if not training:  # an epoch is all there is: nobody compiles for what it does not have
+            self.shapes = [plan.shapes[i] for i in sorted({b.bucket for b in plan.epoch(0)})]
         self._source = _Batches(corpus, labels, plan, settings.sample_rate, training, processes)
         self._training, self._workers = training, settings.loader_workers
         self._next, self._iterator = 0, None
@@ -76,6 +78,13 @@ class Loader:
         batch = next(self._iterator)
         self._next += 1
         return batch
+
+    def texts(self) -> list[str]:
+        """What is said in the rows of the newest batch, normalised; there is none for padding.
+
+        Labels would not do: letters that the tokenizer does not know are lost in them.
+        """
+        return self._source.texts(self._next - 1)
 
     def state(self) -> dict[str, Any]:
         """What `set_state` of another loader takes to go on with the next batch.
@@ -126,19 +135,26 @@ class _Batches:
     def __len__(self) -> int:
         return sys.maxsize if self._training else len(self._plan.epoch(0))
 
-    def __getitem__(self, number: int) -> Batch:
+    def _mine(self, number: int) -> tuple[Chosen, slice]:
+        """A batch, and which of its rows this process loads."""
         chosen = self._plan[number]
-        shape = self._plan.shapes[chosen.bucket]
         index, count = self._processes
-        rows = shape.rows // count
-        first = index * rows
+        rows = self._plan.shapes[chosen.bucket].rows // count
+        return chosen, slice(index * rows, (index + 1) * rows)
+
+    def texts(self, number: int) -> list[str]:
+        chosen, mine = self._mine(number)
+        return [normalise(self._corpus.texts[n]) for n in chosen.utterances[mine]]
+
+    def __getitem__(self, number: int) -> Batch:
+        chosen, mine = self._mine(number)
+        shape, rows = self._plan.shapes[chosen.bucket], mine.stop - mine.start
         batch = Batch(
             audio=np.zeros((rows, shape.samples), np.float32),
             samples_lengths=np.zeros(rows, np.int32),
             labels=np.zeros((rows, shape.labels), np.int32),
             labels_lengths=np.zeros(rows, np.int32),
         )
-        mine = slice(first, first + rows)
         for row, utterance, rate in zip(
             itertools.count(), chosen.utterances[mine], chosen.rates[mine], strict=False
         ):

@@ -1,10 +1,10 @@
 """A run's folder: settings, tokenizer, history and Orbax checkpoints.
 
-settings.json  tokenizer.model  history.jsonl  checkpoints/STEP/{training,average,loader}
+settings.json  tokenizer.model  history.jsonl  lock  checkpoints/STEP/{training,average,loader}
 """
 
-import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +13,57 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers
 
+from .files import read_records, replace
 from .settings import Settings
 from .step import TrainingState
 
 # What may change between two runs of one training: where things lie, and what is looked at.
 FREE = ("path", "cache", "loader_workers", "evaluate_every", "keep", "beam")
+# And how it goes on: a run may become longer, and one that diverges may learn more slowly. The
+# optimizer's state knows nothing of these but the number of its updates.
+SCHEDULE = ("steps", "warmup_steps", "learning_rate")
 
 
-def keep_settings(run_dir: Path, settings: Settings) -> None:
-    """Stores the settings, or compares them with those that the run began with."""
+def keep_settings(run_dir: Path, settings: Settings) -> Settings:
+    """Stores the settings and returns those of before, which may differ in FREE and SCHEDULE."""
     path = run_dir / "settings.json"
-    if path.exists():
-        stored = dataclasses.asdict(Settings.from_json(path.read_text()))
-        different = [
-            f"{name} {stored[name]!r} (now {value!r})"
-            for name, value in dataclasses.asdict(settings).items()
-            if name not in FREE and stored[name] != value
-        ]
-        if different:
-            raise ValueError(
-                f"The run in {run_dir} was started with {', '.join(different)}: go on with the "
-                "same settings, or give another folder."
-            )
+    before = Settings.from_json(path.read_text()) if path.exists() else settings
+    other = differences(before, settings, [x for x in vars(settings) if x not in FREE + SCHEDULE])
+    if other:
+        raise ValueError(
+            f"The run in {run_dir} was started with {other}: go on with the same settings, or "
+            f"give another folder. What may change is {', '.join(FREE + SCHEDULE)}."
+        )
     if jax.process_index() == 0:
-        path.write_text(settings.to_json())
+        replace(path, settings.to_json().encode())
+    return before
+
+
+def differences(before: Settings, now: Settings, names: Iterable[str]) -> str:
+    """Those of the named settings that are not the same, in words."""
+    values = [(name, getattr(before, name), getattr(now, name)) for name in names]
+    return ", ".join(f"{name} {old!r} (now {new!r})" for name, old, new in values if old != new)
 
 
 class Checkpoints:
-    """The newest checkpoint, to go on from, and those of the lowest word error rates."""
+    """The newest checkpoint, to go on from, and those of the lowest word error rates.
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
+    Args:
+        run_dir: the run's folder.
+        keep: how many of the lowest word error rates stay; None to read alone.
+    """
+
+    def __init__(self, run_dir: Path, keep: int | None = None) -> None:
         def error_rate(metrics: Any) -> float:
             return metrics["word_error_rate"]
 
+        directory, reads_alone = run_dir.resolve() / "checkpoints", keep is None
+        if reads_alone and not directory.exists():
+            raise FileNotFoundError(f"There is no checkpoint in {run_dir}.")
+        processes = ocp.options.MultiprocessingOptions()
+        if reads_alone:  # one process may read while others do not
+            this = jax.process_index()
+            processes = ocp.options.MultiprocessingOptions(this, {this}, f"reads-{this}")
         options = ocp.CheckpointManagerOptions(
             best_fn=error_rate,
             best_mode="min",
@@ -55,8 +73,10 @@ class Checkpoints:
                     checkpoint_managers.BestN(get_metric_fn=error_rate, reverse=True, n=keep),
                 ]
             ),
+            create=not reads_alone,
+            cleanup_tmp_directories=not reads_alone,  # of a run that was killed while it saved
+            multiprocessing_options=processes,
         )
-        directory = run_dir.resolve() / "checkpoints"
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def save(
@@ -119,11 +139,12 @@ class History:
         self._path = run_dir / "history.jsonl"
         is_first = jax.process_index() == 0
         has_past = is_first and self._path.exists()
-        lines = self._path.read_text().splitlines() if has_past else []
-        records = [record for record in map(json.loads, lines) if record["step"] <= step]
+        past = read_records(self._path) if has_past else []
+        records = [record for record in past if record["step"] <= step]
         self.seconds = records[-1]["seconds"] if records else 0.0  # that it took so far
         if is_first:
-            self._path.write_text("".join(json.dumps(record) + "\n" for record in records))
+            lines = "".join(json.dumps(record) + "\n" for record in records)
+            replace(self._path, lines.encode())
 
     def append(self, **record: Any) -> None:
         if jax.process_index() == 0:

@@ -1,6 +1,7 @@
 """From a trained model to text, and how often that is wrong."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,9 +78,8 @@ class Recognizer:
         graph, shapes = nnx.split(model)
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
-        checkpoints = Checkpoints(run_dir, settings.keep)
-        params = checkpoints.best_average(like)
-        checkpoints.close()
+        with closing(Checkpoints(run_dir)) as checkpoints:
+            params = checkpoints.best_average(like)
         return cls(settings, tokenizer, nnx.merge(graph, params))
 
     def use(self, params: nnx.State) -> None:
@@ -157,8 +157,8 @@ def evaluate(recognizer: Recognizer, loader: Loader, beam: int = 1) -> Evaluatio
     decode, references, hypotheses = recognizer.tokenizer.decode, [], []
     for batch in loader:
         found = recognizer.search(batch.audio, batch.samples_lengths, beam)
-        for n in np.flatnonzero(batch.samples_lengths):
-            references.append(decode(batch.labels[n, : batch.labels_lengths[n]].tolist()))
+        for n, text in enumerate(loader.texts()):
+            references.append(text)
             hypotheses.append(decode(found.labels[n, : found.labels_lengths[n]].tolist()))
     words = jiwer.process_words(references, hypotheses) if references else None
     errors = words.substitutions + words.deletions + words.insertions if words else 0

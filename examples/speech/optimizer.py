@@ -8,8 +8,7 @@ import optax
 
 from .settings import Settings
 
-# So many bad batches one after the other are no accident: from then on they count, and the loss
-# says so.
+# So many bad batches one after the other are no accident: `progress.py` then ends the training.
 MOST_BAD_BATCHES = 20
 
 

@@ -1,5 +1,6 @@
 """What a run prints and writes down while it goes on."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from .checkpoint import History
 from .evaluate import Evaluation
+from .optimizer import MOST_BAD_BATCHES
 from .step import Totals
 
 
@@ -42,9 +44,11 @@ class Progress:
         self.console = Console(quiet=quiet or jax.process_index() > 0, highlight=False)
         self._start = time.perf_counter() - history.seconds
         self._last: Totals | None = None
-        self._begin_anew()
+        self._bad_in_a_row = 0
+        self.begin()
 
-    def _begin_anew(self) -> None:
+    def begin(self) -> None:
+        """What came before is no part of the next line's speed."""
         self._cost = self._utterances = self._waited = 0.0
         self._steps, self._since = 0, time.perf_counter()
 
@@ -61,9 +65,19 @@ class Progress:
 
     def _add(self, totals: Totals | None) -> None:
         """Waits for the batch before: the device always has one to compute, never many."""
-        if totals is not None:
-            self._cost += float(totals.cost)
+        if totals is None:
+            return
+        if math.isfinite(cost := float(totals.cost)):
+            self._bad_in_a_row = 0
+            self._cost += cost
             self._utterances += float(totals.utterances)
+            return
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row > MOST_BAD_BATCHES:
+            raise FloatingPointError(
+                f"The loss of {self._bad_in_a_row} batches on end is not finite. The same command "
+                "goes on from the last checkpoint; a lower --learning-rate may help."
+            )
 
     def step(self, step: int, steps: int, bad_batches: Callable[[], int]) -> None:
         """After a step; a line each `every` steps, which alone asks for the bad batches."""
@@ -93,7 +107,7 @@ class Progress:
             f"waiting {waiting:.1%}  bad batches {bad_batches()}",
             soft_wrap=True,
         )
-        self._begin_anew()
+        self.begin()
 
     @property
     def _compiled_after(self) -> float:
@@ -120,4 +134,4 @@ class Progress:
         for pair in samples:
             table.add_row(*pair)
         self.console.print(table)
-        self._begin_anew()
+        self.begin()

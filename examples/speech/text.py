@@ -1,11 +1,13 @@
 """From text to labels and back: sentencepiece's BPE."""
 
 import io
-import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
+
+from .files import replace
 
 BLANK, UNKNOWN = 0, 1
 
@@ -15,8 +17,11 @@ def normalise(text: str) -> str:
 
     Whoever wants capitals and punctuation written changes this function and nothing else.
     """
-    words = re.sub(r"[^\w']|_", " ", text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
-    return " ".join(words.split())
+    text = unicodedata.normalize("NFC", text.lower())
+    text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    # Letters, numbers and marks, without which Hindi or Thai would lose its vowels.
+    kept = (x if x == "'" or unicodedata.category(x)[0] in "LNM" else " " for x in text)
+    return " ".join("".join(kept).split())
 
 
 class Tokenizer:
@@ -55,8 +60,7 @@ class Tokenizer:
         return cls(path.read_bytes())
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._model)
+        replace(path, self._model)
 
     @classmethod
     def cached(cls, path: Path, texts: Iterable[str], vocabulary: int) -> "Tokenizer":

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from jax.sharding import Mesh
 
 from . import corpus
 from .batches import Loader
-from .checkpoint import Checkpoints, History, keep_settings
+from .checkpoint import SCHEDULE, Checkpoints, History, differences, keep_settings
 from .decoding import joint_calls
 from .evaluate import SHOWN, Evaluation, Recognizer, evaluate
+from .files import alone_in
+from .optimizer import schedule
 from .progress import Progress
 from .settings import Settings
 from .step import Learner, TrainingState, bad_batches
@@ -37,7 +39,8 @@ def run(
     """Trains, going on from the run's newest checkpoint if there is one, and searches by a beam.
 
     Args:
-        settings: of the run. One that goes on has those that it began with.
+        settings: of the run. One that goes on has those that it began with, but for those that
+            `checkpoint.py` names.
         run_dir: the folder of `checkpoint.py`; of several processes the same one.
         corpora: to train on, and held out; those that the settings name by default.
         devices: of all processes; all there are by default.
@@ -47,22 +50,25 @@ def run(
         The last evaluation, by beam search with the weights of the last step.
     """
     run_dir = Path(run_dir).expanduser()
-    training, held_out, tokenizer = _prepared(settings, run_dir, corpora)
+    run_dir.mkdir(parents=True, exist_ok=True)
     mesh = Mesh(np.asarray(devices or jax.devices()), ("data",))
-    load = functools.partial(
-        Loader,
-        tokenizer=tokenizer,
-        settings=settings,
-        divisor=mesh.size,
-        processes=(jax.process_index(), jax.process_count()),
-    )
-    with (
-        closing(load(training, training=True)) as loader,
-        closing(load(held_out, training=False)) as held_out_loader,
-        closing(Checkpoints(run_dir, settings.keep)) as checkpoints,
-    ):
+    with ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(alone_in(run_dir))
+        before, training, held_out, tokenizer = _prepared(settings, run_dir, corpora)
+        load = functools.partial(
+            Loader,
+            tokenizer=tokenizer,
+            settings=settings,
+            divisor=mesh.size,
+            processes=(jax.process_index(), jax.process_count()),
+        )
+        loader = stack.enter_context(closing(load(training, training=True)))
+        held_out_loader = stack.enter_context(closing(load(held_out, training=False)))
+        checkpoints = stack.enter_context(closing(Checkpoints(run_dir, settings.keep)))
         learner = Learner(settings, tokenizer.size, mesh)
-        return _train(learner, tokenizer, run_dir, loader, held_out_loader, checkpoints, quiet)
+        loaders = loader, held_out_loader
+        return _train(learner, tokenizer, run_dir, *loaders, checkpoints, before, quiet)
 
 
 def _train(
@@ -72,6 +78,7 @@ def _train(
     loader: Loader,
     held_out_loader: Loader,
     checkpoints: Checkpoints,
+    before: Settings,
     quiet: bool,
 ) -> Evaluation:
     settings, mesh = learner.settings, learner.everywhere.mesh
@@ -88,18 +95,25 @@ def _train(
     recognizer = Recognizer(settings, tokenizer, model, mesh.local_devices)
 
     def evaluated(beam: int) -> Evaluation:
+        recognizer.compile(held_out_shapes, beam)
         recognizer.use(state.average)
         return evaluate(recognizer, held_out_loader, beam)
 
     # Everything is compiled here, but for the beam search at the end.
     learner.compile(state, loader.shapes)
     own_part = jax.process_count()
-    recognizer.compile((rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes)
+    held_out_shapes = [(rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes]
+    recognizer.compile(held_out_shapes)
     progress.console.print(
         f"{_parameters(state) / 1e6:.1f} M parameters, {mesh.size} devices, {len(loader.shapes)} "
         f"shapes of batches, {loader.padding:.1%} of their cells padding; compiled after "
-        f"{progress.seconds:.0f} s" + (f"; going on from step {step}" if step else "")
+        f"{progress.seconds:.0f} s" + _going_on(step, before, settings)
     )
+    if loader.left_out:
+        progress.console.print(
+            f"{loader.left_out} utterances are longer than {settings.max_seconds:g} s and left out"
+        )
+    progress.begin()
     while step < settings.steps:
         for _ in range(settings.accumulate):
             begun = time.perf_counter()
@@ -124,19 +138,29 @@ def _train(
 
 def _prepared(
     settings: Settings, run_dir: Path, corpora: tuple[corpus.Corpus, corpus.Corpus] | None
-) -> tuple[corpus.Corpus, corpus.Corpus, Tokenizer]:
-    """Both corpora and the tokenizer. The first process makes what others then find."""
+) -> tuple[Settings, corpus.Corpus, corpus.Corpus, Tokenizer]:
+    """The run's settings so far, both corpora, the tokenizer: the first process makes them."""
     is_first = jax.process_index() == 0
     if not is_first:
         multihost_utils.sync_global_devices("prepared")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    keep_settings(run_dir, settings)
+    before = keep_settings(run_dir, settings)
     training, held_out = corpora or corpus.load(settings)
     path = run_dir / "tokenizer.model"
     tokenizer = Tokenizer.cached(path, training.texts, settings.vocabulary)
     if is_first and jax.process_count() > 1:
         multihost_utils.sync_global_devices("prepared")
-    return training, held_out, tokenizer
+    return before, training, held_out, tokenizer
+
+
+def _going_on(step: int, before: Settings, settings: Settings) -> str:
+    """Where a run goes on, and how its learning rate changes there."""
+    if not step:
+        return ""
+    changes = differences(before, settings, SCHEDULE)
+    rates = [np.asarray(schedule(s)(step)).item() for s in (before, settings)]
+    return f"; going on from step {step}" + (
+        f" with {changes}: learning rate {rates[0]:.2g} (now {rates[1]:.2g})" if changes else ""
+    )
 
 
 def _parameters(state: TrainingState) -> int:

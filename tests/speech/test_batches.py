@@ -130,6 +130,32 @@ def test_batches_hold_what_the_corpus_has(tones):
         assert loader.padding == pytest.approx(1 - filled / cells)
 
 
+def test_texts_are_those_of_the_rows(tones):
+    """Letters that the tokenizer does not know among them, which labels lose."""
+    corpus, tokenizer, settings = tones
+    corpus = Tones(30)
+    corpus.texts = [f"{text} \N{LATIN SMALL LETTER O WITH STROKE}!" for text in corpus.texts]
+    loaders = [
+        Loader(corpus, tokenizer, settings, training=False, divisor=2, processes=(i, 2))
+        for i in range(2)
+    ]
+    said, shapes = [], set()
+    for loader in loaders:
+        for batch in loader:
+            texts = loader.texts()
+            assert len(texts) == np.count_nonzero(batch.samples_lengths)
+            for row, text in enumerate(texts):
+                i = round(batch.audio[row, 0] * 100) - 1
+                assert f"{text}!" == corpus.texts[i]
+            said += texts
+            shapes.add((2 * len(batch.audio), batch.audio.shape[1]))
+    assert len(said) == 30
+    # None is compiled that there is not: what fills no batch went to a longer bucket.
+    assert {shape[:2] for shape in loaders[0].shapes} == shapes
+    small = dataclasses.replace(settings, frames_per_batch=100_000)
+    assert len(Loader(corpus, tokenizer, small, training=False).shapes) == 1
+
+
 def test_speeds_change_lengths(tones):
     corpus, tokenizer, settings = tones
     settings = dataclasses.replace(settings, speeds=(0.8,))

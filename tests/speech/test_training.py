@@ -1,10 +1,14 @@
 """The speech example learns, goes on where it was killed, and computes the same on every device."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +48,14 @@ import sys, jax
 from examples.speech import train
 from examples.speech.settings import Settings
 train.run(Settings.from_json(sys.argv[1]), sys.argv[2], devices=jax.devices()[:1], quiet=True)
+"""
+READ = """
+import sys, jax
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[3]))
+jax.devices()
+if jax.process_index() == 0:
+    from examples.speech.evaluate import Recognizer
+    Recognizer.load(sys.argv[2])
 """
 compilations = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -185,6 +197,36 @@ def test_other_settings_do_not_go_on(settings, trained):
     changed = Settings.from_json(settings.to_json().replace("0.1", "0.2"))
     with pytest.raises(ValueError, match=r"joint_dropout 0\.1 \(now 0\.2\)"):
         train.run(changed, trained[0], quiet=True)
+
+
+def test_a_run_may_become_longer_on_other_devices(settings, trained, tmp_path):
+    """The checkpoints of before stay what they are, and so does the past."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained[0], run_dir)
+    longer = dataclasses.replace(settings, steps=STEPS + 2, evaluate_every=2)
+    train.run(longer, run_dir, devices=jax.devices()[:2], quiet=True)
+    assert history(run_dir, "loss")[:-2] == history(trained[0], "loss")
+    assert history(run_dir, "step")[-1] == STEPS + 2
+    assert np.isfinite(history(run_dir, "loss")).all()
+
+
+def test_one_process_of_several_reads_a_run(trained):
+    """As the first of them does for its report, when the others have ended."""
+    with socket.socket() as unused:
+        unused.bind(("localhost", 0))
+        port = unused.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    command = [sys.executable, "-P", "-c", READ, str(port), str(trained[0])]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen([*command, str(n)], env=environment))
+            for n in range(2)
+        ]
+        try:
+            assert [process.wait(timeout=90) for process in processes] == [0, 0]
+        finally:
+            for process in processes:
+                process.kill()
 
 
 def test_recognizer(trained):
