@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -51,7 +51,8 @@ def cached(
     digest = hashlib.sha256(repr((source, sample_rate)).encode()).hexdigest()[:16]
     folder = cache.expanduser() / f"{name}-{digest}"
     if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
+        # Not by the process's number, which in a container is the same each time.
+        unfinished = folder.with_name(f"{folder.name}.unfinished-{uuid.uuid4().hex}")
         unfinished.mkdir(parents=True)
         try:
             _write(unfinished, utterances())

@@ -5,6 +5,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+POSITIVE = (
+    *("train_sentences", "valid_sentences", "max_seconds", "frames_per_batch", "buckets", "steps"),
+    *("accumulate", "clip_norm", "learning_rate", "evaluate_every", "keep", "beam"),
+)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -119,6 +124,9 @@ class Settings:
     beam: int = 4
 
     def __post_init__(self) -> None:
+        for name in POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
         if not self.speeds or min(self.speeds) <= 0:
             raise ValueError(f"speeds must be positive, not {self.speeds}.")
         if self.width % self.heads:

@@ -1,8 +1,11 @@
 """The data of examples.speech: corpora, text and features."""
 
 import dataclasses
+import hashlib
+import os
 import pathlib
 import pickle
+import shutil
 import sys
 import wave
 import zipfile
@@ -45,6 +48,8 @@ def test_settings_survive_json():
         preset("tiny", colour="blue")
     with pytest.raises(ValueError, match="3 heads do not divide a width of 64"):
         preset("tiny", heads=3)
+    with pytest.raises(ValueError, match="evaluate_every must be positive, not 0"):
+        preset("tiny", evaluate_every=0)
 
 
 def test_tokenizer(tmp_path):
@@ -71,6 +76,9 @@ def test_normalised_text():
     assert normalise(" It\N{RIGHT SINGLE QUOTATION MARK}S  half-past_two, Ärger! ") == (
         "it's half past two ärger"
     )
+    assert normalise("Cafe\N{COMBINING ACUTE ACCENT}") == "café"
+    hindi = "\u0928\u092e\u0938\u094d\u0924\u0947"  # with a vowel sign and a virama
+    assert normalise(f"{hindi}, {hindi}") == f"{hindi} {hindi}"
 
 
 # --- Corpora --------------------------------------------------------------------------------------
@@ -131,6 +139,12 @@ def test_an_interrupted_cache_is_made_anew(tmp_path):
     assert not any(tmp_path.iterdir())
     loud = 2 * sine(100)
     made = packed.cached(*arguments, lambda: iter([Utterance("a", loud, "a")]))
+    # A process of the same number, which a container gives again, was killed.
+    shutil.move(next(tmp_path.iterdir()), tmp_path / "name")
+    name = "some-" + hashlib.sha256(repr((2, 16_000)).encode()).hexdigest()[:16]
+    (tmp_path / f"{name}.unfinished-{os.getpid()}").mkdir()
+    packed.cached(*arguments[:2], 2, 16_000, lambda: iter([Utterance("b", loud, "b")]))
+    made = packed.Packed(tmp_path / "name", 16_000)
     np.testing.assert_allclose(made[0].audio, loud.clip(-1, 1), atol=2 / 32768)
 
 
