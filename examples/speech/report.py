@@ -1,7 +1,6 @@
 """What a training has led to: one HTML file that needs neither a server nor a network."""
 
 import html
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
@@ -14,6 +13,7 @@ from . import charts
 from .align import Aligned, align_audio
 from .corpus import Utterance
 from .features import frames_of, log_mel
+from .files import read_records
 from .text import normalise
 
 TEMPLATE = Path(__file__).with_name("report.html.txt")
@@ -48,15 +48,22 @@ def report(run_dir: Path, out: Path = Path("report.html"), *, examples: int = EX
     recognizer = Recognizer.load(run_dir)
     settings = recognizer.settings
     _, held_out = corpus.load(settings)
-    shown = examples_of(recognizer, [held_out[n] for n in chosen(held_out.seconds, examples)])
+    numbers = chosen(held_out.seconds, held_out.texts, examples)
+    shown = examples_of(recognizer, [held_out[n] for n in numbers])
     history = read_history(run_dir / "history.jsonl")
     page = render(history, shown, settings, recognizer.frame_seconds)
     Path(out).write_text(page, encoding="utf-8")
 
 
-def chosen(seconds: Sequence[float], count: int) -> list[int]:
-    """Some utterances from all over the corpus, none picked for what becomes of it."""
-    short = np.flatnonzero(np.asarray(seconds) <= MOST_SECONDS)
+def chosen(seconds: Sequence[float], texts: Sequence[str], count: int) -> list[int]:
+    """Some utterances from all over the corpus, none picked for what becomes of it.
+
+    Where few are short enough, the shortest ones. What has no word or no sound has no alignment.
+    """
+    spoken = np.array([bool(normalise(text)) for text in texts]) & (np.asarray(seconds) > 0)
+    lengths = np.where(spoken, seconds, np.inf)
+    longest = max(MOST_SECONDS, *np.sort(lengths)[:count])
+    short = np.flatnonzero(spoken & (lengths <= longest))
     places = np.linspace(0, len(short) - 1, min(count, len(short)))
     return short[places.round().astype(int)].tolist()
 
@@ -65,6 +72,8 @@ def examples_of(recognizer: Any, utterances: Sequence[Utterance]) -> list[Exampl
     """Recognises recordings, and aligns each with what is said in it."""
     settings = recognizer.settings
     audios = [utterance.audio for utterance in utterances]
+    if not audios:
+        return []
     padded = np.zeros((len(audios), max(map(len, audios))), np.float32)
     for row, audio in zip(padded, audios):
         row[: len(audio)] = audio
@@ -86,8 +95,7 @@ def read_history(path: Path) -> History:
     """The records of a run; of a run that was resumed, the last of each step."""
     losses: dict[int, dict[str, Any]] = {}
     evaluations: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_records(path):
         if "loss" in record:
             losses[record["step"]] = record
         if "word_error_rate" in record:

@@ -47,20 +47,29 @@ def print_transcripts(
 ) -> None:
     """`transcribe` with a recogniser that is there."""
     console = console or Console(highlight=False)
+    failed = []
     for path in map(Path, files):
-        audio = recording(path, recognizer.settings.sample_rate)
-        console.print(f"[bold]{path}[/bold]", soft_wrap=True)
-        if live:
-            words = show_live(stream(recognizer, audio), console)
-        else:
-            words = transcribed(recognizer, audio, beam)
-        console.print(" ".join(word.text for word in words), markup=False)
+        console.print(Text(str(path), style="bold"), soft_wrap=True)
+        try:
+            audio = recording(path, recognizer.settings.sample_rate)
+            if live:
+                words = show_live(stream(recognizer, audio), console)
+            else:
+                words = transcribed(recognizer, audio, beam)
+        except ValueError as error:  # one of many files is no reason to leave out the others
+            console.print(str(error), markup=False, soft_wrap=True)
+            failed.append(str(path))
+            continue
+        text = " ".join(word.text for word in words)
+        console.print(text, markup=False, soft_wrap=True)
         for word in words:
             console.print(f"{word.start:8.2f} {word.end:8.2f}  {word.text}", markup=False)
         if subtitles:
             target = path.with_suffix(".vtt")
             target.write_text(webvtt(words), encoding="utf-8")
             console.print(f"subtitles: {target}", markup=False, soft_wrap=True)
+    if failed:
+        raise ValueError(f"not transcribed: {', '.join(failed)}")
 
 
 def recording(path: Path, sample_rate: int) -> np.ndarray:
