@@ -92,6 +92,7 @@ def train(options: argparse.Namespace) -> None:
     run(settings, options.run)
     if jax.process_index() == 0:
         report(options.run, options.run / "report.html")
+        print(f"report: {options.run / 'report.html'}")
 
 
 def main() -> None:
@@ -118,6 +119,7 @@ def main() -> None:
             from .report import report
 
             report(options.run, options.out)
+            print(f"report: {options.out}")
     except (OSError, ModuleNotFoundError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

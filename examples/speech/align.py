@@ -69,6 +69,8 @@ def align_audio(recognizer: Any, audio: np.ndarray, text: str) -> Aligned:
     labels = recognizer.tokenizer.encode(text)
     if not labels:
         raise ValueError("There is no word in the text.")
+    if not len(audio):
+        raise ValueError("There is no sound in the recording.")
     encoder = recognizer.encode(audio)
     lengths = T, count = encoder.shape[1], len(labels)
     path, posteriors = _aligned(

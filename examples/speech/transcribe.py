@@ -29,6 +29,8 @@ def transcribe(
     beam: int = 1,
 ) -> None:
     """Prints the text of each file and its words' times; `subtitles` writes FILE.vtt beside it."""
+    if stream and beam > 1:
+        raise ValueError("What is spoken live is searched greedily: --stream takes a beam of 1.")
     from .evaluate import Recognizer
 
     print_transcripts(

@@ -66,6 +66,8 @@ def test_an_alignment_is_that_of_all_logits(durations):
 def test_a_word_is_aligned_only_if_there_is_one():
     with pytest.raises(ValueError, match="no word"):
         align.align_audio(StandInRecognizer(), noise(1.0), " ")
+    with pytest.raises(ValueError, match="no sound"):
+        align.align_audio(StandInRecognizer(), noise(0.0), "the")
 
 
 def test_errors_are_marked():
@@ -117,9 +119,9 @@ def test_examples_are_from_all_over_the_corpus():
 
 
 class HeldOut:
-    """Two recordings, of 3.0 and 2.5 seconds."""
+    """Two recordings, of 3.1 and 2.5 seconds."""
 
-    seconds = np.array([3.0, 2.5])
+    seconds = np.array([3.1, 2.5])
     texts = ("The TOAST, in a note, unquestionably",) * 2
 
     def __len__(self) -> int:
@@ -181,6 +183,8 @@ addEventListener("load", async () => {
     overflow: document.documentElement.scrollWidth > innerWidth,
     outside: [...document.querySelectorAll("body *")].filter(outside).map(x => x.outerHTML),
     seconds: sounds.map(x => x.duration),
+    wrapped: [...document.querySelectorAll(".axis span")].filter(x => x.offsetHeight > 24)
+      .map(x => x.outerHTML),
     images: [...document.images].map(x => x.naturalWidth),
     marked: Number(document.querySelector(".span").style.opacity) > 0,
     at: sounds[0].currentTime,
@@ -220,8 +224,9 @@ def test_the_report_in_a_browser(page, tmp_path, width, scheme):
     assert checked["width"] == width
     assert not checked["overflow"]
     assert checked["outside"] == []
-    assert checked["seconds"] == [3.0, 2.5]
-    assert checked["images"] == [300, 250]
+    assert checked["seconds"] == [3.1, 2.5]
+    assert checked["images"] == [310, 250]
+    assert checked["wrapped"] == []
     assert checked["marked"]
     assert checked["at"] > 0
     assert checked["notes"] == ["3.3% at step 30, 30 s", "2.04 at step 49, 49 s"]

@@ -115,6 +115,11 @@ def test_transcripts_with_word_times_and_subtitles(tmp_path, monkeypatch):
         transcribe.recording(path.with_suffix(".vtt"), 16_000)
 
 
+def test_a_stream_takes_no_beam(tmp_path):
+    with pytest.raises(ValueError, match="--stream takes a beam of 1"):
+        transcribe.transcribe(tmp_path, [tmp_path / "a.wav"], stream=True, beam=4)
+
+
 def test_one_file_that_is_no_sound_stops_no_other(tmp_path):
     recognizer, said, broken = StandInRecognizer(), tmp_path / "said.wav", tmp_path / "[b].wav"
     soundfile.write(said, noise(9.0), 16_000, subtype="FLOAT")
