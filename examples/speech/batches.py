@@ -1,7 +1,9 @@
 """Batches of few static shapes, loaded by Grain."""
 
 import itertools
+import shutil
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
@@ -13,6 +15,9 @@ from .corpus import Corpus
 from .plan import Chosen, Plan, Shape
 from .settings import Settings
 from .text import Tokenizer, normalise
+
+BUFFERED = 2  # batches that wait for their turn in each process
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class Batch(NamedTuple):
@@ -113,8 +118,23 @@ class Loader:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain asks for flags that only absl's own main reads
         alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        workers = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+        self._check_shared_memory()
+        workers = grain.MultiprocessingOptions(
+            num_workers=self._workers, per_worker_buffer_size=BUFFERED
+        )
         return iter(batches.to_iter_dataset(alone).mp_prefetch(workers))
+
+    def _check_shared_memory(self) -> None:
+        """Processes hand batches over in shared memory, and die without a word where it ends."""
+        cells = max(rows * samples for rows, samples, _ in self.shapes) // self._source.processes
+        needed = self._workers * (BUFFERED + 1) * 4 * cells
+        free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else needed
+        if free < needed:
+            raise ValueError(
+                f"{self._workers} processes that load need {needed / 1e6:,.0f} MB in "
+                f"{SHARED_MEMORY}, where {free / 1e6:,.0f} are free: start the container with "
+                "a larger --shm-size, or load with fewer --loader-workers (0: in threads)."
+            )
 
 
 class _Batches:
@@ -130,7 +150,8 @@ class _Batches:
         processes: tuple[int, int],
     ) -> None:
         self._corpus, self._labels, self._plan = corpus, labels, plan
-        self._rate, self._training, self._processes = sample_rate, training, processes
+        self._rate, self._training = sample_rate, training
+        self._process, self.processes = processes
 
     def __len__(self) -> int:
         return sys.maxsize if self._training else len(self._plan.epoch(0))
@@ -138,9 +159,8 @@ class _Batches:
     def _mine(self, number: int) -> tuple[Chosen, slice]:
         """A batch, and which of its rows this process loads."""
         chosen = self._plan[number]
-        index, count = self._processes
-        rows = self._plan.shapes[chosen.bucket].rows // count
-        return chosen, slice(index * rows, (index + 1) * rows)
+        rows = self._plan.shapes[chosen.bucket].rows // self.processes
+        return chosen, slice(self._process * rows, (self._process + 1) * rows)
 
     def texts(self, number: int) -> list[str]:
         chosen, mine = self._mine(number)

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import pathlib
+import shutil
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +17,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[2]))
 for module in ("grain", "sentencepiece"):
     pytest.importorskip(module)
 
-from examples.speech import audio, sentences  # noqa: E402
+from examples.speech import audio, batches, sentences  # noqa: E402
 from examples.speech.batches import Loader  # noqa: E402
 from examples.speech.corpus import Utterance  # noqa: E402
 from examples.speech.plan import Plan, _bounds  # noqa: E402
@@ -190,6 +192,19 @@ def test_loading_goes_on_where_it_was(tones):
     other = dataclasses.replace(settings, seed=1)
     batch = next(Loader(corpus, tokenizer, other, training=True))
     assert batch.audio.shape != expected[0].audio.shape or (batch.audio != expected[0].audio).any()
+
+
+def test_shared_memory_that_is_too_small_is_said(tones, tmp_path, monkeypatch):
+    """What Docker gives by default is less than one batch of `small`."""
+    corpus, tokenizer, settings = tones
+    loader = Loader(
+        corpus, tokenizer, dataclasses.replace(settings, loader_workers=2), training=True
+    )
+    free = types.SimpleNamespace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(batches, "SHARED_MEMORY", tmp_path)
+    with pytest.raises(ValueError, match=r"2 processes .* need 4 MB in .*, where 1 are free"):
+        next(loader)
 
 
 def test_processes_share_a_batch(tones):
