@@ -24,19 +24,29 @@ FREE = ("path", "cache", "loader_workers", "evaluate_every", "keep", "beam")
 SCHEDULE = ("steps", "warmup_steps", "learning_rate")
 
 
-def keep_settings(run_dir: Path, settings: Settings) -> Settings:
-    """Stores the settings and returns those of before, which may differ in FREE and SCHEDULE."""
-    path = run_dir / "settings.json"
-    before = Settings.from_json(path.read_text()) if path.exists() else settings
+def settings_before(run_dir: Path, settings: Settings) -> Settings:
+    """Those that the run goes on from, which may differ in FREE and SCHEDULE alone.
+
+    Without a checkpoint there is nothing to go on from, and all may change, the tokenizer, too.
+    """
+    if not any(path.name.isdigit() for path in (run_dir / "checkpoints").glob("*")):
+        if jax.process_index() == 0:
+            (run_dir / "tokenizer.model").unlink(missing_ok=True)
+        return settings
+    before = Settings.from_json((run_dir / "settings.json").read_text())
     other = differences(before, settings, [x for x in vars(settings) if x not in FREE + SCHEDULE])
     if other:
         raise ValueError(
             f"The run in {run_dir} was started with {other}: go on with the same settings, or "
             f"give another folder. What may change is {', '.join(FREE + SCHEDULE)}."
         )
-    if jax.process_index() == 0:
-        replace(path, settings.to_json().encode())
     return before
+
+
+def keep_settings(run_dir: Path, settings: Settings) -> None:
+    """Stores them, for whoever reads the run or goes on with it."""
+    if jax.process_index() == 0:
+        replace(run_dir / "settings.json", settings.to_json().encode())
 
 
 def differences(before: Settings, now: Settings, names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from . import corpus
 from .batches import Loader
-from .checkpoint import SCHEDULE, Checkpoints, History, differences, keep_settings
+from .checkpoint import SCHEDULE, Checkpoints, History, differences, keep_settings, settings_before
 from .decoding import joint_calls
 from .evaluate import SHOWN, Evaluation, Recognizer, evaluate
 from .files import alone_in
@@ -143,10 +143,11 @@ def _prepared(
     is_first = jax.process_index() == 0
     if not is_first:
         multihost_utils.sync_global_devices("prepared")
-    before = keep_settings(run_dir, settings)
+    before = settings_before(run_dir, settings)
     training, held_out = corpora or corpus.load(settings)
     path = run_dir / "tokenizer.model"
     tokenizer = Tokenizer.cached(path, training.texts, settings.vocabulary)
+    keep_settings(run_dir, settings)
     if is_first and jax.process_count() > 1:
         multihost_utils.sync_global_devices("prepared")
     return before, training, held_out, tokenizer

@@ -15,7 +15,7 @@ for library in ("flax", "grain", "jiwer", "optax", "orbax.checkpoint", "rich", "
 sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 from examples.speech import train  # noqa: E402
-from examples.speech.checkpoint import Checkpoints, History, keep_settings  # noqa: E402
+from examples.speech.checkpoint import Checkpoints, History, keep_settings, settings_before  # noqa: E402
 from examples.speech.files import alone_in, read_records, replace  # noqa: E402
 from examples.speech.optimizer import MOST_BAD_BATCHES  # noqa: E402
 from examples.speech.progress import Progress  # noqa: E402
@@ -65,17 +65,30 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
 
 def test_which_settings_may_change(tmp_path):
     first = preset("tiny", steps=100)
-    assert keep_settings(tmp_path, first) == first
+    keep_settings(tmp_path, first)
     longer = dataclasses.replace(first, steps=200, learning_rate=1e-3, beam=1, loader_workers=2)
-    assert keep_settings(tmp_path, longer) == first
-    assert keep_settings(tmp_path, longer) == longer
+    wider = dataclasses.replace(longer, width=32)
+    # Nothing has been learnt: memory was too small for the first, say.
+    (tmp_path / "checkpoints" / "100.unfinished").mkdir(parents=True)
+    (tmp_path / "tokenizer.model").touch()
+    assert settings_before(tmp_path, wider) == wider
+    assert not (tmp_path / "tokenizer.model").exists()
+    (tmp_path / "checkpoints" / "100").mkdir()
+    (tmp_path / "tokenizer.model").touch()
+    assert settings_before(tmp_path, longer) == first
     with pytest.raises(ValueError, match=r"width 64 \(now 32\).* What may change is .*steps"):
-        keep_settings(tmp_path, dataclasses.replace(longer, width=32))
-    assert Settings.from_json((tmp_path / "settings.json").read_text()) == longer
+        settings_before(tmp_path, wider)
+    assert (tmp_path / "tokenizer.model").exists()
     said = train._going_on(50, first, longer)
     assert "from step 50 with steps 100 (now 200), learning_rate 0.003 (now 0.001)" in said
     assert train._going_on(50, longer, longer) == "; going on from step 50"
     assert train._going_on(0, first, longer) == ""
+
+
+def test_a_corpus_that_is_not_there_leaves_no_settings(tmp_path):
+    with pytest.raises(ValueError, match="no corpus 'mine'"):
+        train.run(preset("tiny", data="mine"), tmp_path, quiet=True)
+    assert not (tmp_path / "settings.json").exists()
 
 
 def test_nothing_to_read(tmp_path):
