@@ -24,7 +24,7 @@ from examples.digits.synthesiser import (
 from . import sentences
 from .audio import resample
 from .corpus import Utterance
-from .packed import Packed, cached
+from .packed import Packed, cached, to_int16
 from .settings import Settings
 
 PER_PROCESS = 500  # fewer sentences are not worth starting a process for
@@ -67,7 +67,9 @@ def _synthesise(settings: Settings, count: int, held_out: bool) -> Iterator[Utte
 
 
 def _speak(arguments: tuple[int, bool, int, int]) -> Utterance:
-    return speak(*arguments)
+    """In 16 bits: the one process that writes is what many that speak would wait for."""
+    utterance = speak(*arguments)
+    return utterance._replace(audio=to_int16(utterance.audio))
 
 
 def speak(index: int, held_out: bool, seed: int, sample_rate: int) -> Utterance:

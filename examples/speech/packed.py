@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -54,6 +55,7 @@ def cached(
         # Not by the process's number, which in a container is the same each time.
         unfinished = folder.with_name(f"{folder.name}.unfinished-{uuid.uuid4().hex}")
         unfinished.mkdir(parents=True)
+        print(f"making {folder}, once", file=sys.stderr, flush=True)
         try:
             _write(unfinished, utterances())
             unfinished.rename(folder)
@@ -65,11 +67,18 @@ def cached(
     return Packed(folder, sample_rate)
 
 
+def to_int16(audio: np.ndarray) -> np.ndarray:
+    """Samples as the file has them; what is so already stays as it is."""
+    if audio.dtype == np.int16:
+        return audio
+    return np.round(audio * 32768).clip(-32768, 32767).astype(np.int16)
+
+
 def _write(folder: Path, utterances: Iterable[Utterance]) -> None:
     keys, texts, starts = [], [], [0]
     with (folder / "samples.int16").open("wb") as file:
         for utterance in utterances:
-            samples = np.round(utterance.audio * 32768).clip(-32768, 32767).astype("<i2")
+            samples = to_int16(utterance.audio)
             file.write(samples.tobytes())
             keys.append(utterance.key)
             texts.append(utterance.text)

@@ -32,7 +32,7 @@ class Settings:
     # Of everything drawn: sentences, order, speeds, masks, weights.
     seed: int = 0
     # How many sentences espeak says: enough that a word is heard in many voices, few enough that
-    # they are spoken in a minute or two by a machine of 16 cores.
+    # all cores together speak for two minutes.
     train_sentences: int = 40_000
     valid_sentences: int = 1_000
     # Utterances that are longer are left out of training: one of them sets the memory of a batch.

@@ -128,7 +128,7 @@ def test_espeak_corpus(tmp_path, monkeypatch):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(train))[7].audio, train[7].audio)
 
 
-def test_an_interrupted_cache_is_made_anew(tmp_path):
+def test_an_interrupted_cache_is_made_anew(tmp_path, capsys):
     def broken():
         yield Utterance("a", sine(100), "a")
         raise RuntimeError("stopped")
@@ -137,6 +137,7 @@ def test_an_interrupted_cache_is_made_anew(tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         packed.cached(*arguments, broken)
     assert not any(tmp_path.iterdir())
+    assert f"making {tmp_path / 'some-'}" in capsys.readouterr().err
     loud = 2 * sine(100)
     made = packed.cached(*arguments, lambda: iter([Utterance("a", loud, "a")]))
     # A process of the same number, which a container gives again, was killed.
