@@ -120,7 +120,9 @@ def main() -> None:
 
             report(options.run, options.out)
             print(f"report: {options.out}")
-    except (OSError, ModuleNotFoundError, ValueError, FloatingPointError) as error:
+    except ModuleNotFoundError as error:
+        sys.exit(f'error: {error}; pip install -e ".[speech]" installs all that this example needs')
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped")

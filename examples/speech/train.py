@@ -82,6 +82,7 @@ def _train(
     quiet: bool,
 ) -> Evaluation:
     settings, mesh = learner.settings, learner.everywhere.mesh
+    device = mesh.devices.flat[0].device_kind  # a GPU that JAX does not find is a slow CPU
     state, step = learner.start(), 0
     if stored := checkpoints.restore(state):
         step, state, loader_state = stored
@@ -105,9 +106,9 @@ def _train(
     held_out_shapes = [(rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes]
     recognizer.compile(held_out_shapes)
     progress.console.print(
-        f"{_parameters(state) / 1e6:.1f} M parameters, {mesh.size} devices, {len(loader.shapes)} "
-        f"shapes of batches, {loader.padding:.1%} of their cells padding; compiled after "
-        f"{progress.seconds:.0f} s" + _going_on(step, before, settings)
+        f"{_parameters(state) / 1e6:.1f} M parameters on {mesh.size} {device}, "
+        f"{len(loader.shapes)} shapes of batches, {loader.padding:.1%} of their cells padding; "
+        f"compiled after {progress.seconds:.0f} s" + _going_on(step, before, settings)
     )
     if loader.left_out:
         progress.console.print(

@@ -14,6 +14,7 @@ for library in ("flax", "grain", "jiwer", "optax", "orbax.checkpoint", "rich", "
 # Appended: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
+from examples.speech import __main__ as command_line  # noqa: E402
 from examples.speech import train  # noqa: E402
 from examples.speech.checkpoint import Checkpoints, History, keep_settings, settings_before  # noqa: E402
 from examples.speech.files import alone_in, read_records, replace  # noqa: E402
@@ -53,6 +54,13 @@ def test_a_history_that_a_kill_cut_off(tmp_path):
     assert history.seconds == 40.0
     history.append(step=25, seconds=50.0, loss=0.5)
     assert [record["step"] for record in read_records(path)] == [10, 20, 25]
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["speech", "transcribe", "run", "a.wav"])
+    monkeypatch.setitem(sys.modules, "examples.speech.transcribe", None)
+    with pytest.raises(SystemExit, match=r'examples\.speech\.transcribe.* pip install -e "\.\[sp'):
+        command_line.main()
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):
