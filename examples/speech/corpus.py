@@ -21,7 +21,7 @@ class Corpus(Protocol):
     The loader's processes each get a pickled copy, so a corpus holds paths, not open files.
     """
 
-    seconds: np.ndarray  # (utterances,)
+    seconds: np.ndarray  # (utterances,); a recording that is longer than that may be cut
     texts: list[str]
 
     def __len__(self) -> int: ...

@@ -1,4 +1,4 @@
-"""The folder of a run of examples.speech: what goes on, what is refused, what a kill leaves."""
+"""The command line of examples.speech and the folder of a run: what goes on, what is refused."""
 
 import dataclasses
 import json
@@ -54,6 +54,14 @@ def test_a_history_that_a_kill_cut_off(tmp_path):
     assert history.seconds == 40.0
     history.append(step=25, seconds=50.0, loss=0.5)
     assert [record["step"] for record in read_records(path)] == [10, 20, 25]
+
+
+def test_command_line_has_every_setting():
+    options = command_line.parse_arguments(
+        ["train", "--data", "librispeech", "DIR", "--speeds", "0.9", "1.1", "--loss=tdt"]
+    )
+    expected = preset("small", data="librispeech", path="DIR", loss="tdt", speeds=(0.9, 1.1))
+    assert command_line.settings_of(options) == expected
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):

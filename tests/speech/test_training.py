@@ -31,7 +31,6 @@ from flax import nnx  # noqa: E402
 from jax.sharding import Mesh, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from examples.speech import __main__ as command_line  # noqa: E402
 from examples.speech import train  # noqa: E402
 from examples.speech.batches import Batch  # noqa: E402
 from examples.speech.checkpoint import Checkpoints, History  # noqa: E402
@@ -317,9 +316,16 @@ def test_step_of_several_devices_is_that_of_one(rng):
         np.testing.assert_array_equal(before, after)
 
 
-def test_command_line_has_every_setting():
-    options = command_line.parse_arguments(
-        ["train", "--data", "librispeech", "DIR", "--speeds", "0.9", "1.1", "--loss=tdt"]
-    )
-    expected = preset("small", data="librispeech", path="DIR", loss="tdt", speeds=(0.9, 1.1))
-    assert command_line.settings_of(options) == expected
+def test_weights_stand_still_until_the_last_batch_of_a_step(rng):
+    settings = preset("tiny", width=16, layers=1, accumulate=2, warmup_steps=0)
+    learner = Learner(settings, V, Mesh(np.asarray(jax.devices()[:1]), ("data",)))
+    state, batch = learner.start(), make_batch(rng)
+    learner.compile(state, [Shape(4, 16_000, 6)])
+    changed = []
+    for _ in range(4):
+        before = state
+        state, _ = learner(state, batch)
+        for old, new in ((before.params, state.params), (before.average, state.average)):
+            pairs = zip(*map(jax.tree.leaves, (old, new)), strict=True)
+            changed.append(any((a != b).any() for a, b in pairs))
+    assert changed == 2 * (2 * [False] + 2 * [True])
