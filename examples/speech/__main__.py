@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from .settings import PRESETS, Settings, preset
+from .settings import PRESETS, ExplainedError, Settings, preset
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -75,7 +75,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     name, *path = options.data
     if len(path) != (name != "espeak"):
-        raise ValueError("--data takes espeak alone, or another corpus and its path.")
+        raise ExplainedError("--data takes espeak alone, or another corpus and its path.")
     return preset(options.preset, data=name, **({"path": path[0]} if path else {}), **changes)
 
 
@@ -122,7 +122,7 @@ def main() -> None:
             print(f"report: {options.out}")
     except ModuleNotFoundError as error:
         sys.exit(f'error: {error}; pip install -e ".[speech]" installs all that this example needs')
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ExplainedError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped")

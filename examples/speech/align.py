@@ -12,6 +12,7 @@ from rich.table import Table
 
 import jax_rnnt
 
+from .settings import ExplainedError
 from .text import normalise
 from .transcribe import recording
 from .words import Word, word_spans, words_of
@@ -68,9 +69,9 @@ def align_audio(recognizer: Any, audio: np.ndarray, text: str) -> Aligned:
     """The best alignment of the text, and the posteriors of all."""
     labels = recognizer.tokenizer.encode(text)
     if not labels:
-        raise ValueError("There is no word in the text.")
+        raise ExplainedError("There is no word in the text.")
     if not len(audio):
-        raise ValueError("There is no sound in the recording.")
+        raise ExplainedError("There is no sound in the recording.")
     encoder = recognizer.encode(audio)
     lengths = T, count = encoder.shape[1], len(labels)
     path, posteriors = _aligned(

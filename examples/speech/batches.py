@@ -13,7 +13,7 @@ from absl import flags
 from .audio import resample
 from .corpus import Corpus
 from .plan import Chosen, Plan, Shape
-from .settings import Settings
+from .settings import ExplainedError, Settings
 from .text import Tokenizer, normalise
 
 BUFFERED = 2  # batches that wait for their turn in each process
@@ -59,7 +59,7 @@ class Loader:
             processes: (index, count): this process loads its part of each batch's rows.
         """
         if divisor % processes[1]:
-            raise ValueError(f"{processes[1]} processes do not divide {divisor} devices.")
+            raise ExplainedError(f"{processes[1]} processes do not divide {divisor} devices.")
         labels = [np.array(tokenizer.encode(text), np.int32) for text in corpus.texts]
         samples = np.ceil(np.asarray(corpus.seconds) * settings.sample_rate).astype(np.int64)
         labels_lengths = np.array([len(row) for row in labels])
@@ -130,7 +130,7 @@ class Loader:
         needed = self._workers * (BUFFERED + 1) * 4 * cells
         free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else needed
         if free < needed:
-            raise ValueError(
+            raise ExplainedError(
                 f"{self._workers} processes that load need {needed / 1e6:,.0f} MB in "
                 f"{SHARED_MEMORY}, where {free / 1e6:,.0f} are free: start the container with "
                 "a larger --shm-size, or load with fewer --loader-workers (0: in threads)."

@@ -14,7 +14,7 @@ from flax import nnx
 from orbax.checkpoint import checkpoint_managers
 
 from .files import read_records, replace
-from .settings import Settings
+from .settings import ExplainedError, Settings
 from .step import TrainingState
 
 # What may change between two runs of one training: where things lie, and what is looked at.
@@ -36,7 +36,7 @@ def settings_before(run_dir: Path, settings: Settings) -> Settings:
     before = Settings.from_json((run_dir / "settings.json").read_text())
     other = differences(before, settings, [x for x in vars(settings) if x not in FREE + SCHEDULE])
     if other:
-        raise ValueError(
+        raise ExplainedError(
             f"The run in {run_dir} was started with {other}: go on with the same settings, or "
             f"give another folder. What may change is {', '.join(FREE + SCHEDULE)}."
         )

@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from .settings import Settings
+from .settings import ExplainedError, Settings
 
 
 class Utterance(NamedTuple):
@@ -35,7 +35,7 @@ def load(settings: Settings) -> tuple[Corpus, Corpus]:
 
     loaders = {"espeak": espeak.load, "librispeech": librispeech.load, "fsdd": fsdd.load}
     if settings.data not in loaders:
-        raise ValueError(
+        raise ExplainedError(
             f"There is no corpus {settings.data!r}: choose one of {', '.join(loaders)}."
         )
     return loaders[settings.data](settings)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .settings import ExplainedError
+
 
 def replace(path: Path, content: bytes) -> None:
     """Writes a file that is there as a whole or as it was before."""
@@ -27,12 +29,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """A ValueError if another process is in here: two trainings would mix their histories."""
+    """An ExplainedError if another process is in here: two trainings would mix their histories."""
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise ExplainedError(
                 f"Another training goes on in {folder}: wait for its end, or give another folder."
             ) from None
         except OSError:  # a file system without locks

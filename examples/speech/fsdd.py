@@ -14,7 +14,7 @@ from examples.digits.fsdd import HELD_OUT_INDICES, recordings
 from . import audio
 from .corpus import Utterance
 from .packed import Packed, cached
-from .settings import Settings
+from .settings import ExplainedError, Settings
 
 
 def load(settings: Settings) -> tuple[Packed, Packed]:
@@ -49,7 +49,7 @@ def _utterances(path: Path, sample_rate: int, held_out: bool) -> Iterator[Uttera
             key = f"{speaker}-{digit}-{index}"
             yield Utterance(key, audio.read(io.BytesIO(wav), sample_rate), WORDS[digit])
     if not found:
-        raise ValueError(
+        raise ExplainedError(
             f"{path} needs recordings <digit>_<speaker>_<index>.wav with indices 0 to 4 and with "
             "indices from 5 on: is it the Free Spoken Digit Dataset?"
         )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .audio import resampled_length
-from .settings import Settings
+from .settings import ExplainedError, Settings
 
 
 class Shape(NamedTuple):
@@ -47,7 +47,7 @@ class Plan:
         fits = samples <= settings.max_seconds * settings.sample_rate
         self._utterances = np.flatnonzero(fits) if training else np.arange(len(samples))
         if not len(self._utterances):
-            raise ValueError(f"No utterance is at most {settings.max_seconds} s long.")
+            raise ExplainedError(f"No utterance is at most {settings.max_seconds} s long.")
         self.left_out = len(samples) - len(self._utterances)
         # (utterances, speeds)
         self._samples = resampled_length(

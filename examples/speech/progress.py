@@ -12,6 +12,7 @@ from rich.table import Table
 from .checkpoint import History
 from .evaluate import Evaluation
 from .optimizer import MOST_BAD_BATCHES
+from .settings import ExplainedError
 from .step import Totals
 
 
@@ -74,7 +75,7 @@ class Progress:
             return
         self._bad_in_a_row += 1
         if self._bad_in_a_row > MOST_BAD_BATCHES:
-            raise FloatingPointError(
+            raise ExplainedError(
                 f"The loss of {self._bad_in_a_row} batches on end is not finite. The same command "
                 "goes on from the last checkpoint; a lower --learning-rate may help."
             )

@@ -11,6 +11,10 @@ POSITIVE = (
 )
 
 
+class ExplainedError(ValueError):
+    """What its message explains: the command line shows no traceback, which other errors keep."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is trained on what, and why so. Stored beside checkpoints, as JSON.
@@ -126,13 +130,13 @@ class Settings:
     def __post_init__(self) -> None:
         for name in POSITIVE:
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
+                raise ExplainedError(f"{name} must be positive, not {getattr(self, name)}.")
         if not self.speeds or min(self.speeds) <= 0:
-            raise ValueError(f"speeds must be positive, not {self.speeds}.")
+            raise ExplainedError(f"speeds must be positive, not {self.speeds}.")
         if self.width % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}.")
+            raise ExplainedError(f"{self.heads} heads do not divide a width of {self.width}.")
         if self.subsampling not in (4, 8):
-            raise ValueError(f"subsampling must be 4 or 8, not {self.subsampling}.")
+            raise ExplainedError(f"subsampling must be 4 or 8, not {self.subsampling}.")
 
     def to_json(self) -> str:
         """As a JSON object, one field a line."""
@@ -191,5 +195,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str, **changes: Any) -> Settings:
     """The settings of a preset, with changes by field name."""
     if name not in PRESETS:
-        raise ValueError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
+        raise ExplainedError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
     return Settings(**{**PRESETS[name], **changes})

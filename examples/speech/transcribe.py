@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from .audio import read
+from .settings import ExplainedError
 from .streaming import Contexts, Update, stream
 from .subtitles import webvtt
 from .words import Word, words_of
@@ -30,7 +31,9 @@ def transcribe(
 ) -> None:
     """Prints the text of each file and its words' times; `subtitles` writes FILE.vtt beside it."""
     if stream and beam > 1:
-        raise ValueError("What is spoken live is searched greedily: --stream takes a beam of 1.")
+        raise ExplainedError(
+            "What is spoken live is searched greedily: --stream takes a beam of 1."
+        )
     from .evaluate import Recognizer
 
     print_transcripts(
@@ -58,7 +61,7 @@ def print_transcripts(
                 words = show_live(stream(recognizer, audio), console)
             else:
                 words = transcribed(recognizer, audio, beam)
-        except ValueError as error:  # one of many files is no reason to leave out the others
+        except ExplainedError as error:  # one of many files is no reason to leave out the others
             console.print(str(error), markup=False, soft_wrap=True)
             failed.append(str(path))
             continue
@@ -71,17 +74,17 @@ def print_transcripts(
             target.write_text(webvtt(words), encoding="utf-8")
             console.print(f"subtitles: {target}", markup=False, soft_wrap=True)
     if failed:
-        raise ValueError(f"not transcribed: {', '.join(failed)}")
+        raise ExplainedError(f"not transcribed: {', '.join(failed)}")
 
 
 def recording(path: Path, sample_rate: int) -> np.ndarray:
-    """The samples of a file, or a ValueError that says which file makes no sense."""
+    """The samples of a file, or an ExplainedError that says which file makes no sense."""
     import soundfile
 
     try:
         return read(path, sample_rate)
     except soundfile.SoundFileError as error:
-        raise ValueError(f"{path} cannot be read as sound: {error}") from None
+        raise ExplainedError(f"{path} cannot be read as sound: {error}") from None
 
 
 def transcribed(recognizer: Any, audio: np.ndarray, beam: int = 1) -> list[Word]:
@@ -89,7 +92,7 @@ def transcribed(recognizer: Any, audio: np.ndarray, beam: int = 1) -> list[Word]
     seconds = len(audio) / recognizer.settings.sample_rate
     if seconds > LONGEST_SECONDS:
         if beam > 1:
-            raise ValueError(f"What is longer than {LONGEST_SECONDS:g} s takes a beam of 1.")
+            raise ExplainedError(f"What is longer than {LONGEST_SECONDS:g} s takes a beam of 1.")
         *_, last = stream(recognizer, audio, LONG)
         return last.words
     (best,) = recognizer.transcribe([audio], beam=beam)

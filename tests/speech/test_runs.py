@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ for library in ("flax", "grain", "jiwer", "optax", "orbax.checkpoint", "rich", "
 sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 from examples.speech import __main__ as command_line  # noqa: E402
-from examples.speech import train  # noqa: E402
+from examples.speech import align, train  # noqa: E402
 from examples.speech.checkpoint import Checkpoints, History, keep_settings, settings_before  # noqa: E402
 from examples.speech.files import alone_in, read_records, replace  # noqa: E402
 from examples.speech.optimizer import MOST_BAD_BATCHES  # noqa: E402
 from examples.speech.progress import Progress  # noqa: E402
-from examples.speech.settings import Settings, preset  # noqa: E402
+from examples.speech.settings import ExplainedError, Settings, preset  # noqa: E402
 from examples.speech.step import Totals  # noqa: E402
 
 
@@ -69,6 +70,14 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "examples.speech.transcribe", None)
     with pytest.raises(SystemExit, match=r'examples\.speech\.transcribe.* pip install -e "\.\[sp'):
         command_line.main()
+
+
+def test_only_what_a_message_explains_has_no_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["speech", "align", "run", "a.wav", "text"])
+    for error, shown in ((ExplainedError("no"), SystemExit), (ValueError("shapes"), ValueError)):
+        monkeypatch.setattr(align, "align", unittest.mock.Mock(side_effect=error))
+        with pytest.raises(shown, match=str(error)):
+            command_line.main()
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):
@@ -126,7 +135,7 @@ def test_a_bad_batch_is_no_part_of_the_loss(tmp_path):
     assert [record["loss"] for record in read_records(tmp_path / "history.jsonl")] == [3.0, 4.0]
     for _ in range(MOST_BAD_BATCHES + 1):
         batch(np.nan)
-    with pytest.raises(FloatingPointError, match=r"21 batches on end is not finite"):
+    with pytest.raises(ExplainedError, match=r"21 batches on end is not finite"):
         batch(1.0)
 
 
