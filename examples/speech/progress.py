@@ -88,7 +88,8 @@ class Progress:
         self._add(self._last)
         self._last = None
         elapsed = time.perf_counter() - self._since
-        loss, seconds = self._cost / max(self._utterances, 1), self.seconds
+        loss = self._cost / self._utterances if self._utterances else math.nan
+        seconds = self.seconds
         steps_a_second, utterances_a_second, waiting = (
             x / elapsed for x in (self._steps, self._utterances, self._waited)
         )

@@ -242,7 +242,7 @@ def test_log_mel_is_as_defined(rng):
     samples = rng.normal(size=1_700) * 0.1
     actual = np.asarray(features.log_mel(jnp.asarray(samples[None], jnp.float32), TINY))[0]
     assert actual.shape == (11, 80)
-    filters = features._mel_filters(TINY, 512).astype(float)
+    filters = features.mel_filters(TINY, 512).astype(float)
     padded = np.pad(samples, (120, 1_000))
     for frame, found in enumerate(actual):
         window = padded[160 * frame : 160 * frame + 400] * np.hanning(400)
