@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +62,16 @@ def _synthesise(settings: Settings, count: int, held_out: bool) -> Iterator[Utte
     if processes == 1:
         yield from itertools.starmap(speak, zip(*arguments))
         return
-    # Spawned, as JAX's threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(_speak, zip(*arguments), chunksize=32)
+    # Spawned, as JAX's threads do not survive a fork. A Pool would start processes that die anew,
+    # for ever.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        yield from pool.map(_speak, *arguments, chunksize=32)
 
 
-def _speak(arguments: tuple[int, bool, int, int]) -> Utterance:
+def _speak(index: int, held_out: bool, seed: int, sample_rate: int) -> Utterance:
     """In 16 bits: the one process that writes is what many that speak would wait for."""
-    utterance = speak(*arguments)
+    utterance = speak(index, held_out, seed, sample_rate)
     return utterance._replace(audio=to_int16(utterance.audio))
 
 
