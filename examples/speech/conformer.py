@@ -35,8 +35,9 @@ class Depthwise(nnx.Module):
     ) -> None:
         self.stride, self.dtype = stride, dtype
         shape = (*kernel, channels)
-        spread = nnx.initializers.variance_scaling(
-            1.0, "fan_in", "truncated_normal", in_axis=tuple(range(len(kernel))), out_axis=()
+        inputs, channel = tuple(range(len(kernel))), len(kernel)
+        spread = nnx.initializers.variance_scaling(  # each channel is one of many alike, no input
+            1.0, "fan_in", "truncated_normal", in_axis=inputs, out_axis=(), batch_axis=channel
         )
         self.kernel = nnx.Param(spread(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(channels))
@@ -71,8 +72,17 @@ class Subsampling(nnx.Module):
     def __init__(self, settings: Settings, *, rngs: nnx.Rngs) -> None:
         width, dtype = settings.width, settings.dtype
         self.dtype = dtype
+        # SpecAugment's masks are zeros. With no bias all that follows would be zeros, too, where a
+        # norm multiplies gradients by a thousand.
         self.first = nnx.Conv(
-            1, width, (3, 3), strides=2, padding=((1, 1), (1, 1)), dtype=dtype, rngs=rngs
+            1,
+            width,
+            (3, 3),
+            strides=2,
+            padding=((1, 1), (1, 1)),
+            bias_init=nnx.initializers.normal(0.3),
+            dtype=dtype,
+            rngs=rngs,
         )
         further = settings.subsampling.bit_length() - 2
         self.depthwise = nnx.List(

@@ -20,6 +20,7 @@ from flax import nnx  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from examples.speech.batches import Batch  # noqa: E402
+from examples.speech.conformer import Conformer, Depthwise  # noqa: E402
 from examples.speech.model import Transducer  # noqa: E402
 from examples.speech.plan import Shape  # noqa: E402
 from examples.speech.settings import preset  # noqa: E402
@@ -64,6 +65,23 @@ def test_alone_as_in_a_batch(predictor, rng):
         state, features = model.predictor_step(state, newest)
         np.testing.assert_allclose(features, columns[:, u], atol=1e-6)
         newest = batch.labels[:, min(u, 5)]
+
+
+def test_a_new_encoder_neither_shrinks_nor_amplifies(rng):
+    """Zeros, where all features are masked, would meet norms, which multiply their gradients."""
+    settings = preset("tiny", width=128)
+    for kernel in ((3, 3), (9,)):
+        depthwise = Depthwise(128, kernel, 1, "float32", rngs=nnx.Rngs(0))
+        x = rng.standard_normal((2, *(20,) * len(kernel), 128)).astype(np.float32)
+        assert 0.8 < float(depthwise(x).std()) < 1.2
+    encoder = Conformer(settings, rngs=nnx.Rngs(0))
+    features = rng.standard_normal((1, 400, settings.bands)).astype(np.float32)
+    features[:, 100:160] = 0
+    frames, (T,) = encoder.subsampling(features, jnp.array([400]))
+    deviations = np.asarray(frames.std(-1))[0]
+    assert T == len(deviations) == 50
+    assert 0.1 < np.median(deviations) < 1
+    assert deviations.min() > 0.03
 
 
 @pytest.mark.parametrize("loss", ["rnnt", "tdt", "pruned"])
