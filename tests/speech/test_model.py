@@ -84,6 +84,14 @@ def test_a_new_encoder_neither_shrinks_nor_amplifies(rng):
     assert deviations.min() > 0.03
 
 
+@pytest.mark.parametrize("predictor", ["lstm", "stateless"])
+def test_a_new_joint_hears_labels(predictor, rng):
+    """Beside an encoder's frames, of deviation 1 behind the last block's norm."""
+    model = Transducer(preset("tiny", predictor=predictor), V, rngs=nnx.Rngs(0))
+    features = model.joint.project_predictor(model.predictor(rng.integers(2, V, (4, 9))))
+    assert 0.1 < float(features[:, 3:].std()) < 2
+
+
 @pytest.mark.parametrize("loss", ["rnnt", "tdt", "pruned"])
 def test_losses_and_gradients_are_finite(loss, rng):
     settings = preset("tiny", loss=loss, width=16, layers=1, dropout=0.1, joint_dropout=0.1)
