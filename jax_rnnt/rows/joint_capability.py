@@ -14,6 +14,9 @@ SWITCH = "JAX_RNNT_JOINT_CAPABILITY"
 _HOPPER = "9.0"
 # The capability with the least shared memory: GPUs of several kinds all run its kernels.
 _LEAST = "8.6"
+# Those whose blocks have more of it (cpp/cuda/joint/target.h), with all minors of the last two.
+_WITH_MORE = "8.0", "8.7", "9.0"
+_MAJORS_WITH_MORE = 10, 11
 
 
 def choose(gpus: Iterable[str], compiled: str, wanted: str | None = None) -> int | None:
@@ -49,10 +52,15 @@ def _check(wanted, own):
     least = min(own, key=version)
     try:
         fits = wanted != _HOPPER and (8, 0) <= version(wanted) <= version(least)
+        fits &= not _has_more(wanted) or all(map(_has_more, own))
     except ValueError:
         fits = False
     if not fits:
         raise ValueError(
-            f'{SWITCH} must be "none" or a compute capability from 8.0 to {least}, and 9.0 only '
-            f"where all GPUs are of 9.0, got {wanted!r}."
+            f'{SWITCH} must be "none" or a compute capability from 8.0 to {least} with no more '
+            f"shared memory than all GPUs have, and 9.0 only where all are of 9.0, got {wanted!r}."
         )
+
+
+def _has_more(capability):
+    return capability in _WITH_MORE or version(capability)[0] in _MAJORS_WITH_MORE

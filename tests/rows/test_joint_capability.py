@@ -36,6 +36,9 @@ def test_the_capability_that_all_gpus_have(gpus, compiled, expected):
         (["9.0"], "9.0", 90),
         (["9.0"], "none", None),
         (["8.9"], "8.6", 86),
+        (["8.9", "9.0"], "8.6", 86),
+        (["8.7", "10.3"], "8.0", 80),
+        (["12.1"], "8.9", 89),
         ([], "8.0", None),
     ],
 )
@@ -45,7 +48,17 @@ def test_the_switch(gpus, wanted, expected):
 
 @pytest.mark.parametrize(
     ("gpus", "wanted"),
-    [(["8.0"], "9.0"), (["8.0"], "8.6"), (["12.0"], "9.0"), (["9.0"], "7.5"), (["9.0"], "hopper")],
+    [
+        (["8.0"], "9.0"),
+        (["8.0"], "8.6"),
+        (["12.0"], "9.0"),
+        (["9.0"], "7.5"),
+        (["9.0"], "hopper"),
+        (["9.0"], ""),
+        (["8.9"], "8.0"),  # shared memory of an 8.0
+        (["8.9", "9.0"], "8.0"),
+        (["12.0"], "10.0"),
+    ],
 )
 def test_a_switch_that_the_gpus_cannot_follow(gpus, wanted):
     with pytest.raises(ValueError, match=f"{SWITCH} must be .* got '{wanted}'"):
