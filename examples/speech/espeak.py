@@ -40,7 +40,8 @@ def load(settings: Settings) -> tuple[Packed, Packed]:
 
 
 def _part(settings: Settings, count: int, held_out: bool) -> Packed:
-    spoken = (sentences.WORDS, sentences.LENGTHS, voices(held_out), WORDS_PER_MINUTE, PITCH)
+    words = sentences.vocabulary(settings.words)
+    spoken = (words, settings.sentence_words, voices(held_out), WORDS_PER_MINUTE, PITCH)
     return cached(
         Path(settings.cache),
         "espeak-valid" if held_out else "espeak-train",
@@ -53,12 +54,7 @@ def _part(settings: Settings, count: int, held_out: bool) -> Packed:
 def _synthesise(settings: Settings, count: int, held_out: bool) -> Iterator[Utterance]:
     """Sentences 0 to count - 1, the same words and voices however many processes speak."""
     processes = min(os.cpu_count() or 1, 1 + count // PER_PROCESS)
-    arguments = (
-        range(count),
-        itertools.repeat(held_out),
-        itertools.repeat(settings.seed),
-        itertools.repeat(settings.sample_rate),
-    )
+    arguments = range(count), itertools.repeat(held_out), itertools.repeat(settings)
     if processes == 1:
         yield from itertools.starmap(speak, zip(*arguments))
         return
@@ -69,20 +65,22 @@ def _synthesise(settings: Settings, count: int, held_out: bool) -> Iterator[Utte
         yield from pool.map(_speak, *arguments, chunksize=32)
 
 
-def _speak(index: int, held_out: bool, seed: int, sample_rate: int) -> Utterance:
+def _speak(index: int, held_out: bool, settings: Settings) -> Utterance:
     """In 16 bits: the one process that writes is what many that speak would wait for."""
-    utterance = speak(index, held_out, seed, sample_rate)
+    utterance = speak(index, held_out, settings)
     return utterance._replace(audio=to_int16(utterance.audio))
 
 
-def speak(index: int, held_out: bool, seed: int, sample_rate: int) -> Utterance:
+def speak(index: int, held_out: bool, settings: Settings) -> Utterance:
     """One sentence. Its words, voice, speed and pitch depend on nothing but the arguments."""
-    rng = np.random.default_rng([seed, held_out, index])
-    text = sentences.draw(rng, held_out)
+    rng = np.random.default_rng([settings.seed, held_out, index])
+    text = sentences.draw(
+        rng, held_out, sentences.vocabulary(settings.words), settings.sentence_words
+    )
     voice = str(rng.choice(voices(held_out)))
     speed, pitch = int(rng.integers(*WORDS_PER_MINUTE)), int(rng.integers(*PITCH))
     espeak = synthesiser()
     audio = espeak.speak(text, voice, speed, pitch)
     # 22,050 Hz taken for 22,000: 0.2 % slower, and 11 samples become 8 instead of 441 become 320.
-    audio = resample(audio, round(espeak.sample_rate, -3), sample_rate)
+    audio = resample(audio, round(espeak.sample_rate, -3), settings.sample_rate)
     return Utterance(f"{index}-{voice}", audio, text)

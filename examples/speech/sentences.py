@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 WORDS = tuple(Path(__file__).with_name("words.txt").read_text().split())
-LENGTHS = (4, 12)  # words in a sentence
 HELD_OUT = 10  # one sentence in so many is not for training
 
 
@@ -22,10 +21,17 @@ def is_held_out(sentence: str) -> bool:
     return zlib.crc32(sentence.encode()) % HELD_OUT == 0
 
 
-def draw(rng: np.random.Generator, held_out: bool) -> str:
-    """A sentence of one part."""
+def vocabulary(count: int) -> tuple[str, ...]:
+    """So many of the words, from all over the alphabet."""
+    return WORDS[:: max(len(WORDS) // count, 1)][:count]
+
+
+def draw(
+    rng: np.random.Generator, held_out: bool, words: tuple[str, ...], lengths: tuple[int, int]
+) -> str:
+    """A sentence of one part, of at least and at most so many words."""
     while True:
-        count = rng.integers(LENGTHS[0], LENGTHS[1] + 1)
-        sentence = " ".join(WORDS[word] for word in rng.integers(len(WORDS), size=count))
+        count = rng.integers(lengths[0], lengths[1] + 1)
+        sentence = " ".join(words[word] for word in rng.integers(len(words), size=count))
         if is_held_out(sentence) == held_out:
             return sentence

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 POSITIVE = (
-    *("train_sentences", "valid_sentences", "max_seconds", "frames_per_batch", "buckets", "steps"),
-    *("accumulate", "clip_norm", "learning_rate", "evaluate_every", "keep", "beam"),
+    *("train_sentences", "valid_sentences", "words", "max_seconds", "frames_per_batch"),
+    *("buckets", "steps", "accumulate", "clip_norm", "learning_rate", "evaluate_every"),
+    *("keep", "beam"),
 )
 
 
@@ -39,6 +40,10 @@ class Settings:
     # all cores together speak for two minutes.
     train_sentences: int = 40_000
     valid_sentences: int = 1_000
+    # Of how many of words.txt's 2,000 words they are, and how many a sentence has at least and at
+    # most: short ones of few words are what a small model learns within minutes.
+    words: int = 2_000
+    sentence_words: tuple[int, int] = (4, 12)
     # Utterances that are longer are left out of training: one of them sets the memory of a batch.
     max_seconds: float = 17.0
     # Each utterance is played at one of these, drawn anew every epoch. Pitch changes with it, so
@@ -131,6 +136,13 @@ class Settings:
         for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise ExplainedError(f"{name} must be positive, not {getattr(self, name)}.")
+        if (
+            len(self.sentence_words) != 2
+            or not 0 < self.sentence_words[0] <= self.sentence_words[1]
+        ):
+            raise ExplainedError(
+                f"sentence_words must be the least and the most, not {self.sentence_words}."
+            )
         if not self.speeds or min(self.speeds) <= 0:
             raise ExplainedError(f"speeds must be positive, not {self.speeds}.")
         if self.width % self.heads:
@@ -150,15 +162,16 @@ class Settings:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Two CPU cores, two minutes: it shows that everything works, not that it recognises.
+    # Two CPU cores, a few minutes: short sentences of few words, which it learns to recognise.
     "tiny": {
-        "train_sentences": 600,
-        "valid_sentences": 40,
-        "frames_per_batch": 4_000,
+        "train_sentences": 3_000,
+        "valid_sentences": 100,
+        "words": 60,
+        "sentence_words": (2, 5),
+        "frames_per_batch": 6_000,
         "buckets": 2,
         "loader_workers": 0,
         "vocabulary": 64,
-        "speeds": (1.0,),
         "time_masks": 1,
         "band_masks": 1,
         "width": 64,
@@ -169,11 +182,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
         "joint_dropout": 0.0,
         "dtype": "float32",
-        "steps": 300,
-        "warmup_steps": 30,
+        "steps": 1_500,
+        "warmup_steps": 200,
         "learning_rate": 3e-3,
         "average_decay": 0.98,
-        "evaluate_every": 100,
+        "evaluate_every": 250,
     },
     # About 14 M parameters: espeak, or LibriSpeech's 100 hours.
     "small": {},

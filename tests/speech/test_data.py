@@ -47,10 +47,16 @@ def test_settings_survive_json():
         preset("tiny", heads=3)
     with pytest.raises(ValueError, match="evaluate_every must be positive, not 0"):
         preset("tiny", evaluate_every=0)
+    for sentence_words in ((5, 2), (0, 2), (3,)):
+        with pytest.raises(ValueError, match="sentence_words must be the least and the most, not"):
+            preset("tiny", sentence_words=sentence_words)
 
 
 def test_tokenizer(tmp_path):
-    texts = [sentences.draw(np.random.default_rng(i), held_out=False) for i in range(200)]
+    texts = [
+        sentences.draw(np.random.default_rng(i), False, sentences.WORDS, (4, 12))
+        for i in range(200)
+    ]
     tokenizer = Tokenizer.train(texts, 100)
     assert tokenizer.size == 100
     for text in texts:
@@ -92,12 +98,17 @@ def test_words_can_be_told_apart():
 
 
 def test_sentences_are_held_out():
+    words = sentences.vocabulary(60)
+    assert len(words) == len(set(words)) == 60
+    assert (words[0][0], words[-1][0]) == ("a", "w")
+    assert sentences.vocabulary(2000) == sentences.vocabulary(9999) == sentences.WORDS
     train, held_out = (
-        {sentences.draw(np.random.default_rng(i), part) for i in range(200)}
+        {sentences.draw(np.random.default_rng(i), part, words, (2, 5)) for i in range(200)}
         for part in (False, True)
     )
     assert not train & held_out
-    assert {len(sentence.split()) for sentence in train} == set(range(4, 13))
+    assert {len(sentence.split()) for sentence in train} == set(range(2, 6))
+    assert {word for sentence in train for word in sentence.split()} == set(words)
     assert not any(map(sentences.is_held_out, train))
     assert all(map(sentences.is_held_out, held_out))
 
@@ -110,10 +121,10 @@ def test_espeak_corpus(tmp_path, monkeypatch):
     assert (len(train), len(valid)) == (8, 3)
     for part, held_out in ((train, False), (valid, True)):
         for i in range(len(part)):
-            utterance, expected = part[i], espeak.speak(i, held_out, settings.seed, 16_000)
+            utterance, expected = part[i], espeak.speak(i, held_out, settings)
             assert (utterance.key, utterance.text) == (expected.key, expected.text)
             assert utterance.text == part.texts[i]
-            assert len(utterance.audio) == pytest.approx(len(expected.audio), rel=0.01)
+            assert len(utterance.audio) == pytest.approx(len(expected.audio), rel=0.03)
             assert len(utterance.audio) == round(part.seconds[i] * 16_000)
             assert utterance.audio.dtype == np.float32
             assert 0.01 < np.std(utterance.audio) < 0.5
