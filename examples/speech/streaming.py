@@ -19,10 +19,8 @@ from flax import nnx
 import jax_rnnt
 from jax_rnnt.search import GreedyResult, GreedyState
 
-from .decoding import predictor_step
+from .decoding import MOST_PER_FRAME, predictor_step
 from .words import Word, words_of
-
-MOST_PER_FRAME = 10  # labels that a frame may write, the search's own default
 
 
 class Contexts(NamedTuple):

@@ -81,6 +81,8 @@ def beam_search(
         rnnt_type: as in `greedy_search`. "modified" calls the joint once a frame, and adds up
             alignments before it cuts the beam; the others call it `max_symbols` + 1 times.
         max_symbols: so many labels at one frame at most, for "regular", with or without durations.
+            A model of long frames and short pieces may write a whole word at one: fewer than
+            `label_frames` of a greedy search show lose what that finds, without a word.
         durations: for a model of tokens and durations (TDT), those that `search_start` was given.
         normalized: whether the joint gives scores that are to be added up as they are, and no
             log-softmax is to be taken: log-probabilities with a language model's, say.
