@@ -1,6 +1,7 @@
 """The training step on all devices: the batch is split over them, parameters are on each."""
 
 import functools
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -67,8 +68,8 @@ def totals_and_gradient(graph: nnx.GraphDef, mesh: Mesh) -> Any:
 
 
 def compile_together(lowered: dict[Any, jax.stages.Lowered]) -> dict[Any, jax.stages.Compiled]:
-    """Compiles several programs at once: XLA leaves Python to other threads."""
-    with ThreadPoolExecutor() as pool:
+    """Compiles as many programs at once as there are cores: XLA leaves Python to other threads."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(lowered, pool.map(lambda program: program.compile(), lowered.values())))
 
 
