@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Labels that a frame may write. At frames of 80 ms and short pieces a model writes whole words at
 # once: a beam whose frames write fewer loses what greedy search finds.
 MOST_PER_FRAME = 10
+ROOM_PER_FRAME = 4  # labels for each frame of an utterance that a search has room for
 
 
 class Found(NamedTuple):
@@ -45,7 +46,7 @@ def search(model: Transducer, audio: jax.Array, samples_lengths: jax.Array, beam
     encoder, lengths = model.encode(audio, samples_lengths)
     projected, durations = model.joint.project_encoder(encoder), model.joint.durations
     step, joint = predictor_step(model), model.joint.from_projected
-    start, room = model.predictor_start(len(audio)), 4 * encoder.shape[1]
+    start, room = model.predictor_start(len(audio)), ROOM_PER_FRAME * encoder.shape[1]
     options: dict[str, Any] = {"max_symbols": MOST_PER_FRAME, "durations": durations}
     if beam == 1:
         state = jax_rnnt.search_start(step, start)
@@ -87,7 +88,8 @@ def joint_calls(recognizer: "Recognizer", audios: Sequence[np.ndarray]) -> float
             jax_rnnt.search_start(step, model.predictor_start(1)),
             step,
             counted,
-            max_labels=4 * T,
+            max_labels=ROOM_PER_FRAME * T,
+            max_symbols=MOST_PER_FRAME,
             durations=model.joint.durations,
             window=1,
         ).labels_lengths

@@ -37,7 +37,7 @@ class Settings:
     # Of everything drawn: sentences, order, speeds, masks, weights.
     seed: int = 0
     # How many sentences espeak says: enough that a word is heard in many voices, few enough that
-    # all cores together speak for two minutes.
+    # speaking them takes two minutes of CPU time, which all cores share.
     train_sentences: int = 40_000
     valid_sentences: int = 1_000
     # Of how many of words.txt's 2,000 words they are, and how many a sentence has at least and at
