@@ -106,7 +106,7 @@ struct JointOperands {
   Int32Buffer sequences;  // (P, N)
   Int32Buffer seed;       // (P, 2), the bits of two uint32
 
-  // Makes the parts of a joint network of V symbols, and checks the operands.
+  // Makes the parts of a joint network of V symbols, and checks both V and the operands.
   Error MakeParts(int64_t V, JointParts* parts) const {
     const auto dimensions = encoder.dimensions();
     if (dimensions.size() < 3 || predictor.dimensions().size() != dimensions.size()) {
@@ -115,6 +115,7 @@ struct JointOperands {
     const auto own = dimensions.last(3);
     const auto others = predictor.dimensions().last(3);
     const int64_t E = own[0], T = own[1], H = own[2], N = others[0], U = others[1];
+    if (V < 1) return Error(ErrorCode::kInvalidArgument, "jax_rnnt: there must be symbols.");
     if (std::max({N, T, U, H, V}) > std::numeric_limits<int32_t>::max()) {
       return WrongBuffer("encoder", "of dimensions below 2^31");
     }

@@ -78,9 +78,7 @@ class Loader:
 
     def __next__(self) -> Batch:
         """This process's rows of the next batch."""
-        if self._iterator is None:
-            self._iterator = self._start()
-        batch = next(self._iterator)
+        batch = next(self._started())
         self._next += 1
         return batch
 
@@ -108,6 +106,15 @@ class Loader:
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = None
+
+    def prefetch(self) -> None:
+        """Begins to load: processes take seconds to start, in which others may compile."""
+        self._started().start_prefetch()
+
+    def _started(self) -> grain.DatasetIterator:
+        if self._iterator is None:
+            self._iterator = self._start()
+        return self._iterator
 
     def _start(self) -> grain.DatasetIterator:
         batches = grain.MapDataset.source(self._source).slice(slice(self._next, None))

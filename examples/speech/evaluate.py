@@ -1,6 +1,6 @@
 """From a trained model to text, and how often that is wrong."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from .batches import Loader
 from .checkpoint import Checkpoints
 from .decoding import Found, search
 from .model import Transducer
+from .programs import compile_together
 from .settings import Settings
-from .step import compile_together
 from .text import Tokenizer
 
 ROOM_SECONDS = 4  # audio is padded to a multiple of this, so that few lengths are compiled
@@ -63,7 +63,7 @@ class Recognizer:
         self.mesh = Mesh(np.asarray(devices or jax.local_devices()[:1]), ("data",))
         self.frame_seconds = settings.hop * settings.subsampling / settings.sample_rate
         self._graph, _ = nnx.split(model)
-        self._programs: dict[tuple[int, int, int], jax.stages.Compiled] = {}
+        self.programs: dict[tuple[int, int, int], jax.stages.Compiled] = {}
         self._encode = jax.jit(lambda params, *audio: nnx.merge(self._graph, params).encode(*audio))
 
     @classmethod
@@ -92,8 +92,15 @@ class Recognizer:
 
     def compile(self, shapes: Iterable[tuple[int, int]], beam: int = 1) -> None:
         """The search for batches of so many (rows, samples), each compiled once."""
-        new = {(*shape, beam) for shape in shapes} - self._programs.keys()
-        self._programs.update(compile_together({shape: self._lower(*shape) for shape in new}))
+        (new,) = compile_together(self.lowered(shapes, beam))
+        self.programs |= new
+
+    def lowered(
+        self, shapes: Iterable[tuple[int, int]], beam: int = 1
+    ) -> Iterator[tuple[tuple[int, int, int], jax.stages.Lowered]]:
+        """What `programs` that are not there yet are to be compiled from."""
+        new = {(*shape, beam) for shape in shapes} - self.programs.keys()
+        return ((shape, self._lower(*shape)) for shape in new)
 
     def _lower(self, rows: int, samples: int, beam: int) -> jax.stages.Lowered:
         """Each device searches its rows: none waits for an utterance of another's."""
@@ -115,7 +122,7 @@ class Recognizer:
     def search(self, audio: np.ndarray, samples_lengths: np.ndarray, beam: int = 1) -> Found:
         """NumPy's arrays (N, samples) and (N,) -> the same of what was found."""
         self.compile([audio.shape], beam)
-        program = self._programs[*audio.shape, beam]
+        program = self.programs[*audio.shape, beam]
         split = NamedSharding(self.mesh, P("data"))
         placed = jax.device_put((audio, samples_lengths), split)
         return Found(*map(np.asarray, program(nnx.state(self.model), *placed)))

@@ -42,6 +42,8 @@ class Transducer(nnx.Module):
             dtype=settings.dtype,
             rngs=rngs,
         )
+        if settings.encoder_weight:
+            self.encoder_logits = nnx.Linear(width, vocabulary, rngs=rngs)
         if settings.loss == "pruned":  # the simple joint, in float32: its posteriors need it
             self.simple_encoder = nnx.Linear(width, vocabulary, rngs=rngs)
             self.simple_predictor = nnx.Linear(predictor_width, vocabulary, rngs=rngs)
@@ -88,7 +90,7 @@ class Transducer(nnx.Module):
 
         Args:
             batch: audio and labels.
-            key: of this batch, for training; None for the loss as it is.
+            key: of this batch, for training, where the encoder's own loss comes to it.
             step: updates so far, of which the pruned loss's warm-up knows; None for after it.
         """
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
@@ -96,4 +98,8 @@ class Transducer(nnx.Module):
         predictor = self.predictor(jnp.asarray(batch.labels), key=keys[1])
         lengths = frames_lengths, jnp.asarray(batch.labels_lengths)
         with jax.named_scope("joint_loss"):
-            return objective.costs(self, encoder, predictor, batch.labels, *lengths, keys[2], step)
+            costs = objective.costs(self, encoder, predictor, batch.labels, *lengths, keys[2], step)
+            if key is not None and self.settings.encoder_weight:
+                own = objective.encoder_costs(self.encoder_logits(encoder), batch.labels, *lengths)
+                costs += self.settings.encoder_weight * own
+            return costs

@@ -56,3 +56,19 @@ def costs(
     # An utterance of more labels than its band can hold has its simple loss alone.
     pruned = jnp.where(jnp.isfinite(losses.pruned), losses.pruned, 0)
     return simple_weight * losses.simple + pruned_weight * pruned
+
+
+def encoder_costs(
+    logits: jax.Array, labels: jax.Array, frames_lengths: jax.Array, labels_lengths: jax.Array
+) -> jax.Array:
+    """(N,) nats of a transducer without a predictor: logits (N, T, V) are those of all columns."""
+    log_probs = jax.nn.log_softmax(logits)
+    # As a product: the gradient of a gather adds up in another order each time on a GPU.
+    is_label = jax.nn.one_hot(jnp.pad(labels, ((0, 0), (0, 1))), logits.shape[-1])  # (N, U, V)
+    exact = jax.lax.Precision.HIGHEST
+    label_arcs = jnp.einsum("ntv,nuv->ntu", log_probs, is_label, precision=exact)
+    blank_arcs = jnp.broadcast_to(log_probs[..., :1], label_arcs.shape)
+    # A row that fills a batch up has no frame, and a lattice one at least.
+    lengths = jnp.maximum(frames_lengths, 1), labels_lengths
+    costs = jax_rnnt.lattice_cost(blank_arcs, label_arcs, *lengths)
+    return jnp.where(frames_lengths > 0, costs, 0.0)

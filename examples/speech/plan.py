@@ -12,6 +12,8 @@ import numpy as np
 from .audio import resampled_length
 from .settings import ExplainedError, Settings
 
+HELD_OUT_BUCKETS = 2  # an evaluation is short: compiling more of them takes longer than padding
+
 
 class Shape(NamedTuple):
     """Of a batch, all processes together."""
@@ -54,7 +56,8 @@ class Plan:
             samples[self._utterances, None], self._rates[None], settings.sample_rate
         )
         labels = labels_lengths[self._utterances]
-        self.shapes = _shapes(self._samples, labels, settings, divisor)
+        buckets = settings.buckets if training else min(settings.buckets, HELD_OUT_BUCKETS)
+        self.shapes = _shapes(self._samples, labels, settings, divisor, buckets)
         # Both are replaced as a whole, because several threads ask at once.
         self._ends = (0,)  # the batches before each epoch
         self._newest: tuple[int, list[Chosen]] = (-1, [])
@@ -110,13 +113,17 @@ class Plan:
 
 
 def _shapes(
-    samples: np.ndarray, labels_lengths: np.ndarray, settings: Settings, divisor: int
+    samples: np.ndarray,
+    labels_lengths: np.ndarray,
+    settings: Settings,
+    divisor: int,
+    buckets: int,
 ) -> list[Shape]:
     """The shapes of the buckets, from short to long."""
     step = settings.hop * settings.subsampling  # the samples of an encoder frame
     rounded = -(-samples // step) * step
     shapes: list[Shape] = []
-    for bound in _bounds(rounded, settings.buckets):
+    for bound in _bounds(rounded, buckets):
         frames = bound // settings.hop
         rows = max(1, settings.frames_per_batch // frames // divisor) * divisor
         # Of all shorter ones, too, which may come here as the rest of their bucket.

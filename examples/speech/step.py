@@ -1,9 +1,7 @@
 """The training step on all devices: the batch is split over them, parameters are on each."""
 
 import functools
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +16,7 @@ from .batches import Batch
 from .model import Transducer
 from .optimizer import make_optimizer, running_average
 from .plan import Shape
+from .programs import compile_together
 from .settings import Settings
 
 
@@ -67,12 +66,6 @@ def totals_and_gradient(graph: nnx.GraphDef, mesh: Mesh) -> Any:
     )
 
 
-def compile_together(lowered: dict[Any, jax.stages.Lowered]) -> dict[Any, jax.stages.Compiled]:
-    """Compiles as many programs at once as there are cores: XLA leaves Python to other threads."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(lowered, pool.map(lambda program: program.compile(), lowered.values())))
-
-
 class Learner:
     """The first state and the step of a training on the devices of a mesh with an axis `data`."""
 
@@ -96,7 +89,7 @@ class Learner:
 
         self._start = jax.jit(start, out_shardings=self.everywhere)
         self._step = jax.jit(self._next, out_shardings=self.everywhere)
-        self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+        self.programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     def start(self) -> TrainingState:
         """The state before the first step."""
@@ -134,14 +127,16 @@ class Learner:
             state, Batch(*(jax.ShapeDtypeStruct(*x, sharding=self.split) for x in sizes))
         )
 
+    def lowered(
+        self, state: TrainingState, shapes: Iterable[Shape]
+    ) -> Iterator[tuple[tuple[int, ...], jax.stages.Lowered]]:
+        """What `programs` are to be compiled from."""
+        return ((tuple(shape), self.lower(state, shape)) for shape in shapes)
+
     def compile(self, state: TrainingState, shapes: Iterable[Shape]) -> None:
         """Compiles the step for all shapes, so that nothing is compiled later."""
-        lowered = {tuple(shape): self.lower(state, shape) for shape in shapes}
-        self._programs.update(compile_together(lowered))
-
-    def program(self, shape: Shape) -> jax.stages.Compiled:
-        """What `compile` made for a shape."""
-        return self._programs[tuple(shape)]
+        (new,) = compile_together(self.lowered(state, shapes))
+        self.programs |= new
 
     def __call__(self, state: TrainingState, batch: Batch) -> tuple[TrainingState, Totals]:
         """A step on this process's rows of a batch."""
@@ -149,7 +144,7 @@ class Learner:
             *(jax.make_array_from_process_local_data(self.split, np.asarray(x)) for x in batch)
         )
         shape = (*placed.audio.shape, placed.labels.shape[1])
-        return self._programs[shape](state, placed)
+        return self.programs[shape](state, placed)
 
 
 def bad_batches(state: TrainingState) -> int:

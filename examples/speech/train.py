@@ -20,6 +20,7 @@ from .decoding import joint_calls
 from .evaluate import SHOWN, Evaluation, Recognizer, evaluate
 from .files import alone_in
 from .optimizer import schedule
+from .programs import compile_together
 from .progress import Progress
 from .settings import Settings
 from .step import Learner, TrainingState, bad_batches
@@ -101,10 +102,14 @@ def _train(
         return evaluate(recognizer, held_out_loader, beam)
 
     # Everything is compiled here, but for the beam search at the end.
-    learner.compile(state, loader.shapes)
     own_part = jax.process_count()
     held_out_shapes = [(rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes]
-    recognizer.compile(held_out_shapes)
+    loader.prefetch()
+    steps, searches = compile_together(
+        learner.lowered(state, loader.shapes), recognizer.lowered(held_out_shapes)
+    )
+    learner.programs |= steps
+    recognizer.programs |= searches
     progress.console.print(
         f"{_parameters(state) / 1e6:.1f} M parameters on {mesh.size} {device}, "
         f"{len(loader.shapes)} shapes of batches, {loader.padding:.1%} of their cells padding; "

@@ -19,9 +19,11 @@ import optax  # noqa: E402
 from flax import nnx  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
+import jax_rnnt  # noqa: E402
 from examples.speech.batches import Batch  # noqa: E402
 from examples.speech.conformer import Conformer, Depthwise  # noqa: E402
 from examples.speech.model import Transducer  # noqa: E402
+from examples.speech.objective import encoder_costs  # noqa: E402
 from examples.speech.plan import Shape  # noqa: E402
 from examples.speech.settings import preset  # noqa: E402
 from examples.speech.step import Learner, bad_batches  # noqa: E402
@@ -84,6 +86,36 @@ def test_a_new_encoder_neither_shrinks_nor_amplifies(rng):
     assert deviations.min() > 0.03
 
 
+def test_a_deep_new_encoder_tells_neighbouring_frames_apart(rng):
+    """With a norm behind each of 17 blocks a tenth was left of the difference, and none learnt."""
+    settings = preset("tiny", layers=17)
+    encoder = nnx.jit(Conformer(settings, rngs=nnx.Rngs(0)))
+    features = rng.standard_normal((2, 400, settings.bands)).astype(np.float32)
+    frames, _ = encoder(features, jnp.array([400, 400]))
+    assert float(jnp.diff(frames, axis=1).std()) > 0.3 * float(frames.std())
+
+
+def test_the_encoders_own_loss_is_that_of_logits_alike_in_all_columns(rng):
+    logits = rng.standard_normal((3, 5, 7)).astype(np.float32)
+    labels = rng.integers(1, 7, (3, 4)).astype(np.int32)
+    frames_lengths, labels_lengths = np.array([5, 3, 0]), np.array([4, 2, 0])
+    own = encoder_costs(*map(jnp.asarray, (logits, labels, frames_lengths, labels_lengths)))
+    columns = np.repeat(logits[:, :, None], 5, axis=2)
+    expected = jax_rnnt.rnnt_loss_from_logits(columns[:2], labels[:2], [5, 3], [4, 2])
+    np.testing.assert_allclose(own[:2], expected, rtol=1e-5)
+    assert own[2] == 0
+
+
+def test_the_encoders_own_loss_is_for_training_alone(rng):
+    own, without = (
+        Transducer(preset("tiny", encoder_weight=weight), V, rngs=nnx.Rngs(0)) for weight in (1, 0)
+    )
+    batch = make_batch(rng)
+    np.testing.assert_array_equal(own.loss(batch), without.loss(batch))
+    key = jax.random.key(0)
+    assert (own.loss(batch, key) > without.loss(batch, key)).tolist() == [True, True, False, True]
+
+
 @pytest.mark.parametrize("predictor", ["lstm", "stateless"])
 def test_a_new_joint_hears_labels(predictor, rng):
     """Beside an encoder's frames, of deviation 1 behind the last block's norm."""
@@ -127,7 +159,7 @@ def test_step_of_several_devices_is_that_of_one(rng):
         results.append((totals, optax.tree.get(state.optimizer_state, "mu")))
     for one, four in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-6)
-    program = learner.program(shape)
+    program = learner.programs[tuple(shape)]
     assert collectives(program) == {"all-reduce"}
     assert bad_batches(state) == 0
     worse, _ = learner(state, batch._replace(audio=np.full_like(batch.audio, np.nan)))

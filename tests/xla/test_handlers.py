@@ -261,7 +261,7 @@ def _wrong_attributes(call: Call) -> Iterator[tuple[str, Call]]:
         others = call.attributes[:i] + call.attributes[i + 1 :]
         yield f"no {name}", dataclasses.replace(call, attributes=others)
         wrong: list[Any] = [np.float32(1), np.int32(1), True, np.zeros(3, np.int64)]
-        wrong += ["sigmoid", ""] if isinstance(value, str) else ["tanh", np.int64(-1)]
+        wrong += ["softmax", ""] if isinstance(value, str) else ["tanh", np.int64(-1)]
         if name == "blank":
             wrong += [np.int64(V), np.int64(2**40)]
         if name == "tokens":
@@ -320,7 +320,8 @@ def _fits_all_the_same(name: str, call: Call) -> bool:
         _, words, *_ = call.operands
         own = dataclasses.replace(call, operands=_replaced(call.operands, 1, fits.operands[1]))
         return own == fits and words.dtype == I32 and len(words.shape) == 1
-    if name != "joint_pack" or call == fits or call.operands[1:] != fits.operands[1:]:
+    is_other = call.operands != fits.operands and call.operands[1:] == fits.operands[1:]
+    if name != "joint_pack" or not is_other:
         return False
     kernel, _ = call.operands
     capability = joint_fused.capability() or 80

@@ -1,0 +1,33 @@
+"""Compiling: many programs at once, each while the next one is traced."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+# On an H100 a step compiles in 16 s without Triton's products, in 38 s with them: each product is
+# compiled in dozens of ways and timed.
+GPU_OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
+
+
+def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """One program."""
+    is_gpu = jax.default_backend() == "gpu"
+    return lowered.compile(compiler_options=GPU_OPTIONS if is_gpu else None)
+
+
+def compile_together(
+    *groups: Iterable[tuple[Any, jax.stages.Lowered]],
+) -> list[dict[Any, jax.stages.Compiled]]:
+    """Of each group its programs, as many at once as there are cores.
+
+    XLA leaves Python to other threads. All are traced in this one, whose settings JAX knows.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [
+            {key: pool.submit(compile_program, program) for key, program in group}
+            for group in groups
+        ]
+    return [{key: program.result() for key, program in group.items()} for group in futures]
