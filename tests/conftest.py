@@ -61,6 +61,8 @@ TOGETHER = (
     ),
     ("losses/test_tdt.py", "losses/test_tdt_options.py"),
 )
+# A file whose tests compile nothing in common, and on a GPU thousands of small programs.
+SPREAD = "xla/test_handlers.py"
 _TESTS = pathlib.Path(__file__).parent
 _GROUPS = {_TESTS / path: paths[0] for paths in TOGETHER for path in paths}
 
@@ -106,7 +108,8 @@ def _room_for_programs() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rest = []
     for item in items:
-        group = _GROUPS.get(item.path, item.path.relative_to(_TESTS).as_posix())
+        path = item.path.relative_to(_TESTS).as_posix()
+        group = item.nodeid if path == SPREAD else _GROUPS.get(item.path, path)
         item.add_marker(pytest.mark.xdist_group(group))
         if any(item.path.is_relative_to(_TESTS / path) for path in DEPENDS_ON_JAX):
             item.add_marker("jax")

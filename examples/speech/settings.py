@@ -117,8 +117,8 @@ class Settings:
     encoder_weight: float = 0.5
 
     # --- Optimizer ----------------------------------------------------------------------------
-    # 16 epochs of espeak's sentences; LibriSpeech's hundred hours take ten times as many steps.
-    steps: int = 8_000
+    # 20 epochs of espeak's sentences; LibriSpeech's hundred hours take ten times as many steps.
+    steps: int = 10_000
     warmup_steps: int = 500
     # The peak; a cosine ends at a hundredth of it.
     learning_rate: float = 2e-3
@@ -194,7 +194,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "average_decay": 0.98,
         "evaluate_every": 250,
     },
-    # About 14 M parameters: espeak, or LibriSpeech's 100 hours.
+    # About 13 M parameters: espeak, or LibriSpeech's 100 hours.
     "small": {},
     # About 32 M parameters, for corpora of hundreds of hours.
     "medium": {
