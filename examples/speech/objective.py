@@ -1,4 +1,4 @@
-"""The three losses, each from the joint's parts: logits of all cells never exist."""
+"""The three losses, from the joint's parts (logits of all cells never exist), and the encoder's."""
 
 from typing import TYPE_CHECKING, Any
 

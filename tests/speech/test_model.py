@@ -118,7 +118,7 @@ def test_the_encoders_own_loss_is_for_training_alone(rng):
 
 @pytest.mark.parametrize("predictor", ["lstm", "stateless"])
 def test_a_new_joint_hears_labels(predictor, rng):
-    """Beside an encoder's frames, of deviation 1 behind the last block's norm."""
+    """Beside an encoder's frames, of deviation 1 behind its last norm."""
     model = Transducer(preset("tiny", predictor=predictor), V, rngs=nnx.Rngs(0))
     features = model.joint.project_predictor(model.predictor(rng.integers(2, V, (4, 9))))
     assert 0.1 < float(features[:, 3:].std()) < 2
@@ -148,6 +148,8 @@ def test_step_of_several_devices_is_that_of_one(rng):
     """And nothing goes between them but sums; a batch without sense is left out, and counted."""
     if jax.device_count() < 4:
         pytest.skip("needs four devices")
+    # Optimised, a CPU's sums over one row and over four differ by more than is compared here.
+    jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
     settings = preset("tiny", width=16, layers=1, time_masks=0, band_masks=0)
     batch, results = make_batch(rng), []
     shape = Shape(4, 16_000, 6)
