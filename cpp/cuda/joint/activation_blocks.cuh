@@ -25,9 +25,9 @@ struct StoredActivations {
 // block of 64 numbers for each cell at a time. A thread takes one granule of the lines of one
 // column and every kStride-th frame.
 //
-// What a block needs is loaded while another is in work: with kIsAhead before the block in front of
-// it is computed, which takes registers for two, else after that.
-template <typename T, int kThreads, bool kIsAhead, bool kIsStored, bool kHasDropout>
+// What a block needs is loaded before the block in front of it is computed. kFramesAtOnce frames of
+// a block are computed side by side.
+template <typename T, int kThreads, int kFramesAtOnce, bool kIsStored, bool kHasDropout>
 class ActivationBlocks {
  public:
   static constexpr int kStride = kThreads / (kLineGranules * kTileColumns);
@@ -71,18 +71,13 @@ class ActivationBlocks {
     h_ += kBlockDepth;
     encoder_ += kBlockDepth;
     predictor_ += kBlockDepth;
-    if constexpr (kIsAhead) {
-      uint4 sources[kFrames + 1];
+    uint4 sources[kFrames + 1];
 #pragma unroll
-      for (int i = 0; i <= kFrames; ++i) sources[i] = next_[i];
-      // Loading element by element takes the registers that `sources` must have left.
-      if (inputs_.has_granules) Load<true>();
-      Activate(sources, h);
-      if (!inputs_.has_granules) Load<false>();
-    } else {
-      Activate(next_, h);
-      Load();
-    }
+    for (int i = 0; i <= kFrames; ++i) sources[i] = next_[i];
+    // Loading element by element takes the registers that `sources` must have left.
+    if (inputs_.has_granules) Load<true>();
+    Activate(sources, h);
+    if (!inputs_.has_granules) Load<false>();
     granule_ += block_bytes_;
     if constexpr (kIsStored) stored_ += kBlockDepth;
   }
@@ -116,8 +111,7 @@ class ActivationBlocks {
     float predictor[8];
     Granule<T>::Unpack(sources[kFrames], predictor);
     T* stored = stored_;
-// Unrolled, the numbers of all frames would lie in registers side by side, more than there are.
-#pragma unroll 1
+#pragma unroll kFramesAtOnce
     for (int i = 0; i < kFrames; ++i) {
       float values[8];
       Granule<T>::Unpack(sources[0], values);

@@ -17,7 +17,7 @@ namespace jax_rnnt::cuda {
 // Takes chunks of logits of kPairs pairs of rows. A pair is two frames of one column, the same for
 // all pairs of a thread, and so has one label. Sums over the core stay with the thread, over the
 // columns that it has: the four lanes of a quad have all columns of a chunk among them. Single
-// logits are stored as they come, each in one chunk of the row by one lane.
+// logits are taken as they come, each in one chunk of the row by one lane.
 //
 // What few chunks need is behind branches that are taken for all pairs at once: no branch of theirs
 // parts the exponentials of different pairs.
@@ -29,19 +29,32 @@ class EntriesEpilogue {
                                              int32_t label)
       : arguments_(arguments), tile_(tile), label_(label) {}
 
-  // Frame()(pair) is the tile's first frame of a pair.
+  // frame(pair) is the tile's first frame of a pair.
   template <typename Frame, int kPairs, int kAccumulators>
   __device__ __forceinline__ void operator()(int32_t first_v, const Frame& frame,
                                              float (&logits)[kPairs][kAccumulators],
                                              JointRow (&rows)[kPairs][2]) const {
+    const EntriesResults<float>& results = arguments_.results;
+    (*this)(first_v, frame, logits, rows, CellsOf<Frame>{*this, frame, results.blank_logits},
+            CellsOf<Frame>{*this, frame, results.label_logits});
+  }
+
+  // Likewise, with the logits of the blank and of the label going to blank(pair, picked) and
+  // label(pair, picked), by the thread that has those of the pair.
+  template <typename Frame, typename Blank, typename Label, int kPairs, int kAccumulators>
+  __device__ __forceinline__ void operator()(int32_t first_v, const Frame& frame,
+                                             float (&logits)[kPairs][kAccumulators],
+                                             JointRow (&rows)[kPairs][2], const Blank& blank,
+                                             const Label& label) const {
     const EntriesOptions& options = arguments_.options.entries;
     const EntriesResults<float>& results = arguments_.results;
-    StoreAt(options.blank, first_v, frame, logits, results.blank_logits);
-    StoreAt(label_, first_v, frame, logits, results.label_logits);
+    Take(options.blank, first_v, logits, blank);
+    Take(label_, first_v, logits, label);
     if (!IsPlainChunk<kAccumulators>(arguments_.options, first_v)) {
 #pragma unroll 1
       for (int i = 0; i < options.pick_count; ++i) {
-        StoreAt(options.picks[i], first_v, frame, logits, results.pick_logits[i]);
+        Take(options.picks[i], first_v, logits,
+             CellsOf<Frame>{*this, frame, results.pick_logits[i]});
       }
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
@@ -55,26 +68,39 @@ class EntriesEpilogue {
   }
 
  private:
-  // Stores the logits of column v, if they are in the chunk, to the rows' places in `target`.
-  template <typename Frame, int kPairs, int kAccumulators>
-  __device__ __forceinline__ void StoreAt(int32_t v, int32_t first_v, const Frame& frame,
-                                          const float (&logits)[kPairs][kAccumulators],
-                                          float* target) const {
+  // Calls take(pair, picked) with the logits of column v, if they are in the chunk.
+  template <typename Taken, int kPairs, int kAccumulators>
+  static __device__ __forceinline__ void Take(int32_t v, int32_t first_v,
+                                              const float (&logits)[kPairs][kAccumulators],
+                                              const Taken& take) {
     if (!PlaceOf<kChunkColumns<kAccumulators>>(v, first_v).is_here) return;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       float picked[2] = {};
       TakeAt(v, first_v, logits[pair], picked);
-      const CellPair cells = FindCells(arguments_.inputs, tile_, frame(pair), label_);
+      take(pair, picked);
+    }
+  }
+
+  // Stores logits to the places of their rows in `target`.
+  template <typename Frame>
+  struct CellsOf {
+    __device__ __forceinline__ void operator()(int pair, const float (&picked)[2]) const {
+      const TileInputs<T>& inputs = epilogue.arguments_.inputs;
+      const CellPair cells = FindCells(inputs, epilogue.tile_, frame(pair), epilogue.label_);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (i < cells.stored) {
-          target[cells.first + i * arguments_.inputs.shape.U] =
+          target[cells.first + i * inputs.shape.U] =
               i < cells.real ? picked[i] : kMinusInfinity<float>;
         }
       }
     }
-  }
+
+    const EntriesEpilogue& epilogue;
+    const Frame& frame;
+    float* target;
+  };
 
   // The larger of a row's maximum and those of its logits.
   template <int kRow, int kAccumulators>

@@ -72,12 +72,12 @@ struct JointRow {
 };
 
 // The factor of a row's sum when its maximum rises. It is 0 where there was none: the sum was 0 or
-// NaN, which lasts.
+// NaN, which lasts. Without a branch: the chains of instructions of several rows are side by side.
 __device__ __forceinline__ float BaseFactor(float maximum, float new_maximum) {
   const float reference = ExponentReference(new_maximum);
-  return IsLargeMaximum(reference)
-             ? RescaleFactor(maximum, new_maximum)
-             : Exp2(__fmul_rn(maximum, kLog2E) - __fmul_rn(reference, kLog2E));
+  return Exp2(IsLargeMaximum(reference)
+                  ? __fmul_rn(maximum - reference, kLog2E)
+                  : __fmul_rn(maximum, kLog2E) - __fmul_rn(reference, kLog2E));
 }
 
 __device__ __forceinline__ JointRow Merge(const JointRow& a, const JointRow& b) {

@@ -38,10 +38,7 @@ class GradientEpilogue {
   __device__ __forceinline__ void operator()(int32_t first_v, const Frame& frame,
                                              const Cotangents& cotangents,
                                              float (&logits)[kPairs][kAccumulators]) const {
-#pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) {
-      Turn(cotangents(pair, 0), cotangents(pair, 1), logits[pair]);
-    }
+    TurnAll(cotangents, logits);
     const EntriesOptions& options = arguments_.options.entries;
     const bool is_plain = first_v + kChunkColumns<kAccumulators> <= plain_columns_;
     if (!is_plain) {
@@ -85,6 +82,47 @@ class GradientEpilogue {
     return static_cast<int64_t>(blockIdx.x) * (kTileFrames * kTileColumns);
   }
 
+  // Turns the logits of all pairs. Of several pairs, rows whose maxima are not large, as nearly all
+  // are, take no branch: one pair's exponentials then hide behind another's.
+  template <typename Cotangents, int kPairs, int kAccumulators>
+  static __device__ __forceinline__ void TurnAll(const Cotangents& cotangents,
+                                                 float (&logits)[kPairs][kAccumulators]) {
+    if constexpr (kPairs > 1) {
+      float magnitude = 0.f;
+#pragma unroll
+      for (int i = 0; i < 2 * kPairs; ++i) {
+        const RowCotangents row = cotangents(i / 2, i % 2);
+        // A row without exponentials takes the branch as well.
+        magnitude = fmaxf(magnitude, row.scale == 0.f ? kLargeMaximum : fabsf(row.maximum));
+      }
+      if (!IsLargeMaximum(magnitude)) {
+#pragma unroll
+        for (int pair = 0; pair < kPairs; ++pair) {
+          const RowCotangents first = cotangents(pair, 0), second = cotangents(pair, 1);
+          Exponentials(first, second, __fmul_rn(first.maximum, kLog2E),
+                       __fmul_rn(second.maximum, kLog2E), logits[pair]);
+        }
+        return;
+      }
+    }
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      Turn(cotangents(pair, 0), cotangents(pair, 1), logits[pair]);
+    }
+  }
+
+  template <int kAccumulators>
+  static __device__ __forceinline__ void Exponentials(const RowCotangents& first,
+                                                      const RowCotangents& second,
+                                                      float first_scaled, float second_scaled,
+                                                      float (&logits)[kAccumulators]) {
+#pragma unroll
+    for (int i = 0; i < kAccumulators; ++i) {
+      logits[i] = i / 2 % 2 == 0 ? first.scale * ScaledExp(logits[i], first_scaled)
+                                 : second.scale * ScaledExp(logits[i], second_scaled);
+    }
+  }
+
   // Replaces the logits of two rows by c_sum softmax_v; by 0 in a row without this term.
   template <int kAccumulators>
   static __device__ __forceinline__ void Turn(const RowCotangents& first,
@@ -102,11 +140,7 @@ class GradientEpilogue {
         }
       }
     }
-#pragma unroll
-    for (int i = 0; i < kAccumulators; ++i) {
-      const RowCotangents& row = i / 2 % 2 == 0 ? first : second;
-      logits[i] = row.scale * ScaledExp(logits[i], scaled[i / 2 % 2]);
-    }
+    Exponentials(first, second, scaled[0], scaled[1], logits);
     if (first.scale == 0.f || second.scale == 0.f) {
 #pragma unroll
       for (int i = 0; i < kAccumulators; ++i) {

@@ -14,14 +14,14 @@
 // 64 cells each. After a chunk's last product its logits are in registers, for the epilogue to use
 // up, while other threads keep the tensor cores busy.
 //
-//   - The products of the first chunk are interleaved with the activations that they need, which
-//     are bound by the special function unit: either hides the other.
 //   - The kernel's columns are packed in an order in which a thread's logits are runs of eight
 //     neighbours (ColumnOfLine): 16 bytes of T.
 //
 // wgmma (9.0): a group is a warpgroup. Slices of kSliceDepth rows of the kernel pass a ring of
 // stages in shared memory, to which one thread copies them; a warpgroup may be as many slices ahead
 // or behind as there are stages.
+//   - The products of the first chunk are interleaved with the activations that they need, which
+//     are bound by the special function unit: either hides the other.
 //   - Columns behind the last whole chunk pass in narrow chunks of 32, whose slices are deeper.
 //   - Loads: 128 cells take 2 V H bytes of the kernel from the second-level cache. Two blocks in a
 //     cluster, each copying half of every slice to both, halve that traffic and made the forward

@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)
   constexpr int kTileFrames = kGroups * kGroupFrames;
   constexpr int kTileCells = kGroups * kGroupCells;
   const TileInputs<T>& inputs = arguments.inputs;
+  static_assert(kGroups * kGroupThreads == 4 * kTileCells && kGroupWarps == 8);
   extern __shared__ __align__(128) unsigned char shared[];
   const Tile tile = TileOfBlock<kTileFrames>(arguments);
   // Whether any thread's column has a cell reaches all threads.
@@ -52,16 +53,28 @@ __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)
 // Written here: as members of an array of arrays they would be zeros (nvcc 13.0).
 #pragma unroll
   for (int m = 0; m < kGroupProducts; ++m) parts[m][0] = parts[m][1] = JointRow();
+  // The logits of the rows' blanks, then of their labels, behind the activations.
+  float* singles =
+      reinterpret_cast<float*>(shared + inputs.plan.depth_blocks * (kGroups * kGroupBlockBytes));
   {
     const int32_t label = ColumnLabel(inputs, tile, AccumulatorCellColumn(threadIdx.x));
+    const auto keep = [&](float* target) {
+      return [target](int pair, const float (&picked)[2]) {
+        float* first =
+            target + ProductFrame()(pair) * kTileColumns + AccumulatorCellColumn(ReadThread());
+        first[0] = picked[0];
+        first[kTileColumns] = picked[1];
+      };
+    };
     const auto activations = [&] {
-      return ActivationBlocks<T, kGroupThreads, false, false, kHasDropout>(
+      return ActivationBlocks<T, kGroupThreads, kFramesAtOnce, false, kHasDropout>(
           inputs, tile, group, lines, kGroups * kGroupBlockBytes);
     };
     const EntriesEpilogue<T> entries(arguments, tile, label);
     MultiplyChunks<T, kGroups>(inputs, arguments.options.entries.width, group, lines, activations,
                                [&](int32_t first_v, GroupLogits& logits) {
-                                 entries(first_v, ProductFrame(), logits, parts);
+                                 entries(first_v, ProductFrame(), logits, parts, keep(singles),
+                                         keep(singles + kTileCells));
                                });
   }
 
@@ -78,20 +91,29 @@ __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)
       if (threadIdx.x % 4 == 0) rows[warp * kTileCells + row] = part;
     }
   }
-  // The warps' parts become visible to the threads that add them up, one for each row.
+  // The warps' parts become visible to the threads that add them up, four for each row.
   __syncthreads();
-  if (threadIdx.x >= kTileCells) return;
-  const int frame = threadIdx.x / kTileColumns, column = threadIdx.x % kTileColumns;
-  const int32_t t = tile.first_frame + frame;
-  if (t >= inputs.shape.T || tile.first_column + column >= inputs.shape.U) return;
-  JointRow row = rows[threadIdx.x];
+  const int cell = threadIdx.x / 4;
+  JointRow own[kGroupWarps / 4];
 #pragma unroll
-  for (int warp = 1; warp < kGroupWarps; ++warp) {
-    row = Merge(row, rows[warp * kTileCells + threadIdx.x]);
+  for (int i = 0; i < kGroupWarps / 4; ++i) {
+    own[i] = rows[(4 * i + threadIdx.x % 4) * kTileCells + cell];
+  }
+  const JointRow row = MergeOverLanes<4>(Merge(own[0], own[1]));
+  const int frame = cell / kTileColumns, column = cell % kTileColumns;
+  const int32_t t = tile.first_frame + frame;
+  if (threadIdx.x % 4 != 0 || t >= inputs.shape.T || tile.first_column + column >= inputs.shape.U) {
+    return;
   }
   const int32_t label = ColumnLabel(inputs, tile, column);
   const bool is_real = label != kPaddingRow && t < ReadFrames(inputs, tile.n);
-  StoreCell(arguments.results, CellRow(inputs, tile, frame, column), label, is_real, row);
+  const EntriesResults<float>& results = arguments.results;
+  const int64_t cell_row = CellRow(inputs, tile, frame, column);
+  results.blank_logits[cell_row] = is_real ? singles[cell] : kMinusInfinity<float>;
+  if (label >= 0) {
+    results.label_logits[cell_row] = is_real ? singles[kTileCells + cell] : kMinusInfinity<float>;
+  }
+  StoreCell(results, cell_row, label, is_real, row);
 }
 
 template <typename T, int kGroups>

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)
     return {numbers.x, numbers.y, numbers.z, numbers.w};
   };
   const auto activations = [&] {
-    return ActivationBlocks<T, kGroupThreads, false, true, kHasDropout>(
+    return ActivationBlocks<T, kGroupThreads, kFramesAtOnce, true, kHasDropout>(
         inputs, tile, group, lines, kGroups * kGroupBlockBytes,
         {ResultsOfBlock<kTileCells>(arguments).activations, arguments.has_activation_granules});
   };

@@ -10,9 +10,8 @@
 //     another's products;
 //   - shared memory gives 64 x 32 products' sums for each 64 lines that it reads.
 //
-// In the first chunk half of the warps multiply with a block and then compute their share of the
-// next block's activations, the other half compute a block ahead of that: tensor cores and special
-// function units work side by side.
+// All activations are computed before the first product: no accumulators then take the registers
+// that hide one activation's latency behind another's.
 //
 // The order in which a logit's products are summed is the same with one group and with two.
 #ifndef JAX_RNNT_CUDA_JOINT_MMA_PRODUCTS_CUH_
@@ -31,6 +30,8 @@
 namespace jax_rnnt::cuda {
 
 constexpr int kGroupThreads = kGroupWarps * kWarpSize;
+// Of activations, all that a thread has in a block.
+constexpr int kFramesAtOnce = 2;
 
 // Products of 16 cells each: what a warp multiplies with a step of the kernel.
 constexpr int kProductCells = 16;
@@ -47,21 +48,6 @@ struct ProductFrame {
   }
 };
 
-// A barrier of a group's threads: what each of them has written before becomes visible to the
-// others.
-template <int kGroups>
-__device__ __forceinline__ void SyncGroup(int group) {
-  if constexpr (kGroups == 1) {
-    __syncthreads();
-  } else if (group == 0) {
-    // Barrier 0 is that of __syncthreads. With the number in a register all 16 barriers would count
-    // as used.
-    asm volatile("bar.sync 1, %0;" ::"n"(kGroupThreads) : "memory");
-  } else {
-    asm volatile("bar.sync 2, %0;" ::"n"(kGroupThreads) : "memory");
-  }
-}
-
 // A warp's stream of the packed kernel. The last steps that it loads are of what follows in memory.
 template <bool kIsShared>
 class KernelStream {
@@ -74,8 +60,6 @@ class KernelStream {
     for (int i = 0; i < kStepsAhead; ++i) Load(i, i);
     next_ += kStepsAhead * kStepGranules;
   }
-  // Forgets what was loaded ahead: registers are free for others until Start.
-  __device__ __forceinline__ void Stop() { next_ -= kStepsAhead * kStepGranules; }
 
   // Adds to the logits the products of a block of activations and the next steps. `address` is
   // where this lane loads the block's first matrix from.
@@ -170,40 +154,26 @@ __device__ __forceinline__ void MultiplyChunks(const TileInputs<T>& inputs, int3
   const float* bias = inputs.packed_bias + warp_v + FirstLaneColumn();
   const uint32_t first_address = SharedAddress(lines) + lane % kProductCells * kBlockLineBytes +
                                  (lane / kProductCells ^ lane % kTileColumns) * kGranuleBytes;
+  // What is loaded ahead arrives while activations are computed. A short warp may not use it.
+  stream.Start();
+  {
+    auto blocks = activations();
 #pragma unroll 1
-  for (int chunk = 0; chunk < max(chunks, 1); ++chunk) {
+    for (int block = 0; block < plan.depth_blocks; ++block) blocks.Compute();
+  }
+  // The activations become visible to all warps. Those of both groups start together, so that what
+  // one has loaded of the kernel the other finds in the first-level cache.
+  __syncthreads();
+#pragma unroll 1
+  for (int chunk = 0; chunk < chunks; ++chunk) {
     GroupLogits logits;
+    SetToBias(bias + chunk * kChunkWidth, logits);
     uint32_t address = first_address;
-    if (chunk == 0) {
-      auto blocks = activations();
-      const int lead = warp < kGroupWarps / 2 ? 1 : 2;
-      blocks.Compute();
-      // The first block becomes visible to the group.
-      SyncGroup<kGroups>(group);
-      if (lead == 2 && plan.depth_blocks > 1) blocks.Compute();
-      SetToBias(bias, logits);
 #pragma unroll 1
-      for (int block = 0; block < plan.depth_blocks; ++block, address += kBlockBytes) {
-        if (chunks > 0) {
-          stream.Start();
-          stream.template MultiplyBlock<T>(address, logits);
-          stream.Stop();
-        }
-        // The next block becomes visible to the group, of which half has computed its share by now,
-        // the other half after the next few lines.
-        if (lead == 2) SyncGroup<kGroups>(group);
-        if (block + lead < plan.depth_blocks) blocks.Compute();
-        if (lead == 1) SyncGroup<kGroups>(group);
-      }
-      stream.Start();
-    } else {
-      SetToBias(bias + chunk * kChunkWidth, logits);
-#pragma unroll 1
-      for (int block = 0; block < plan.depth_blocks; ++block, address += kBlockBytes) {
-        stream.template MultiplyBlock<T>(address, logits);
-      }
+    for (int block = 0; block < plan.depth_blocks; ++block, address += kBlockBytes) {
+      stream.template MultiplyBlock<T>(address, logits);
     }
-    if (chunks > 0) epilogue(chunk * kChunkWidth + warp_v, logits);
+    epilogue(chunk * kChunkWidth + warp_v, logits);
   }
 }
 

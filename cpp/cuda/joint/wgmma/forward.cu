@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
       [&](const SliceRing& ring, int warpgroup, unsigned char* lines, int block_bytes) {
         const int32_t label = ColumnLabel(inputs, tile, AccumulatorCellColumn(threadIdx.x));
         const auto activations = [&] {
-          return ActivationBlocks<T, kWarpgroupThreads, true, false, kHasDropout>(
+          return ActivationBlocks<T, kWarpgroupThreads, 1, false, kHasDropout>(
               inputs, tile, warpgroup, lines, block_bytes);
         };
         const EntriesEpilogue<T> entries(arguments, tile, label);

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
 
         const auto own = [&](int, int i) -> const RowCotangents& { return rows[i]; };
         const auto activations = [&] {
-          return ActivationBlocks<T, kWarpgroupThreads, true, true, kHasDropout>(
+          return ActivationBlocks<T, kWarpgroupThreads, 1, true, kHasDropout>(
               inputs, tile, warpgroup, lines, block_bytes,
               {ResultsOfBlock<kTileRows>(arguments).activations,
                arguments.has_activation_granules});
