@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jax_rnnt import _checks
 from jax_rnnt.search import arguments, trees
-from jax_rnnt.search.beam_frame import Frame, Rules
+from jax_rnnt.search.beam_frame import UNROLLED, Frame, Rules
 from jax_rnnt.search.hypotheses import NOTHING, Hypotheses, join, merged_scores, take
 from jax_rnnt.search.scores import Model
 from jax_rnnt.search.state import BeamState, Joint, PredictorStep
@@ -143,7 +143,7 @@ def beam_search(
         state.labels,
         state.label_frames,
         state.frames,
-        unroll=_unroll()[1],
+        unroll=_unroll(rules.max_symbols)[1],
     )
     done = jnp.where(jnp.isnan(loop.total), loop.passed, lengths)
     after = BeamState(_roots(loop.ahead), labels, label_frames, loop.total, state.frames + done)
@@ -190,13 +190,18 @@ def _run(
         next_frame,
         trees.vary_together(loop, encoder, lengths),
         jnp.arange(T, dtype=jnp.int32),
-        unroll=min(_unroll()[0], T),
+        unroll=min(_unroll(S)[0], T),
     )
 
 
-def _unroll() -> tuple[int, int]:
-    """Frames of one iteration: of the search, and of the way back. A GPU's are launched apart."""
-    return (1, 1) if jax.default_backend() == "cpu" else (4, 8)
+def _unroll(max_symbols: int) -> tuple[int, int]:
+    """Frames of one iteration: of the search, and of the way back. A GPU's are launched apart.
+
+    A frame that is a loop itself is alone in its iteration: four of them take longer to compile.
+    """
+    if jax.default_backend() == "cpu":
+        return 1, 1
+    return 4 if max_symbols <= UNROLLED else 1, 8
 
 
 def _roots(ahead: tuple[Hypotheses, ...]) -> tuple[Hypotheses, ...]:

@@ -23,6 +23,13 @@ from jax_rnnt.search.hypotheses import (
 )
 from jax_rnnt.search.scores import Extensions, Model, Scores, best_labels
 
+# Labels of a frame that one iteration writes; more of them are a loop. Each that is written out
+# takes as long to compile as a greedy search.
+UNROLLED = 2
+
+_Left = dict[int, jax.Array]  # scores (N, ...) of leaving a frame, by how many frames
+_Writing = tuple[Hypotheses, jax.Array, jax.Array]  # at the frame, senseless (N,), refused (N,)
+
 
 class Frame(NamedTuple):
     """What came of a frame, for each utterance.
@@ -94,35 +101,38 @@ class Rules:
             slot=_slots(here),
             here=jnp.full_like(here.here, NOTHING),
         )
-        leaving: list[Hypotheses] = []
-        by_frames: list[dict[int, jax.Array]] = []
-        senseless = jnp.zeros_like(here.scores[:, 0], bool)
-        refused = jnp.full_like(here.scores[:, 0], -jnp.inf)
-        for written in range(self.max_symbols + 1):
+        # A last label's duration always leaves the frame where none is 0.
+        stays = durations is None or 0 in durations
+        loop = here, jnp.zeros_like(here.live[:, 0]), jnp.full_like(here.scores[:, 0], -jnp.inf)
+
+        def write(loop: _Writing, written: jax.Array) -> tuple[_Writing, tuple[Hypotheses, _Left]]:
+            here, senseless, refused = loop
+            scores = self.model.scores(encoder, here)
+            new, of, refused_here = self._grown(here, scores, written)
+            leaving, left = [here], [_leaves(scores.blank, scores.durations, durations)]
+            if durations is not None:
+                own = {d: take(x, of) for d, x in scores.durations.items()}
+                leaving.append(new)
+                left.append(_leaves(new.scores, own, durations))
+                new = new._replace(scores=new.scores + own[0]) if stays else new
+            loop = new, senseless | scores.senseless, jnp.maximum(refused, refused_here)
+            return loop, (join(leaving), join(left))
+
+        symbols = self.max_symbols if stays else 1
+        (here, senseless, refused), of_symbols = lax.scan(
+            write, loop, jnp.arange(symbols, dtype=jnp.int32), unroll=min(symbols, UNROLLED)
+        )
+        gone, left = jax.tree.map(_one_behind_the_other, of_symbols)
+        if stays:
             scores = self.model.scores(encoder, here)
             senseless |= scores.senseless
-            leaving.append(here)
-            by_frames.append(_leaves(scores.blank, scores.durations, durations))
-            if written == self.max_symbols:
-                break
-            new, of, refused_here = self._grown(here, scores, written)
-            refused = jnp.maximum(refused, refused_here)
-            if durations is None:
-                here = new
-                continue
-            own = {d: take(x, of) for d, x in scores.durations.items()}
-            leaving.append(new)
-            by_frames.append(_leaves(new.scores, own, durations))
-            if 0 not in durations:
-                break
-            here = new._replace(scores=new.scores + own[0])
-        gone = join(leaving)
+            gone = join([gone, here])
+            left = join([left, _leaves(scores.blank, scores.durations, durations)])
         K, answer, least = here.scores.shape[1], [], []
         for frames in range(1, len(ahead) + 1):
             parts = [ahead[frames]] if frames < len(ahead) else []
-            if frames in by_frames[0]:
-                scores_then = jnp.concatenate([x[frames] for x in by_frames], 1)
-                parts.append(gone._replace(scores=scores_then))
+            if frames in left:
+                parts.append(gone._replace(scores=left[frames]))
             every = join(parts)
             kept, chosen = lax.top_k(merged_scores(every), K)
             answer.append(take(every, chosen.astype(jnp.int32))._replace(scores=kept))
@@ -130,7 +140,7 @@ class Rules:
         return Frame(answer, senseless, refused > jnp.min(jnp.stack(least), 0))
 
     def _grown(
-        self, here: Hypotheses, scores: Scores, written: int
+        self, here: Hypotheses, scores: Scores, written: jax.Array
     ) -> tuple[Hypotheses, jax.Array, jax.Array]:
         """The K best hypotheses with one label more, which each comes from, what was refused."""
         K = here.scores.shape[1]
@@ -150,11 +160,17 @@ class Rules:
 
 def _leaves(
     scores: jax.Array, log_probs: dict[int, jax.Array], durations: tuple[int, ...] | None
-) -> dict[int, jax.Array]:
+) -> _Left:
     """Scores (N, K) of leaving a frame, by how many frames."""
     if durations is None:
         return {1: scores}
     return {d: scores + log_probs[d] for d in durations if d}
+
+
+def _one_behind_the_other(x: jax.Array) -> jax.Array:
+    """(S, N, K, ...) -> (N, S K, ...)."""
+    S, N, K, *rest = x.shape
+    return jnp.moveaxis(x, 0, 1).reshape(N, S * K, *rest)
 
 
 def _slots(of: Hypotheses) -> jax.Array:

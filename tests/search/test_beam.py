@@ -64,7 +64,7 @@ def assert_beam(actual, expected, tolerance=2e-4):
 EXHAUSTIVE = {
     "modified": ("modified", 1, None, 4, 4),
     "regular": ("regular", 3, None, 3, 3),
-    "durations": ("regular", 2, (0, 1, 2), 3, 3),
+    "durations": ("regular", 3, (0, 1, 2), 3, 3),
 }
 
 
