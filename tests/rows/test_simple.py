@@ -12,6 +12,7 @@ from support import PLATFORM, precision
 from tolerances import assert_same_bits, relative_error
 
 import jax_rnnt
+from jax_rnnt.rows import simple
 
 N, T, U, V = 4, 5, 4, 7
 
@@ -204,6 +205,14 @@ def test_any_batch_dimensions_vmap_and_no_lengths(rng):
     one = (x[0] for x in problem[:3])
     for a, b in zip(jax_rnnt.simple_arcs(*one), arcs):
         np.testing.assert_allclose(a, b[0], rtol=1e-6, atol=1e-6)
+
+
+def test_a_product_by_halves_has_both_of_them(rng):
+    """Whatever XLA makes of it: rounding to one half is 2^-9 of each factor."""
+    a, b = (np.exp(-3 * rng.random((2, 40, 300))).astype(np.float32) for _ in range(2))
+    product = jax.jit(functools.partial(simple._product_by_halves, "ntv,nuv->ntu"))(a, b)
+    expected = np.einsum("ntv,nuv->ntu", *(x.astype(np.float64) for x in (a, b)))
+    np.testing.assert_allclose(product, expected, rtol=5e-6)
 
 
 def test_traced_lengths_and_labels_that_make_no_sense(rng):
