@@ -1,17 +1,18 @@
 """When was each word of a known text said, and how sure is that?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 import jax_rnnt
 
+from .programs import jit
 from .settings import ExplainedError
 from .text import normalise
 from .transcribe import recording
@@ -46,7 +47,8 @@ def align(checkpoint: Path, file: Path, text: str) -> None:
 
     recognizer = Recognizer.load(checkpoint)
     audio = recording(file, recognizer.settings.sample_rate)
-    Console().print(table(align_audio(recognizer, audio, text)))
+    (aligned,) = align_audios(recognizer, [audio], [text])
+    Console().print(table(aligned))
 
 
 def table(aligned: Aligned) -> Table:
@@ -65,35 +67,63 @@ def table(aligned: Aligned) -> Table:
     return made
 
 
-def align_audio(recognizer: Any, audio: np.ndarray, text: str) -> Aligned:
-    """The best alignment of the text, and the posteriors of all."""
-    labels = recognizer.tokenizer.encode(text)
-    if not labels:
+def align_audios(
+    recognizer: Any, audios: Sequence[np.ndarray], texts: Sequence[str]
+) -> list[Aligned]:
+    """Of each text in its recording the best alignment, and the posteriors of all."""
+    labels = [recognizer.tokenizer.encode(text) for text in texts]
+    if not all(labels):
         raise ExplainedError("There is no word in the text.")
-    if not len(audio):
+    if not all(map(len, audios)):
         raise ExplainedError("There is no sound in the recording.")
-    encoder = recognizer.encode(audio)
-    lengths = T, count = encoder.shape[1], len(labels)
-    path, posteriors = _aligned(
-        recognizer.model,
-        jnp.pad(encoder, ((0, 0), (0, -T % ROOM_FRAMES), (0, 0))),
-        jnp.pad(jnp.array(labels, jnp.int32), (0, -count % ROOM_LABELS)),
-        jnp.array(lengths, jnp.int32),
+    encoder, frames_lengths = recognizer.encode(audios)
+    labels_lengths = np.array([len(row) for row in labels], np.int32)
+    padded = np.zeros((len(labels), -(-max(labels_lengths) // ROOM_LABELS) * ROOM_LABELS), np.int32)
+    for row, own in zip(padded, labels):
+        row[: len(own)] = own
+    path, posteriors = jax.tree.map(
+        np.asarray,
+        _aligned(
+            recognizer.model,
+            jnp.pad(encoder, ((0, 0), (0, -encoder.shape[1] % ROOM_FRAMES), (0, 0))),
+            padded,
+            frames_lengths,
+            labels_lengths,
+        ),
     )
-    path = jax.tree.map(lambda x: x[:count] if x.ndim else x, path)
-    posteriors = np.asarray(posteriors)[:T, :count]
-    frames = np.asarray(path.label_frames)
-    if (frames < 0).any():
+    if (path.label_frames[padded > 0] < 0).any():
         raise ValueError("The text has no alignment: the model's logits are not finite.")
+    return [
+        _in_words(
+            recognizer,
+            text,
+            labels[n],
+            len(audios[n]) / recognizer.settings.sample_rate,
+            path.label_frames[n, : len(labels[n])],
+            path.label_log_probs[n, : len(labels[n])],
+            posteriors[n, : frames_lengths[n], : len(labels[n])],
+        )
+        for n, text in enumerate(texts)
+    ]
+
+
+def _in_words(
+    recognizer: Any,
+    text: str,
+    labels: list[int],
+    seconds: float,
+    frames: np.ndarray,
+    label_log_probs: np.ndarray,
+    posteriors: np.ndarray,
+) -> Aligned:
+    """From an alignment of labels to one of words."""
     near = np.abs(np.arange(len(posteriors))[:, None] - frames) <= NEAR_FRAMES
     confidence = np.where(near, posteriors, 0).sum(0).clip(0, 1)
     pieces = recognizer.tokenizer.pieces(labels)
-    seconds = len(audio) / recognizer.settings.sample_rate
     words = words_of(pieces, frames.tolist(), recognizer.frame_seconds, seconds)
     spans, texts = word_spans(pieces), normalise(text).split()
     if len(texts) == len(words):  # rather than pieces, of which some may be unknown
         words = [word._replace(text=own) for word, own in zip(words, texts)]
-    label_log_probs = np.asarray(path.label_log_probs)
     return Aligned(
         words=[
             word._replace(confidence=float(confidence[slice(*span)].min()))
@@ -106,15 +136,19 @@ def align_audio(recognizer: Any, audio: np.ndarray, text: str) -> Aligned:
     )
 
 
-@nnx.jit
+@jit
 def _aligned(
-    model: Any, encoder: jax.Array, labels: jax.Array, lengths: jax.Array
+    model: Any,
+    encoder: jax.Array,
+    labels: jax.Array,
+    frames_lengths: jax.Array,
+    labels_lengths: jax.Array,
 ) -> tuple[jax_rnnt.Alignment, jax.Array]:
-    """The best path of one sequence of so many frames and labels; posteriors (T, labels)."""
-    predictor = model.predictor(labels[None])
+    """The best paths, and posteriors (N, T, labels)."""
     form = _regular if model.joint.durations is None else _with_durations
-    path, posteriors = form(model.joint, encoder, predictor, labels[None], *lengths[:, None])
-    return jax.tree.map(lambda x: x[0], path), posteriors[0, :, :-1]
+    predictor = model.predictor(labels)
+    path, posteriors = form(model.joint, encoder, predictor, labels, frames_lengths, labels_lengths)
+    return path, posteriors[:, :, :-1]
 
 
 def _regular(
@@ -125,7 +159,7 @@ def _regular(
     frames_lengths: jax.Array,
     labels_lengths: jax.Array,
 ) -> tuple[jax_rnnt.Alignment, jax.Array]:
-    """By the joint's forms: logits (1, T, U, V) never exist."""
+    """By the joint's forms: logits (N, T, U, V) never exist."""
     arguments = labels, frames_lengths, labels_lengths
     path = jax_rnnt.rnnt_align_from_joint(
         joint.project_encoder(encoder).astype(jnp.float32),
@@ -141,7 +175,7 @@ def _regular(
         return joint.loss(encoder, predictor, *arguments, label_bias=label_bias, reduction="sum")
 
     # A label's bias is added to its log-probability: the derivative is minus the arc's posterior.
-    nothing = jnp.zeros((1, encoder.shape[1], predictor.shape[1]))
+    nothing = jnp.zeros((*encoder.shape[:2], predictor.shape[1]))
     return path, -jax.grad(cost)(nothing)
 
 
@@ -153,7 +187,7 @@ def _with_durations(
     frames_lengths: jax.Array,
     labels_lengths: jax.Array,
 ) -> tuple[jax_rnnt.Alignment, jax.Array]:
-    """By the arcs of tokens and durations, from logits (1, T, U, V + D): some minutes of sound."""
+    """By the arcs of tokens and durations, from logits (N, T, U, V + D): some minutes of sound."""
     logits = joint(encoder, predictor).astype(jnp.float32)
     D = len(joint.durations)
     is_label = jnp.arange(predictor.shape[1])[None] < labels_lengths[:, None]

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ class Loader:
         self._source = _Batches(corpus, labels, plan, settings.sample_rate, training, processes)
         self._training, self._workers = training, settings.loader_workers
         self._next, self._iterator = 0, None
+        self._first: Future[Batch] | None = None
 
     def __iter__(self) -> "Loader":
         if not self._training:
@@ -78,7 +80,8 @@ class Loader:
 
     def __next__(self) -> Batch:
         """This process's rows of the next batch."""
-        batch = next(self._started())
+        first, self._first = self._first, None
+        batch = next(self._started()) if first is None else first.result()
         self._next += 1
         return batch
 
@@ -103,13 +106,19 @@ class Loader:
 
     def close(self) -> None:
         """Ends the processes that load; the next batch starts them again."""
+        if self._first is not None:
+            self._first.exception()  # waits: two threads never use the iterator
+            self._first = None
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = None
 
     def prefetch(self) -> None:
         """Begins to load: processes take seconds to start, in which others may compile."""
-        self._started().start_prefetch()
+        if self._first is None:
+            thread = ThreadPoolExecutor(1)
+            self._first = thread.submit(next, self._started())
+            thread.shutdown(wait=False)
 
     def _started(self) -> grain.DatasetIterator:
         if self._iterator is None:

@@ -11,6 +11,7 @@ from flax import nnx
 import jax_rnnt
 
 from .model import Transducer
+from .programs import jit
 
 if TYPE_CHECKING:
     from .evaluate import Recognizer
@@ -72,7 +73,7 @@ def joint_calls(recognizer: "Recognizer", audios: Sequence[np.ndarray]) -> float
         nonlocal calls
         calls += int(is_within)
 
-    @nnx.jit
+    @jit
     def run(model: Transducer, encoder: jax.Array, lengths: jax.Array) -> jax.Array:
         def counted(frames: tuple[jax.Array, jax.Array], features: jax.Array) -> jax.Array:
             projected, is_within = frames
@@ -96,12 +97,10 @@ def joint_calls(recognizer: "Recognizer", audios: Sequence[np.ndarray]) -> float
 
     graph, params = nnx.split(recognizer.model)
     model = nnx.merge(graph, jax.tree.map(lambda x: x.addressable_data(0), params))
-    for audio in audios:
-        encoder = np.asarray(recognizer.encode(audio))
-        T = encoder.shape[1]
-        room = -(-(T + 1) // 64) * 64  # few lengths are compiled
-        padded = np.pad(encoder, ((0, 0), (0, room - T), (0, 0)))
-        run(model, padded, np.array([T], np.int32)).block_until_ready()
+    encoder, lengths = recognizer.encode(audios)
+    behind = np.pad(encoder, ((0, 0), (0, 1), (0, 0)))  # there is a frame behind the last
+    for n in range(len(audios)):
+        run(model, behind[n : n + 1], lengths[n : n + 1]).block_until_ready()
     jax.effects_barrier()
     seconds = sum(map(len, audios)) / recognizer.settings.sample_rate
     return calls / max(seconds, 1e-6)

@@ -17,7 +17,7 @@ from .batches import Loader
 from .checkpoint import Checkpoints
 from .decoding import Found, search
 from .model import Transducer
-from .programs import compile_together
+from .programs import compile_together, jit
 from .settings import Settings
 from .text import Tokenizer
 
@@ -64,7 +64,7 @@ class Recognizer:
         self.frame_seconds = settings.hop * settings.subsampling / settings.sample_rate
         self._graph, _ = nnx.split(model)
         self.programs: dict[tuple[int, int, int], jax.stages.Compiled] = {}
-        self._encode = jax.jit(lambda params, *audio: nnx.merge(self._graph, params).encode(*audio))
+        self._encode = jit(lambda params, *audio: nnx.merge(self._graph, params).encode(*audio))
 
     @classmethod
     def load(cls, run_dir: Path | str) -> "Recognizer":
@@ -90,16 +90,14 @@ class Recognizer:
             jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), everywhere), params),
         )
 
-    def compile(self, shapes: Iterable[tuple[int, int]], beam: int = 1) -> None:
-        """The search for batches of so many (rows, samples), each compiled once."""
-        (new,) = compile_together(self.lowered(shapes, beam))
-        self.programs |= new
-
     def lowered(
-        self, shapes: Iterable[tuple[int, int]], beam: int = 1
+        self, shapes: Iterable[tuple[int, int]], *beams: int
     ) -> Iterator[tuple[tuple[int, int, int], jax.stages.Lowered]]:
-        """What `programs` that are not there yet are to be compiled from."""
-        new = {(*shape, beam) for shape in shapes} - self.programs.keys()
+        """What `programs` that are not there yet are to be compiled from.
+
+        They are searches of batches of so many (rows, samples) by so many hypotheses.
+        """
+        new = {(*shape, beam) for shape in shapes for beam in beams} - self.programs.keys()
         return ((shape, self._lower(*shape)) for shape in new)
 
     def _lower(self, rows: int, samples: int, beam: int) -> jax.stages.Lowered:
@@ -121,17 +119,18 @@ class Recognizer:
 
     def search(self, audio: np.ndarray, samples_lengths: np.ndarray, beam: int = 1) -> Found:
         """NumPy's arrays (N, samples) and (N,) -> the same of what was found."""
-        self.compile([audio.shape], beam)
+        (new,) = compile_together(self.lowered([audio.shape], beam))
+        self.programs |= new
         program = self.programs[*audio.shape, beam]
         split = NamedSharding(self.mesh, P("data"))
         placed = jax.device_put((audio, samples_lengths), split)
         return Found(*map(np.asarray, program(nnx.state(self.model), *placed)))
 
-    def encode(self, audio: np.ndarray) -> jax.Array:
-        """(samples,) -> (1, T, E)."""
-        padded, lengths = self._padded([audio], rows=1)
-        encoder, frames_lengths = self._encode(nnx.state(self.model), padded, lengths)
-        return encoder[:, : int(frames_lengths[0])]
+    def encode(self, audios: Sequence[np.ndarray]) -> tuple[jax.Array, np.ndarray]:
+        """Recordings (samples,) -> frames (N, T, E), padded, and how many each has (N,)."""
+        padded = self._padded(audios, len(audios))
+        encoder, frames_lengths = self._encode(nnx.state(self.model), *padded)
+        return encoder, np.asarray(frames_lengths)
 
     def transcribe(self, audios: Sequence[np.ndarray], beam: int = 1) -> list[Hypothesis]:
         """Texts of recordings (samples,) at the settings' rate, float32 in [-1, 1]."""

@@ -1,7 +1,8 @@
 """Compiling: many programs at once, each while the next one is traced."""
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,10 +13,27 @@ import jax
 GPU_OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
 
 
+def _options() -> dict[str, Any] | None:
+    return GPU_OPTIONS if jax.default_backend() == "gpu" else None
+
+
 def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """One program."""
-    is_gpu = jax.default_backend() == "gpu"
-    return lowered.compile(compiler_options=GPU_OPTIONS if is_gpu else None)
+    return lowered.compile(compiler_options=_options())
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` with the same options; whether there is a GPU is asked at the first call."""
+
+    @functools.cache
+    def jitted() -> Callable[..., Any]:
+        return jax.jit(function, compiler_options=_options(), **options)
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        return jitted()(*arguments, **keywords)
+
+    return run
 
 
 def compile_together(

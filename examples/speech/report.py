@@ -6,14 +6,14 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from . import charts
-from .align import Aligned, align_audio
+from .align import Aligned, align_audios
 from .corpus import Utterance
 from .features import frames_of, log_mel
 from .files import read_records
+from .programs import jit
 from .text import normalise
 
 TEMPLATE = Path(__file__).with_name("report.html.txt")
@@ -77,15 +77,16 @@ def examples_of(recognizer: Any, utterances: Sequence[Utterance]) -> list[Exampl
     padded = np.zeros((len(audios), max(map(len, audios))), np.float32)
     for row, audio in zip(padded, audios):
         row[: len(audio)] = audio
-    features = np.asarray(log_mel(jnp.asarray(padded), settings))
+    features = np.asarray(jit(lambda audio: log_mel(audio, settings))(padded))
     hypotheses = recognizer.transcribe(audios, beam=settings.beam)
+    alignments = align_audios(recognizer, audios, [utterance.text for utterance in utterances])
     return [
         Example(
             audio=utterance.audio,
             features=features[n, : frames_of(len(utterance.audio), settings)],
             reference=normalise(utterance.text),
             hypothesis=hypotheses[n].text,
-            aligned=align_audio(recognizer, utterance.audio, utterance.text),
+            aligned=alignments[n],
         )
         for n, utterance in enumerate(utterances)
     ]

@@ -97,16 +97,16 @@ def _train(
     recognizer = Recognizer(settings, tokenizer, model, mesh.local_devices)
 
     def evaluated(beam: int) -> Evaluation:
-        recognizer.compile(held_out_shapes, beam)
         recognizer.use(state.average)
         return evaluate(recognizer, held_out_loader, beam)
 
-    # Everything is compiled here, but for the beam search at the end.
+    # Everything is compiled here, what the end needs as well: the more at once, the sooner.
     own_part = jax.process_count()
     held_out_shapes = [(rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes]
     loader.prefetch()
     steps, searches = compile_together(
-        learner.lowered(state, loader.shapes), recognizer.lowered(held_out_shapes)
+        learner.lowered(state, loader.shapes),
+        recognizer.lowered(held_out_shapes, 1, settings.beam),
     )
     learner.programs |= steps
     recognizer.programs |= searches

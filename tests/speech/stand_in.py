@@ -98,13 +98,17 @@ class StandInRecognizer:
         self.tokenizer = StandInTokenizer()
         self.model = StandInModel(1280, durations, rngs=nnx.Rngs(seed))
 
-    def encode(self, audio: np.ndarray) -> jax.Array:
-        return self.model.encode(audio[None], np.array([len(audio)]))[0]
+    def encode(self, audios: list[np.ndarray]) -> tuple[jax.Array, np.ndarray]:
+        padded = np.zeros((len(audios), max(map(len, audios))), np.float32)
+        for row, audio in zip(padded, audios):
+            row[: len(audio)] = audio
+        encoder, lengths = self.model.encode(padded, np.array([len(audio) for audio in audios]))
+        return encoder, np.asarray(lengths)
 
     def transcribe(self, audios: list[np.ndarray], beam: int = 1) -> list[StandInHypothesis]:
         hypotheses = []
         for audio in audios:
-            found = greedy(self.model, self.encode(audio))
+            found = greedy(self.model, self.encode([audio])[0])
             count = int(found.labels_lengths[0])
             labels = np.asarray(found.labels[0, :count]).tolist()
             frames = np.asarray(found.label_frames[0, :count]).tolist()

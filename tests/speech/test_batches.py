@@ -5,6 +5,7 @@ import itertools
 import pathlib
 import shutil
 import sys
+import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 
@@ -192,6 +193,25 @@ def test_loading_goes_on_where_it_was(tones):
     other = dataclasses.replace(settings, seed=1)
     batch = next(Loader(corpus, tokenizer, other, training=True))
     assert batch.audio.shape != expected[0].audio.shape or (batch.audio != expected[0].audio).any()
+
+
+def test_prefetching_loads_before_a_batch_is_asked_for(tones):
+    corpus, tokenizer, settings = tones
+    is_asked = threading.Event()
+
+    class Noticing(Tones):
+        def __getitem__(self, index):
+            is_asked.set()
+            return super().__getitem__(index)
+
+    expected = next(Loader(corpus, tokenizer, settings, training=True))
+    loader = Loader(Noticing(30), tokenizer, settings, training=True)
+    loader.prefetch()
+    assert is_asked.wait(60)
+    assert_same(next(loader), expected)
+    loader.prefetch()
+    loader.set_state({"next": 0})  # what was loaded in vain is forgotten
+    assert_same(next(loader), expected)
 
 
 def test_shared_memory_that_is_too_small_is_said(tones, tmp_path, monkeypatch):

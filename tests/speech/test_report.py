@@ -33,7 +33,7 @@ DURATIONS = pytest.mark.parametrize("durations", [None, (0, 1, 2, 3)], ids=["rnn
 def test_an_alignment_is_that_of_all_logits(durations):
     recognizer = StandInRecognizer(durations=durations)
     audio, text = noise(3.0), "the toast in a note"
-    aligned = align.align_audio(recognizer, audio, text)
+    aligned, _ = align.align_audios(recognizer, [audio, noise(4.0)], [text, "toast"])
     labels = jnp.array(recognizer.tokenizer.encode(text))
     T, U = 38, len(labels) + 1
     assert [word.text for word in aligned.words] == text.split()
@@ -43,7 +43,7 @@ def test_an_alignment_is_that_of_all_logits(durations):
     np.testing.assert_allclose(aligned.posteriors.sum(0), 1, atol=1e-4)
     assert aligned.posteriors.shape == (T, U - 1)
     model = recognizer.model
-    logits = model.joint(recognizer.encode(audio), model.predictor(labels[None]))
+    logits = model.joint(recognizer.encode([audio])[0], model.predictor(labels[None]))
     arguments = labels[None], jnp.array([T]), jnp.array([U - 1])
     if durations is None:
         path = jax_rnnt.rnnt_align(logits, *arguments)
@@ -65,9 +65,9 @@ def test_an_alignment_is_that_of_all_logits(durations):
 
 def test_a_word_is_aligned_only_if_there_is_one():
     with pytest.raises(ValueError, match="no word"):
-        align.align_audio(StandInRecognizer(), noise(1.0), " ")
+        align.align_audios(StandInRecognizer(), [noise(1.0)], [" "])
     with pytest.raises(ValueError, match="no sound"):
-        align.align_audio(StandInRecognizer(), noise(0.0), "the")
+        align.align_audios(StandInRecognizer(), [noise(0.0)], ["the"])
 
 
 def test_errors_are_marked():

@@ -226,8 +226,9 @@ def test_recognizer(trained):
     recognizer = Recognizer.load(trained[0])
     rng = np.random.default_rng(0)
     audios = [rng.standard_normal(n).astype(np.float32) / 10 for n in (16_000, 30_000)]
-    encoder = recognizer.encode(audios[0])
-    assert encoder.shape == (1, 13, recognizer.settings.width)  # ceil(ceil(ceil(100 / 2) / 2) / 2)
+    encoder, lengths = recognizer.encode(audios)
+    assert encoder.shape == (2, 50, recognizer.settings.width)  # of four seconds
+    assert lengths.tolist() == [13, 24]  # ceil(ceil(ceil(100 / 2) / 2) / 2)
     assert recognizer.frame_seconds == pytest.approx(0.08)
     both = recognizer.transcribe(audios)
     assert [len(one.labels) for one in both] == [len(one.frames) for one in both]
