@@ -69,7 +69,8 @@ class Loader:
         if not training:  # an epoch is all there is: nobody compiles for what it does not have
             self.shapes = [plan.shapes[i] for i in sorted({b.bucket for b in plan.epoch(0)})]
         self._source = _Batches(corpus, labels, plan, settings.sample_rate, training, processes)
-        self._training, self._workers = training, settings.loader_workers
+        self._training = training
+        self._workers = settings.loader_workers * (divisor // processes[1])
         self._next, self._iterator = 0, None
         self._first: Future[Batch] | None = None
 

@@ -217,13 +217,12 @@ def test_prefetching_loads_before_a_batch_is_asked_for(tones):
 def test_shared_memory_that_is_too_small_is_said(tones, tmp_path, monkeypatch):
     """What Docker gives by default is less than one batch of `small`."""
     corpus, tokenizer, settings = tones
-    loader = Loader(
-        corpus, tokenizer, dataclasses.replace(settings, loader_workers=2), training=True
-    )
+    one_each = dataclasses.replace(settings, loader_workers=1)
+    loader = Loader(corpus, tokenizer, one_each, training=True, divisor=2)
     free = types.SimpleNamespace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     monkeypatch.setattr(batches, "SHARED_MEMORY", tmp_path)
-    with pytest.raises(ValueError, match=r"2 processes .* need 4 MB in .*, where 1 are free"):
+    with pytest.raises(ValueError, match=r"2 processes .* need 3 MB in .*, where 1 are free"):
         next(loader)
 
 
