@@ -120,7 +120,8 @@ def training(results: dict) -> str:
     workers = results["settings"]["loader_workers"]
     notes = (
         "Rates are of all steps after the first report, evaluations not counted; the loader's "
-        f"{workers} processes for each device decode FLAC and resample. Seconds are of the run, from its start on."
+        f"{workers} processes for each device decode FLAC and resample. Seconds are of the run, "
+        "from its start on."
     )
     return "\n\n".join(["\n## Trainings", grid(columns, lines), notes])
 

@@ -1,6 +1,7 @@
 """Batches of few static shapes, loaded by Grain."""
 
 import itertools
+import os
 import shutil
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,7 +71,8 @@ class Loader:
             self.shapes = [plan.shapes[i] for i in sorted({b.bucket for b in plan.epoch(0)})]
         self._source = _Batches(corpus, labels, plan, settings.sample_rate, training, processes)
         self._training = training
-        self._workers = settings.loader_workers * (divisor // processes[1])
+        most = max(settings.loader_workers, os.cpu_count() or 1)
+        self._workers = min(settings.loader_workers * (divisor // processes[1]), most)
         self._next, self._iterator = 0, None
         self._first: Future[Batch] | None = None
 

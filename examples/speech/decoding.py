@@ -95,6 +95,8 @@ def joint_calls(recognizer: "Recognizer", audios: Sequence[np.ndarray]) -> float
             window=1,
         ).labels_lengths
 
+    if not audios:  # one of several processes, whose rows are all padding
+        return 0.0
     graph, params = nnx.split(recognizer.model)
     model = nnx.merge(graph, jax.tree.map(lambda x: x.addressable_data(0), params))
     encoder, lengths = recognizer.encode(audios)

@@ -71,8 +71,9 @@ class Settings:
     frames_per_batch: int = 40_000
     # Static shapes at most: each is compiled once, and more of them pad less.
     buckets: int = 6
-    # Processes that read, play at other speeds and pad, for each device: eight keep up with an
-    # H100 (waiting 0.6 %), and did not with two (11 to 40 %). 0 does it in threads of this process.
+    # Processes that read, play at other speeds and pad, for each device, in all at most one a core:
+    # eight keep up with an H100 (waiting 0.6 %), and did not with two (11 and 41 %). 0 does it in
+    # threads of this process.
     loader_workers: int = 8
 
     # --- Text ---------------------------------------------------------------------------------

@@ -244,14 +244,16 @@ def _product_by_halves(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     Triton product is made (--xla_gpu_enable_triton_gemm=false): costs are then off by 1e-4.
     """
 
-    def halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def upper_and_lower(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         upper = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)  # XLA keeps it
         return upper.astype(jnp.bfloat16), (x - upper).astype(jnp.bfloat16)
 
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.einsum(
+            equation, x, y, precision=lax.Precision.DEFAULT, preferred_element_type=jnp.float32
+        )
 
-    (upper_a, lower_a), (upper_b, lower_b) = halves(a), halves(b)
+    (upper_a, lower_a), (upper_b, lower_b) = upper_and_lower(a), upper_and_lower(b)
     return product(upper_a, upper_b) + (product(upper_a, lower_b) + product(lower_a, upper_b))
 
 

@@ -136,14 +136,15 @@ def beam_search(
         max_labels=state.labels.shape[-1],
     )
     frame = rules.one_symbol if rnnt_type == "modified" else rules.many_symbols
-    loop, passed = _run(frame, encoder, lengths, sensible, state, rules.max_symbols)
+    unroll, unroll_back = _unroll(rules.symbols)
+    loop, passed = _run(frame, encoder, lengths, sensible, state, rules.max_symbols, unroll)
     labels, label_frames = trace_back(
         join(list(loop.ahead)),
         passed,
         state.labels,
         state.label_frames,
         state.frames,
-        unroll=_unroll(rules.max_symbols)[1],
+        unroll=unroll_back,
     )
     done = jnp.where(jnp.isnan(loop.total), loop.passed, lengths)
     after = BeamState(_roots(loop.ahead), labels, label_frames, loop.total, state.frames + done)
@@ -160,7 +161,13 @@ class _Loop(NamedTuple):
 
 
 def _run(
-    frame: Any, encoder: Any, lengths: jax.Array, sensible: jax.Array, state: BeamState, S: int
+    frame: Any,
+    encoder: Any,
+    lengths: jax.Array,
+    sensible: jax.Array,
+    state: BeamState,
+    S: int,
+    unroll: int,
 ) -> tuple[_Loop, jax.Array]:
     """All frames, and the pointers of the hypotheses at each."""
 
@@ -190,18 +197,18 @@ def _run(
         next_frame,
         trees.vary_together(loop, encoder, lengths),
         jnp.arange(T, dtype=jnp.int32),
-        unroll=min(_unroll(S)[0], T),
+        unroll=min(unroll, T),
     )
 
 
-def _unroll(max_symbols: int) -> tuple[int, int]:
+def _unroll(symbols: int) -> tuple[int, int]:
     """Frames of one iteration: of the search, and of the way back. A GPU's are launched apart.
 
     A frame that is a loop itself is alone in its iteration: four of them take longer to compile.
     """
     if jax.default_backend() == "cpu":
         return 1, 1
-    return 4 if max_symbols <= UNROLLED else 1, 8
+    return 4 if symbols <= UNROLLED else 1, 8
 
 
 def _roots(ahead: tuple[Hypotheses, ...]) -> tuple[Hypotheses, ...]:

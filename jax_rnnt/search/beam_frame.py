@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_rnnt.search import trees
 from jax_rnnt.search.hypotheses import (
     NOTHING,
     Hypotheses,
@@ -52,6 +53,16 @@ class Rules:
     model: Model
     max_symbols: int
     max_labels: int
+
+    @property
+    def _can_stay(self) -> bool:
+        """Whether there is a label that does not leave its frame."""
+        return self.model.alphabet.durations is None or 0 in self.model.alphabet.durations
+
+    @property
+    def symbols(self) -> int:
+        """How many labels one frame can have."""
+        return self.max_symbols if self._can_stay else 1
 
     def one_symbol(self, encoder: Any, t: jax.Array, ahead: list[Hypotheses]) -> Frame:
         """The blank or a label, either of which moves to the next frame.
@@ -101,9 +112,9 @@ class Rules:
             slot=_slots(here),
             here=jnp.full_like(here.here, NOTHING),
         )
-        # A last label's duration always leaves the frame where none is 0.
-        stays = durations is None or 0 in durations
+        stays = self._can_stay
         loop = here, jnp.zeros_like(here.live[:, 0]), jnp.full_like(here.scores[:, 0], -jnp.inf)
+        loop = trees.vary_together(loop, encoder)
 
         def write(loop: _Writing, written: jax.Array) -> tuple[_Writing, tuple[Hypotheses, _Left]]:
             here, senseless, refused = loop
@@ -118,9 +129,11 @@ class Rules:
             loop = new, senseless | scores.senseless, jnp.maximum(refused, refused_here)
             return loop, (join(leaving), join(left))
 
-        symbols = self.max_symbols if stays else 1
         (here, senseless, refused), of_symbols = lax.scan(
-            write, loop, jnp.arange(symbols, dtype=jnp.int32), unroll=min(symbols, UNROLLED)
+            write,
+            loop,
+            jnp.arange(self.symbols, dtype=jnp.int32),
+            unroll=min(self.symbols, UNROLLED),
         )
         gone, left = jax.tree.map(_one_behind_the_other, of_symbols)
         if stays:

@@ -23,11 +23,14 @@ def run(one, encoder, frames_lengths, options=OPTIONS):
     )
 
 
-def run_beam(one, encoder, frames_lengths):
+def run_beam(one, encoder, frames_lengths, **options):
     state = jax_rnnt.search_start(one.step, one.start(len(encoder)), beam=3, max_labels=9)
-    return jax_rnnt.beam_search(
-        encoder, frames_lengths, state, one.step, one.joint, rnnt_type="modified"
-    )
+    options = options or {"rnnt_type": "modified"}
+    return jax_rnnt.beam_search(encoder, frames_lengths, state, one.step, one.joint, **options)
+
+
+# A frame that is a loop, and its rest.
+run_beam_of_many = functools.partial(run_beam, max_symbols=3)
 
 
 def assert_alike(actual, expected):
@@ -41,7 +44,7 @@ def expected_of(function):
     return jax.jit(function, compiler_options=FAST)(model(), *problem(N=16, T=9))
 
 
-@pytest.mark.parametrize("function", [run, run_beam])
+@pytest.mark.parametrize("function", [run, run_beam, run_beam_of_many])
 def test_vmap_gives_the_same(function):
     pairs = [x.reshape(2, 8, *x.shape[1:]) for x in problem(N=16, T=9)]
     mapped = jax.jit(jax.vmap(function, in_axes=(None, 0, 0)), compiler_options=FAST)(
@@ -72,7 +75,8 @@ def test_with_wide_types():
 
 @pytest.mark.skipif(jax.device_count() not in (2, 4, 8), reason="needs several devices")
 @pytest.mark.parametrize(
-    ("function", "way"), [(run, "manual"), (run, "Auto"), (run_beam, "manual")]
+    ("function", "way"),
+    [(run, "manual"), (run, "Auto"), (run_beam, "manual"), (run_beam_of_many, "manual")],
 )
 def test_shards_of_a_batch_search_alone(function, way):
     """Inside shard_map there is no communication; a loop over a sharded batch asks all devices."""

@@ -36,3 +36,7 @@ def test_a_word_is_written_at_one_frame(beam):
     length = int(found.labels_lengths[0])
     assert found.labels[0, :length].tolist() == list(range(2, 10))
     assert found.label_frames[0, :length].tolist() == [0] * 8
+
+
+def test_a_process_without_recordings_calls_no_joint():
+    assert decoding.joint_calls(None, []) == 0

@@ -25,8 +25,9 @@ struct StoredActivations {
 // block of 64 numbers for each cell at a time. A thread takes one granule of the lines of one
 // column and every kStride-th frame.
 //
-// What a block needs is loaded before the block in front of it is computed. kFramesAtOnce frames of
-// a block are computed side by side.
+// Granules that a block needs are loaded before the block in front of it is computed, single
+// elements after it. kFramesAtOnce frames of a block are computed side by side, as many as there
+// are registers for: one where accumulators take them.
 template <typename T, int kThreads, int kFramesAtOnce, bool kIsStored, bool kHasDropout>
 class ActivationBlocks {
  public:

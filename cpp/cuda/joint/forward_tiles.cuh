@@ -92,8 +92,7 @@ __device__ __forceinline__ JointRow MergeOverLanes(const JointRow& row) {
   return {maximum, SumOverLanes<kLanes>(row.sum * BaseFactor(row.maximum, maximum))};
 }
 
-// Stores what a cell has besides the logits that EntriesEpilogue stores: the sum, and the logit of
-// a label that is none.
+// Stores what a cell has besides single logits: the sum, and the logit of a label that is none.
 __device__ __forceinline__ void StoreCell(const EntriesResults<float>& results, int64_t cell,
                                           int32_t label, bool is_real, const JointRow& row) {
   if (is_real) {

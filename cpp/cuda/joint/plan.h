@@ -107,7 +107,7 @@ inline JointPlan MakeWgmmaPlan(int32_t H, int32_t W, int shared_bytes) {
 
 constexpr int kGroupWarps = 8;
 constexpr int kWarpColumns = kChunkWidth / kGroupWarps;
-// Four numbers of each cell lie behind the activations.
+// Behind the activations lie up to four numbers of each cell: in the forward two logits.
 constexpr int kCellBytes = 16;
 // A warp's steps through the kernel: kWarpColumns columns by kStepDepth, which is what one product
 // takes, of all chunks in a row. Warps load kStepsAhead steps before they multiply with them: the

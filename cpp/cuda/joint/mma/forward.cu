@@ -7,12 +7,13 @@
 // A block takes a tile of one or two groups of 64 cells, whose logits come chunk by chunk as
 // products.cuh says. A chunk's logits add to the running maxima and sums of their rows and are
 // forgotten (entries_epilogue.cuh). The eight warps of a group have their own columns: at the end
-// their sums of a row meet in shared memory.
+// their sums of a row meet in shared memory, where the logits of blanks and labels, each taken by
+// one lane, wait for the rows' threads to store them.
 //
 //   - Shared memory decides about the groups: 256 bytes for each of H with two of them, 128 with
-//     one. (N, T, U, H, V) = (32, 400, 100, 640, 1024) takes 5.35 ms with two and 5.45 with one
-//     (H100). A sketch with half of one took 1.6 times as long: where one does not fit, the plain
-//     walk over tiles is as fast.
+//     one. (N, T, U, H, V) = (32, 400, 100, 640, 1024) takes 4.7 ms with two and 5.1 with one
+//     (H100). A sketch with half of one took 1.65 times as long as with one: where one does not
+//     fit, the plain walk over tiles is as fast.
 //   - Dropout has a kernel of its own, as with wgmma.
 //   - Nothing is atomic and no order varies: the same inputs give the same bits.
 #include <cuda_bf16.h>

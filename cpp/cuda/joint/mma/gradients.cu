@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)
   unsigned char* lines = shared + group * kGroupBlockBytes;
   float4* rows =
       reinterpret_cast<float4*>(shared + inputs.plan.depth_blocks * (kGroups * kGroupBlockBytes));
-  // A group's first threads load a row each; the group sees them after the products' first barrier.
+  // A group's first threads load a row each; the group sees them after the barrier before the
+  // products.
   if (threadIdx.x % kGroupThreads < kGroupCells) {
     const int row = group * kGroupCells + threadIdx.x % kGroupThreads;
     const int frame = row / kTileColumns, column = row % kTileColumns;

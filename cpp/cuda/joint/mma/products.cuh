@@ -6,8 +6,8 @@
 //   - no part of the kernel is wanted by two warps of a group: it goes from the second-level cache
 //     (the first-level one, where there are two groups) straight into registers, packed as one
 //     linear stream a warp, loaded kStepsAhead steps before it is used. No ring in shared memory,
-//     no barrier outside the first chunk: warps drift apart, and one's epilogue hides behind
-//     another's products;
+//     no barrier but one before the first product: warps drift apart, and one's epilogue hides
+//     behind another's products;
 //   - shared memory gives 64 x 32 products' sums for each 64 lines that it reads.
 //
 // All activations are computed before the first product: no accumulators then take the registers
