@@ -49,6 +49,8 @@ DEPENDS_ON_JAX = (
     "xla",
 )
 SAMPLE = 11
+# Files whose trainings take a minute before their first test: a sample of them is as long as all.
+TRAININGS = "speech/test_training.py", "speech/test_runs.py"
 # Files that compile the same functions, for one process of several: `--dist loadgroup`.
 TOGETHER = (
     ("lattice/test_arcs_edges.py", "lattice/test_arcs_values.py"),
@@ -113,7 +115,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
         if any(item.path.is_relative_to(_TESTS / path) for path in DEPENDS_ON_JAX):
             item.add_marker("jax")
-        else:
+        elif path not in TRAININGS:
             rest.append(item)
     for item in rest[::SAMPLE]:
         item.add_marker("jax")
