@@ -22,12 +22,12 @@ def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     return lowered.compile(compiler_options=_options())
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """`jax.jit` with the same options; whether there is a GPU is asked at the first call."""
 
     @functools.cache
     def jitted() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=_options(), **options)
+        return jax.jit(function, compiler_options=_options())
 
     @functools.wraps(function)
     def run(*arguments: Any, **keywords: Any) -> Any:

@@ -100,7 +100,8 @@ def _train(
         recognizer.use(state.average)
         return evaluate(recognizer, held_out_loader, beam)
 
-    # Everything is compiled here, what the end needs as well: the more at once, the sooner.
+    # All steps and searches are compiled here, the one at the end, too: the more at once, the
+    # sooner. What counts the joint's calls and makes the report is compiled behind the last step.
     own_part = jax.process_count()
     held_out_shapes = [(rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes]
     loader.prefetch()

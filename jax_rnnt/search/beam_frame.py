@@ -24,8 +24,8 @@ from jax_rnnt.search.hypotheses import (
 )
 from jax_rnnt.search.scores import Extensions, Model, Scores, best_labels
 
-# Labels of a frame that one iteration writes; more of them are a loop. Each that is written out
-# takes as long to compile as a greedy search.
+# Labels of a frame that one iteration writes; more of them are a loop. With 10 labels, an encoder's
+# program with its search has 291 fusions then, 481 with all written out (on a CPU).
 UNROLLED = 2
 
 _Left = dict[int, jax.Array]  # scores (N, ...) of leaving a frame, by how many frames
