@@ -15,6 +15,9 @@ def joint_packed_sizes(capability: int, H: int, W: int) -> tuple[int, int] | Non
     None where it has none that take the sizes. 90 is 9.0.
     """
 
+def joint_bias_parts(capability: int) -> int:
+    """Sums of the bias' gradient that the kernels of a compute capability make of a tile."""
+
 def architectures() -> str:
     """The architectures that the kernels were compiled for, in CMake's terms."""
 

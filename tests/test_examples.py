@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from support import SAME_BITS, needs_on_gpu
 
 # Appended: the package under test is the installed one.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
@@ -56,6 +57,7 @@ def test_digits_learn_and_align(digits):
         np.testing.assert_allclose(posterior.label[:, :-1].sum(0), 1, atol=1e-5)
 
 
+@needs_on_gpu(SAME_BITS)
 def test_killed_training_goes_on_along_the_same_curve(digits, tmp_path):
     """Killed while its second checkpoint is being written, or as soon as it is."""
     from examples.digits import train

@@ -2,7 +2,8 @@
 # Builds jax_rnnt on a machine with an NVIDIA GPU, then tests, checks and times its kernels there.
 #
 #   tools/check_gpu.sh build            install into $SITE (default: a temporary directory)
-#   tools/check_gpu.sh test [ARGS]      the test suite on the GPU; ARGS go to pytest
+#   tools/check_gpu.sh test [ARGS]      the test suite on the GPU, without ARGS also the tests that
+#                                       need XLA's flags; ARGS go to pytest
 #   tools/check_gpu.sh switches [ARGS]  the joint's tests on the kernels of each other compute
 #                                       capability, and on none; ARGS go to pytest
 #   tools/check_gpu.sh sanitize         compute-sanitizer over every kernel (tools/every_kernel.cu
@@ -37,6 +38,12 @@ run_benchmark() {
 
 run_tests() {
   JAX_RNNT_REQUIRE_GPU=1 JAX_RNNT_REQUIRE_NATIVE=1 "$python" -m pytest -q "$@"
+}
+
+# What XLA does on a GPU with these flags alone.
+run_tests_with_flags() {
+  XLA_FLAGS="--xla_gpu_deterministic_ops=true --xla_gpu_enable_command_buffer= ${XLA_FLAGS-}" \
+    run_tests tests/speech/test_training.py tests/test_examples.py tests/test_speech_benchmark.py
 }
 
 # Exit status 2, and why: this GPU does not run the kernels that the switch names.
@@ -123,7 +130,7 @@ command=${1:-all}
 shift || true
 case $command in
   build) build ;;
-  test) run_tests "$@" ;;
+  test) run_tests "$@" && if [ $# = 0 ]; then run_tests_with_flags; fi ;;
   switches) run_switches "$@" ;;
   sanitize) sanitize ;;
   time) run_benchmark loss "$@" ;;
@@ -132,6 +139,6 @@ case $command in
   entries_kernels) check_entries_kernels "$@" ;;
   joint_kernels) check_joint_kernels "$@" ;;
   kernels) time_kernels "$@" ;;
-  *) build && run_tests && run_switches && sanitize && run_benchmark loss && run_benchmark joint &&
+  *) build && run_tests && run_tests_with_flags && run_switches && sanitize && run_benchmark loss && run_benchmark joint &&
     run_benchmark family && time_kernels && check_entries_kernels && check_joint_kernels ;;
 esac

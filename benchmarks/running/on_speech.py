@@ -174,8 +174,7 @@ class _Steps:
         self.state = self.learner.start()
         pool = concurrent.futures.ThreadPoolExecutor()
         self.programs = [
-            pool.submit(_compile, self.learner.lower(self.state, bucket.shape))
-            for bucket in buckets
+            pool.submit(_compile, self.learner.lower(bucket.shape)) for bucket in buckets
         ]
 
 

@@ -310,6 +310,8 @@ NB_MODULE(_cuda, module) {
     return bytes.kernel == 0 ? nanobind::object(nanobind::none())
                              : nanobind::object(nanobind::make_tuple(bytes.kernel, bytes.bias));
   });
+  module.def("joint_bias_parts",
+             [](int capability) { return cuda::BiasParts(cuda::TargetOf(capability).products); });
   module.def("architectures", [] { return JAX_RNNT_CUDA_ARCHITECTURES; });
   module.def("joint_architectures", [] { return JAX_RNNT_JOINT_ARCHITECTURES; });
   module.def("toolkit_version", [] { return CudaVersion(CUDART_VERSION); });

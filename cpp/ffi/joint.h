@@ -169,8 +169,8 @@ Error JointGradients(typename Backend::Context context, AnyBuffer encoder, AnyBu
       Check("activations", *activations, dtype, Times({P, R, cuda::kListedCells, shape.H})));
   JAX_RNNT_RETURN_IF_ERROR(
       Check("gradients", *gradients, dtype, Times({P, R, cuda::kListedCells, W})));
-  JAX_RNNT_RETURN_IF_ERROR(
-      Check("bias_parts", *bias_parts, DataType::F32, Times({P, R, cuda::kBiasParts, W})));
+  JAX_RNNT_RETURN_IF_ERROR(Check("bias_parts", *bias_parts, DataType::F32,
+                                 Times({P, R, cuda::BiasParts(packed.target.products), W})));
   return DispatchHalves<Backend>(dtype, [&](auto tag) -> Error {
     using T = typename decltype(tag)::Type;
     return ForEachPart(parts, [&](int64_t part) {
@@ -198,7 +198,7 @@ auto BindJointGradients() {
                               .RemainingArgs()  // pick_cotangents, one (P, N, T, U) a pick
                               .template Ret<AnyBuffer>()    // activations (P, R, 16, 8, H)
                               .template Ret<AnyBuffer>()    // gradients (P, R, 16, 8, W)
-                              .template Ret<AnyBuffer>());  // bias_parts (P, R, 8, W)
+                              .template Ret<AnyBuffer>());  // bias_parts (P, R, BiasParts, W)
 }
 
 template <typename Backend>

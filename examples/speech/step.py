@@ -66,6 +66,9 @@ def totals_and_gradient(graph: nnx.GraphDef, mesh: Mesh) -> Any:
     )
 
 
+_START = ()  # among a learner's programs, the one that makes the first state
+
+
 class Learner:
     """The first state and the step of a training on the devices of a mesh with an axis `data`."""
 
@@ -89,11 +92,15 @@ class Learner:
 
         self._start = jax.jit(start, out_shardings=self.everywhere)
         self._step = jax.jit(self._next, out_shardings=self.everywhere)
+        # The shapes of a state, from which all is compiled and restored before there is one.
+        self.like: TrainingState = jax.tree.map(
+            lambda x: x.update(sharding=self.everywhere), self._start.eval_shape()
+        )
         self.programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     def start(self) -> TrainingState:
         """The state before the first step."""
-        return self._start()
+        return self.programs.get(_START, self._start)()
 
     def _next(self, state: TrainingState, batch: Batch) -> tuple[TrainingState, Totals]:
         settings = self.settings
@@ -114,7 +121,7 @@ class Learner:
             average = jax.tree.map(functools.partial(jnp.where, is_last), average, state.average)
         return TrainingState(params, optimizer_state, average, batches), totals
 
-    def lower(self, state: Any, shape: Shape) -> jax.stages.Lowered:
+    def lower(self, shape: Shape) -> jax.stages.Lowered:
         """The step for batches of a shape."""
         rows, samples, labels = shape
         sizes = Batch(
@@ -124,18 +131,20 @@ class Learner:
             labels_lengths=((rows,), jnp.int32),
         )
         return self._step.lower(
-            state, Batch(*(jax.ShapeDtypeStruct(*x, sharding=self.split) for x in sizes))
+            self.like, Batch(*(jax.ShapeDtypeStruct(*x, sharding=self.split) for x in sizes))
         )
 
     def lowered(
-        self, state: TrainingState, shapes: Iterable[Shape]
+        self, shapes: Iterable[Shape]
     ) -> Iterator[tuple[tuple[int, ...], jax.stages.Lowered]]:
         """What `programs` are to be compiled from."""
-        return ((tuple(shape), self.lower(state, shape)) for shape in shapes)
+        yield _START, self._start.lower()
+        for shape in shapes:
+            yield tuple(shape), self.lower(shape)
 
-    def compile(self, state: TrainingState, shapes: Iterable[Shape]) -> None:
+    def compile(self, shapes: Iterable[Shape]) -> None:
         """Compiles the step for all shapes, so that nothing is compiled later."""
-        (new,) = compile_together(self.lowered(state, shapes))
+        (new,) = compile_together(self.lowered(shapes))
         self.programs |= new
 
     def __call__(self, state: TrainingState, batch: Batch) -> tuple[TrainingState, Totals]:

@@ -84,8 +84,8 @@ def _train(
 ) -> Evaluation:
     settings, mesh = learner.settings, learner.everywhere.mesh
     device = mesh.devices.flat[0].device_kind  # a GPU that JAX does not find is a slow CPU
-    state, step = learner.start(), 0
-    if stored := checkpoints.restore(state):
+    step, state = 0, None
+    if stored := checkpoints.restore(learner.like):
         step, state, loader_state = stored
         loader.set_state(loader_state)
     progress = Progress(
@@ -93,12 +93,8 @@ def _train(
         max(settings.evaluate_every // REPORTS_AN_EVALUATION, 1),
         quiet=quiet,
     )
-    model = nnx.merge(learner.graph, state.average)
+    model = nnx.merge(learner.graph, learner.like.average)
     recognizer = Recognizer(settings, tokenizer, model, mesh.local_devices)
-
-    def evaluated(beam: int) -> Evaluation:
-        recognizer.use(state.average)
-        return evaluate(recognizer, held_out_loader, beam)
 
     # All steps and searches are compiled here, the one at the end, too: the more at once, the
     # sooner. What counts the joint's calls and makes the report is compiled behind the last step.
@@ -106,11 +102,17 @@ def _train(
     held_out_shapes = [(rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes]
     loader.prefetch()
     steps, searches = compile_together(
-        learner.lowered(state, loader.shapes),
+        learner.lowered(loader.shapes),
         recognizer.lowered(held_out_shapes, 1, settings.beam),
     )
     learner.programs |= steps
     recognizer.programs |= searches
+    state = state or learner.start()
+
+    def evaluated(beam: int) -> Evaluation:
+        recognizer.use(state.average)
+        return evaluate(recognizer, held_out_loader, beam)
+
     progress.console.print(
         f"{_parameters(state) / 1e6:.1f} M parameters on {mesh.size} {device}, "
         f"{len(loader.shapes)} shapes of batches, {loader.padding:.1%} of their cells padding; "

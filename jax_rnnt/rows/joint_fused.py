@@ -25,9 +25,6 @@ from jax_rnnt.rows.joint_grid import WHOLE_TILE
 from jax_rnnt.rows.joint_network import Weights
 from jax_rnnt.rows.joint_tiles import Cells
 
-# Sums of the bias' gradient that the kernel makes of a tile. Each is added up over the tiles by
-# itself: with one block of threads for so many columns, XLA's sum of (264, 8, 1024) took 7.7 us.
-_BIAS_PARTS = (8,)
 _DTYPES = "bfloat16", "float16"
 
 
@@ -100,13 +97,14 @@ class _Operands:
 class _Cells(Cells):
     """A step's cells computed by one kernel before the matrix products and one after them."""
 
-    bias_parts = _BIAS_PARTS
-
     def __init__(
         self, grid, weights, labels, dropout, rows, cotangents, bounds, selection, *, activation
     ):
         del grid
         self._joint = _Operands(weights, labels, dropout, activation, selection)
+        # Each is added up over the tiles by itself: with one block of threads for so many columns,
+        # XLA's sum of (264, 8, 1024) took 7.7 us.
+        self.bias_parts = (_bias_parts(),)
         if bounds is None:
             (bounds,) = _apart(jnp.full_like(labels.counts, np.inf, dtype=jnp.float32))
         self._rows = bounds, rows.maxima, rows.log_sums, *entries.cotangents_of(cotangents)
@@ -117,7 +115,8 @@ class _Cells(Cells):
         activations, gradients, bias_parts = _gradients(
             *operands, insist=True, **self._joint.options
         )
-        return activations, gradients, bias_parts.sum(0)
+        R, *_, W = gradients.shape
+        return activations, gradients, bias_parts.reshape(R, *self.bias_parts, W).sum(0)
 
     def hidden(self, tiles, gradients):
         joint = self._joint
@@ -161,6 +160,14 @@ def _packed_size(index, sizes):
     return packed[index] // 4
 
 
+def _bias_parts() -> int:
+    """Sums of the bias' gradient that the kernel makes of a tile."""
+    own, module = capability(), ffi.native_module("cuda")
+    assert own is not None
+    assert module is not None
+    return module.joint_bias_parts(own)
+
+
 # Rows of gradients are then whole sectors of 32 bytes. For V + D = 1024 + 5 and the cells of
 # (32, 400, 100, 640), 1032 columns took the gradients' kernel 203 us and 1040 took it 190 (H100).
 _COLUMNS = 16
@@ -187,7 +194,7 @@ _forward = Kernel(
 _gradients = Kernel(
     "joint_gradients",
     operands=(*_JOINT, "R", "N", "NTU", "NTU", "NTU", "NTU", "NTU", "NTU*"),
-    results=((*_TILE, "H"), (*_TILE, "W"), ("R", *_BIAS_PARTS, "W")),
+    results=((*_TILE, "H"), (*_TILE, "W"), lambda sizes: sizes["R"] * _bias_parts() * sizes["W"]),
     result_dtype="operand",
     accumulated=(2,),
     platforms=("cuda",),

@@ -155,8 +155,8 @@ def test_step_of_several_devices_is_that_of_one(rng):
     shape = Shape(4, 16_000, 6)
     for count in (1, 4):
         learner = Learner(settings, V, Mesh(np.asarray(jax.devices()[:count]), ("data",)))
+        learner.compile([shape])
         state = learner.start()
-        learner.compile(state, [shape])
         state, totals = learner(state, batch)
         results.append((totals, optax.tree.get(state.optimizer_state, "mu")))
     for one, four in zip(*map(jax.tree.leaves, results), strict=True):
@@ -174,7 +174,7 @@ def test_weights_stand_still_until_the_last_batch_of_a_step(rng):
     settings = preset("tiny", width=16, layers=1, accumulate=2, warmup_steps=0)
     learner = Learner(settings, V, Mesh(np.asarray(jax.devices()[:1]), ("data",)))
     state, batch = learner.start(), make_batch(rng)
-    learner.compile(state, [Shape(4, 16_000, 6)])
+    learner.compile([Shape(4, 16_000, 6)])
     changed = []
     for _ in range(4):
         before = state

@@ -16,6 +16,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from support import SAME_BITS, needs_on_gpu
 
 for library in ("espeakng_loader", "flax", "grain", "jiwer", "optax", "orbax", "sentencepiece"):
     pytest.importorskip(library)
@@ -160,6 +161,7 @@ def test_saving_compiles_nothing_on_several_devices(tmp_path):
     assert len(compilations) == before
 
 
+@needs_on_gpu(SAME_BITS)
 def test_killed_run_goes_on_with_the_same_bits(settings, trained, compiled_once, tmp_path):
     environment = {
         **os.environ,

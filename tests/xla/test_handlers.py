@@ -156,7 +156,9 @@ def _joint() -> dict[str, Call]:
     """CUDA's alone; 16 x 8 cells to a tile, of which R are listed."""
     # The handlers' checks are of any capability.
     capability = joint_fused.capability() or 80
-    kernel_bytes, bias_bytes = ffi.native_module("cuda").joint_packed_sizes(capability, H, V)
+    module = ffi.native_module("cuda")
+    kernel_bytes, bias_bytes = module.joint_packed_sizes(capability, H, V)
+    bias_parts = Buffer((R, module.joint_bias_parts(capability), V), F32)
     packed = Buffer((kernel_bytes // 4,), BITS), Buffer((bias_bytes // 4,), BITS)
     half, cells = "bfloat16", Buffer((N, T, U), F32)
     sides = Buffer((N, T, H), half), Buffer((N, U, H), half)
@@ -171,7 +173,7 @@ def _joint() -> dict[str, Call]:
         "joint_forward": Call(joint, (cells,) * 6, options),
         "joint_gradients": Call(
             (*joint, tiles, Buffer((N,), F32), *(cells,) * 7),
-            (Buffer((R, 16, 8, H), half), Buffer((R, 16, 8, V), half), Buffer((R, 8, V), F32)),
+            (Buffer((R, 16, 8, H), half), Buffer((R, 16, 8, V), half), bias_parts),
             options,
         ),
         "joint_hidden": Call(

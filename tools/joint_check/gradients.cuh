@@ -134,7 +134,8 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
   const int64_t R = static_cast<int64_t>(tiles.size());
   GuardedArray<T> gradients(R * 128 * W, output_shift);
   GuardedArray<T> activations(R * 128 * shape.H, output_shift);
-  GuardedArray<float> bias_parts(R * 8 * W, output_shift);
+  const int64_t parts = cuda::BiasParts(target.products);
+  GuardedArray<float> bias_parts(R * parts * W, output_shift);
   const bool has_bias_parts = generator() % 4 != 0;
   const float* maxima = rows.get();
   const float* log_sums = rows.get() + cells;
@@ -160,10 +161,11 @@ void RunGradients(const Problem& problem, int output_shift = 0) {
   if (has_bias_parts) {
     const std::vector<T> got = gradients.ToHost();
     const std::vector<float> sums = bias_parts.ToHost();
-    for (int64_t part = 0; part < R * 8; ++part) {
+    const int64_t part_rows = 128 / parts;
+    for (int64_t part = 0; part < R * parts; ++part) {
       for (int64_t v = 0; v < W; ++v) {
         double sum = 0, size = 0;
-        for (int64_t row = part * 16; row < part * 16 + 16; ++row) {
+        for (int64_t row = part * part_rows; row < (part + 1) * part_rows; ++row) {
           const double gradient = static_cast<float>(got[row * W + v]);
           sum += gradient;
           size += std::abs(gradient);

@@ -150,7 +150,8 @@ void TimeBackward(const Problem& problem, int64_t R) {
   DeviceArray<int32_t> tiles(host_tiles), encoder_blocks(host_encoder_blocks),
       predictor_blocks(host_predictor_blocks);
   DeviceArray<T> logits_gradients(R * 128 * W), activations(R * 128 * H);
-  DeviceArray<float> bias_parts(R * 8 * W), encoder_parts(R * 16 * H), predictor_parts(R * 8 * H);
+  DeviceArray<float> bias_parts(R * cuda::BiasParts(target.products) * W),
+      encoder_parts(R * 16 * H), predictor_parts(R * 8 * H);
   const int64_t encoder_count = static_cast<int64_t>(shape.N) * grid.frame_blocks;
   const int64_t predictor_count = static_cast<int64_t>(shape.N) * grid.column_blocks;
   DeviceArray<float> encoder_sums(encoder_count * 16 * H), predictor_sums(predictor_count * 8 * H);

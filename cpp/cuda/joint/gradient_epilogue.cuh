@@ -215,8 +215,8 @@ class GradientEpilogue {
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       Store<kHasGranules>(first_v, frame(pair), logits[pair]);
-      if (arguments_.bias_parts != nullptr) StoreSums(first_v, frame(pair), logits[pair]);
     }
+    if (arguments_.bias_parts != nullptr) StoreSums(first_v, frame(0), logits);
   }
 
   template <bool kHasGranules, int kAccumulators>
@@ -241,11 +241,12 @@ class GradientEpilogue {
     }
   }
 
-  // Stores the gradients' sums over the warp's 16 rows. Each exchange halves the columns that a
-  // lane has, until of a chunk of 256 lane l has the eight from 8 l on, of 32 one.
-  template <int kAccumulators>
+  // Stores the gradients' sums over the rows of the warp, whose first frame is `frame`. Each
+  // exchange halves the columns that a lane has, until of a chunk of 256 lane l has the eight from
+  // 8 l on, of 32 one.
+  template <int kPairs, int kAccumulators>
   __device__ __forceinline__ void StoreSums(int32_t first_v, int frame,
-                                            const float (&logits)[kAccumulators]) const {
+                                            const float (&logits)[kPairs][kAccumulators]) const {
     constexpr int kSums = kAccumulators / 2;
     constexpr int kLaneSums = kSums / 8;
     static_assert(kLaneSums == 8 || kLaneSums == 1);
@@ -253,7 +254,11 @@ class GradientEpilogue {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
       const int accumulator = i / 2 * 4 + i % 2;
-      sums[i] = logits[accumulator] + logits[accumulator + 2];
+      sums[i] = logits[0][accumulator] + logits[0][accumulator + 2];
+#pragma unroll
+      for (int pair = 1; pair < kPairs; ++pair) {
+        sums[i] += logits[pair][accumulator] + logits[pair][accumulator + 2];
+      }
     }
     const int lane = threadIdx.x % kWarpSize;
     KeepHalf<kSums / 2, 16>(lane, sums);
@@ -261,8 +266,9 @@ class GradientEpilogue {
     KeepHalf<kSums / 8, 4>(lane, sums);
     const int32_t W = arguments_.options.entries.width;
     const int32_t v = first_v + (kLaneSums == 8 ? 8 * lane : FirstLaneColumn() + lane / 4);
-    // Each part is of two frames.
-    float* target = arguments_.bias_parts + (FirstRow() / kBiasPartCells + frame / 2) * W + v;
+    constexpr int kPartFrames = 2 * kPairs;
+    const int64_t part = FirstRow() / (kPartFrames * kTileColumns) + frame / kPartFrames;
+    float* target = arguments_.bias_parts + part * W + v;
     if (kLaneSums == 8 && arguments_.has_gradient_granules) {
       if (v < W) {
         reinterpret_cast<float4*>(target)[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);

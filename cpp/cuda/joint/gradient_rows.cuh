@@ -116,7 +116,6 @@ template <typename T>
 struct BlockResults {
   T* gradients;
   T* activations;
-  float* bias_parts;  // or null
 };
 
 // Of a block of kTileRows rows.
@@ -125,9 +124,7 @@ __device__ __forceinline__ BlockResults<T> ResultsOfBlock(const GradientsArgumen
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTileRows;
   const int32_t W = arguments.options.entries.width;
   return {arguments.logits_gradients + first_row * W,
-          arguments.activations + first_row * arguments.inputs.shape.H,
-          arguments.bias_parts == nullptr ? nullptr
-                                          : arguments.bias_parts + first_row / kBiasPartCells * W};
+          arguments.activations + first_row * arguments.inputs.shape.H};
 }
 
 // Stores the zeros of a block that has no cell but padding.
@@ -138,8 +135,11 @@ __device__ __forceinline__ void StoreZeroTile(const GradientsArguments<T>& argum
   StoreZeros(results.gradients, kTileRows * W, arguments.has_gradient_granules);
   StoreZeros(results.activations, int64_t{kTileRows} * arguments.inputs.shape.H,
              arguments.has_activation_granules);
-  if (results.bias_parts != nullptr) {
-    StoreZeros(results.bias_parts, kTileRows / kBiasPartCells * W, arguments.has_gradient_granules);
+  if (arguments.bias_parts != nullptr) {
+    const int64_t block_numbers =
+        BiasParts(arguments.inputs.plan.products) * kTileRows / kListedCells * W;
+    StoreZeros(arguments.bias_parts + blockIdx.x * block_numbers, block_numbers,
+               arguments.has_gradient_granules);
   }
 }
 

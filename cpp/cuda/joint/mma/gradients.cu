@@ -27,6 +27,7 @@ namespace jax_rnnt::cuda {
 namespace {
 
 static_assert(sizeof(RowCotangents) == kCellBytes);
+static_assert(BiasParts(JointProducts::kMma) * kGroupFrames == kListedFrames);
 
 template <typename T, int kGroups, bool kHasDropout>
 __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)

@@ -12,7 +12,7 @@
 //   labels (N, U), frames (N), sequences (N), tiles (R) of int32, seed (2) of uint32
 //   bounds (N), maxima, log_sums and each of the cotangents (N, T, U) of float
 //   logits_gradients (R, 16, 8, W), activations (R, 16, 8, H) of T
-//   bias_parts (R, 8, W) of float or null
+//   bias_parts (R, BiasParts, W) of float or null
 //
 // Which cotangents count as 0 and which rows become zeros is as in EntriesBackward
 // (cuda/rows/entries.h).
