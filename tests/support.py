@@ -30,17 +30,6 @@ needs_native = pytest.mark.skipif(
     not HAS_NATIVE and os.environ.get("JAX_RNNT_REQUIRE_NATIVE") != "1",
     reason=f"jax_rnnt has no kernels for {PLATFORM} here",
 )
-# What XLA does on a GPU with these flags alone (CONTRIBUTING.md says which tests need them).
-SAME_BITS = "--xla_gpu_deterministic_ops=true"
-NO_GRAPHS = "--xla_gpu_enable_command_buffer="
-
-
-def needs_on_gpu(flag: str) -> pytest.MarkDecorator:
-    """A test is skipped on a GPU whose XLA runs without the flag."""
-    lacks = jax.default_backend() == "gpu" and flag not in os.environ.get("XLA_FLAGS", "")
-    return pytest.mark.skipif(lacks, reason=f"on a GPU this needs XLA_FLAGS={flag}")
-
-
 IMPLEMENTATIONS = [
     pytest.param("native", marks=needs_native, id="native"),
     pytest.param("reference", id="reference"),
@@ -48,6 +37,14 @@ IMPLEMENTATIONS = [
 WAYS = [*IMPLEMENTATIONS, pytest.param("fallback", id="fallback")]
 MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
+# What XLA does on a GPU with this flag alone.
+SAME_BITS = "--xla_gpu_deterministic_ops=true"
+
+
+def needs_on_gpu(flag: str) -> pytest.MarkDecorator:
+    """A test is skipped on a GPU whose XLA runs without the flag."""
+    lacks = jax.default_backend() == "gpu" and flag not in os.environ.get("XLA_FLAGS", "").split()
+    return pytest.mark.skipif(lacks, reason=f"on a GPU this needs XLA_FLAGS={flag}")
 
 
 class Problem(NamedTuple):

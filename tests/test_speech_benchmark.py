@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import NO_GRAPHS, needs_on_gpu
+from support import needs_on_gpu
 
 for library in ("flax", "grain", "jiwer", "optax", "orbax", "sentencepiece", "soundfile"):
     pytest.importorskip(library)
@@ -120,7 +120,7 @@ def test_events_of_a_cpu_by_scope():
     assert times == ({"encoder": 7, "joint": 3, scopes.OTHER: 4}, None)
 
 
-@needs_on_gpu(NO_GRAPHS)
+@needs_on_gpu(speech.NO_GRAPHS)
 def test_profile_of_a_gradient_by_scope():
     def cost(x):
         with jax.named_scope("encoder"):

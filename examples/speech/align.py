@@ -12,6 +12,7 @@ from rich.table import Table
 
 import jax_rnnt
 
+from .padding import padded
 from .programs import jit
 from .settings import ExplainedError
 from .text import normalise
@@ -78,20 +79,18 @@ def align_audios(
         raise ExplainedError("There is no sound in the recording.")
     encoder, frames_lengths = recognizer.encode(audios)
     labels_lengths = np.array([len(row) for row in labels], np.int32)
-    padded = np.zeros((len(labels), -(-max(labels_lengths) // ROOM_LABELS) * ROOM_LABELS), np.int32)
-    for row, own in zip(padded, labels):
-        row[: len(own)] = own
+    rows = padded(labels, np.int32, room=ROOM_LABELS)
     path, posteriors = jax.tree.map(
         np.asarray,
         _aligned(
             recognizer.model,
             jnp.pad(encoder, ((0, 0), (0, -encoder.shape[1] % ROOM_FRAMES), (0, 0))),
-            padded,
+            rows,
             frames_lengths,
             labels_lengths,
         ),
     )
-    if (path.label_frames[padded > 0] < 0).any():
+    if (path.label_frames[rows > 0] < 0).any():
         raise ValueError("The text has no alignment: the model's logits are not finite.")
     return [
         _in_words(

@@ -17,6 +17,7 @@ from .batches import Loader
 from .checkpoint import Checkpoints
 from .decoding import Found, search
 from .model import Transducer
+from .padding import padded
 from .programs import compile_together, jit
 from .settings import Settings
 from .text import Tokenizer
@@ -128,8 +129,8 @@ class Recognizer:
 
     def encode(self, audios: Sequence[np.ndarray]) -> tuple[jax.Array, np.ndarray]:
         """Recordings (samples,) -> frames (N, T, E), padded, and how many each has (N,)."""
-        padded = self._padded(audios, len(audios))
-        encoder, frames_lengths = self._encode(nnx.state(self.model), *padded)
+        arrays = self._padded(audios, len(audios))
+        encoder, frames_lengths = self._encode(nnx.state(self.model), *arrays)
         return encoder, np.asarray(frames_lengths)
 
     def transcribe(self, audios: Sequence[np.ndarray], beam: int = 1) -> list[Hypothesis]:
@@ -145,12 +146,8 @@ class Recognizer:
 
     def _padded(self, audios: Sequence[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
         room = ROOM_SECONDS * self.settings.sample_rate
-        longest = max(max(map(len, audios)), 1)
-        padded = np.zeros((rows, -(-longest // room) * room), np.float32)
-        for row, audio in zip(padded, audios):
-            row[: len(audio)] = audio
         lengths = [len(audio) for audio in audios] + [0] * (rows - len(audios))
-        return padded, np.asarray(lengths, np.int32)
+        return padded(audios, np.float32, room=room, count=rows), np.asarray(lengths, np.int32)
 
     def _hypothesis(self, found: Found, n: int) -> Hypothesis:
         length = int(found.labels_lengths[n])

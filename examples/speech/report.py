@@ -13,6 +13,7 @@ from .align import Aligned, align_audios
 from .corpus import Utterance
 from .features import frames_of, log_mel
 from .files import read_records
+from .padding import padded
 from .programs import jit
 from .text import normalise
 
@@ -74,10 +75,7 @@ def examples_of(recognizer: Any, utterances: Sequence[Utterance]) -> list[Exampl
     audios = [utterance.audio for utterance in utterances]
     if not audios:
         return []
-    padded = np.zeros((len(audios), max(map(len, audios))), np.float32)
-    for row, audio in zip(padded, audios):
-        row[: len(audio)] = audio
-    features = np.asarray(jit(lambda audio: log_mel(audio, settings))(padded))
+    features = np.asarray(jit(lambda x: log_mel(x, settings))(padded(audios, np.float32)))
     hypotheses = recognizer.transcribe(audios, beam=settings.beam)
     alignments = align_audios(recognizer, audios, [utterance.text for utterance in utterances])
     return [

@@ -135,15 +135,16 @@ class Learner:
         )
 
     def lowered(
-        self, shapes: Iterable[Shape]
+        self, shapes: Iterable[Shape], *, starts: bool = True
     ) -> Iterator[tuple[tuple[int, ...], jax.stages.Lowered]]:
-        """What `programs` are to be compiled from."""
-        yield _START, self._start.lower()
+        """What `programs` are to be compiled from; the first state's only if the learner starts."""
+        if starts:
+            yield _START, self._start.lower()
         for shape in shapes:
             yield tuple(shape), self.lower(shape)
 
     def compile(self, shapes: Iterable[Shape]) -> None:
-        """Compiles the step for all shapes, so that nothing is compiled later."""
+        """Compiles the first state and the step for all shapes: nothing is compiled later."""
         (new,) = compile_together(self.lowered(shapes))
         self.programs |= new
 

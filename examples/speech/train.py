@@ -102,12 +102,13 @@ def _train(
     held_out_shapes = [(rows // own_part, samples) for rows, samples, _ in held_out_loader.shapes]
     loader.prefetch()
     steps, searches = compile_together(
-        learner.lowered(loader.shapes),
+        learner.lowered(loader.shapes, starts=state is None),
         recognizer.lowered(held_out_shapes, 1, settings.beam),
     )
     learner.programs |= steps
     recognizer.programs |= searches
-    state = state or learner.start()
+    if state is None:
+        state = learner.start()
 
     def evaluated(beam: int) -> Evaluation:
         recognizer.use(state.average)

@@ -98,7 +98,7 @@ __device__ __forceinline__ RowCotangents LoadRow(const GradientsArguments<T>& ar
   return row;
 }
 
-// Stores `count` zeros, a multiple of 8, by all threads of the block.
+// Stores `count` zeros by all threads of the block; with granules a multiple of 8.
 template <typename Number>
 __device__ __forceinline__ void StoreZeros(Number* target, int64_t count, bool has_granules) {
   constexpr int kElements = kGranuleBytes / sizeof(Number);

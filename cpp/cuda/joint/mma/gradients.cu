@@ -27,7 +27,9 @@ namespace jax_rnnt::cuda {
 namespace {
 
 static_assert(sizeof(RowCotangents) == kCellBytes);
+// A warp's rows are all of its group's: two frames a product.
 static_assert(BiasParts(JointProducts::kMma) * kGroupFrames == kListedFrames);
+static_assert(2 * kGroupProducts == kGroupFrames);
 
 template <typename T, int kGroups, bool kHasDropout>
 __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)

@@ -47,6 +47,9 @@
 namespace jax_rnnt::cuda {
 namespace {
 
+// A warp's rows are of two frames.
+static_assert(BiasParts(JointProducts::kWgmma) * 2 == kListedFrames);
+
 template <typename T, int kWarpgroups, bool kHasDropout>
 __global__ void __launch_bounds__(JointThreads(kWarpgroups), 1)
     JointGradientsKernel(const __grid_constant__ GradientsArguments<T> arguments) {
