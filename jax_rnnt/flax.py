@@ -19,7 +19,7 @@ try:
     from flax.nnx.nn.dtypes import promote_dtype
 except ImportError as error:
     raise ImportError(
-        "jax_rnnt.flax needs Flax 0.12 or newer: pip install 'jax_rnnt[flax]'."
+        "jax_rnnt.flax needs Flax 0.12.2 or newer: pip install 'jax_rnnt[flax]'."
     ) from error
 
 __all__ = ["RNNTJoint"]

@@ -98,6 +98,7 @@ def librispeech(tmp_path) -> str:
 @pytest.fixture
 def quick(tmp_path, monkeypatch) -> str:
     """A plugin with which no more is measured than shows that it can be."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in the processes that it starts
     for name in ("WARM_UP_SECONDS", "RUN_SECONDS"):
         monkeypatch.setattr(timing, name, 1e-3)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -280,5 +280,5 @@ for statement in ("import jax_rnnt.flax", "from jax_rnnt import flax", "jax_rnnt
     except ImportError as error:
         print(error)
 """)
-    sentence = "jax_rnnt.flax needs Flax 0.12 or newer: pip install 'jax_rnnt[flax]'."
+    sentence = "jax_rnnt.flax needs Flax 0.12.2 or newer: pip install 'jax_rnnt[flax]'."
     assert printed.splitlines() == [sentence] * 3
