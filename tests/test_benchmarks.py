@@ -312,10 +312,10 @@ def test_family(tmp_path, capsys, quick):
     ]
     assert all(row["forward_backward_over_floor"] > 0 for row in results["loss"])
     assert [(row["loss"], row["V"], row["dtype"]) for row in results["memory"]] == losses[:4]
+    most = 200 if jax.default_backend() == "cpu" else 300  # of 72 cells; 247 on an H100
     for row in results["memory"]:
-        # Of so few cells, what a GPU rounds up is most.
-        assert 0 < row["donated_bytes_a_cell"] < 300
-        assert 0 < row["made_bytes_a_cell"] < 300
+        assert 0 < row["donated_bytes_a_cell"] < most
+        assert 0 < row["made_bytes_a_cell"] < most
 
     text = capsys.readouterr().out
     for phrase in ("| (9, 4) | 2 |", "| (2, 9, 4, 11) | bfloat16 | TDT 0..4 |", "GB/s"):

@@ -139,6 +139,7 @@ case $command in
   entries_kernels) check_entries_kernels "$@" ;;
   joint_kernels) check_joint_kernels "$@" ;;
   kernels) time_kernels "$@" ;;
-  *) build && run_tests && run_tests_with_flags && run_switches && sanitize && run_benchmark loss && run_benchmark joint &&
-    run_benchmark family && time_kernels && check_entries_kernels && check_joint_kernels ;;
+  *) build && run_tests && run_tests_with_flags && run_switches && sanitize && run_benchmark loss &&
+    run_benchmark joint && run_benchmark family && time_kernels && check_entries_kernels &&
+    check_joint_kernels ;;
 esac

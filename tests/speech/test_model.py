@@ -173,8 +173,8 @@ def test_step_of_several_devices_is_that_of_one(rng):
 def test_weights_stand_still_until_the_last_batch_of_a_step(rng):
     settings = preset("tiny", width=16, layers=1, accumulate=2, warmup_steps=0)
     learner = Learner(settings, V, Mesh(np.asarray(jax.devices()[:1]), ("data",)))
-    state, batch = learner.start(), make_batch(rng)
     learner.compile([Shape(4, 16_000, 6)])
+    state, batch = learner.start(), make_batch(rng)
     changed = []
     for _ in range(4):
         before = state
